@@ -1,0 +1,1 @@
+"""The effects: one module per outside thing, each a Protocol, the real one and an in-memory twin for unit tests."""

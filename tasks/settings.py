@@ -1,0 +1,174 @@
+"""Everything that differs between a laptop, staging and production: read once, passed down as values.
+
+Sources, strongest first: FRESHRANK_* variables, `$FRESHRANK_HOME/settings.toml`, the defaults below. Secrets are not
+settings: they live in `$FRESHRANK_HOME/secrets.json` (0600), generated at first start, see `Secrets`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets as random_secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from tasks.domain.errors import InputRejected
+
+# Offsets from `port_base`. One table, so that a second stack on the same machine needs one setting.
+PORT_OFFSETS = {
+    "router": 0,
+    "controller": 1,
+    "mlflow": 2,
+    "airflow": 3,
+    "store": 4,
+    "valkey": 5,
+    "envoy_admin": 6,
+    "airflow_worker_logs": 7,
+    "airflow_trigger_logs": 8,
+    "store_master": 10,  # SeaweedFS opens each of its ports again 10,000 higher for gRPC
+    "store_volume": 11,
+    "store_filer": 12,
+    "first_replica": 20,  # 20..79: ranker processes, handed out by the controller
+}
+REPLICA_PORTS = 60
+HIGHEST_PORT_BASE = 55_000 - 100
+
+
+def default_home() -> Path:
+    return Path(os.environ.get("FRESHRANK_HOME", ".freshrank")).resolve()
+
+
+class Settings(BaseSettings):
+    """Where things are and how big this machine is. How to train is a recipe; what is acceptable is a policy."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHRANK_", frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=default_home, description="directory of all data, logs and secrets of this stack")
+    port_base: int = Field(28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
+    source: str = Field("completejourney", description="adapter that brings behaviour data in, or 'none'")
+    recipe: str = Field("demo", description="how to train: a file of tasks/recipes")
+    policy: str = Field("demo", description="what is acceptable: a file of tasks/policies")
+    threads: int = Field(2, ge=1, description="compute threads of a training or evaluation step")
+    gpu_queue: str = Field("default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it")
+    gpu_pool: str = Field("default_pool", description="Airflow pool of the GPU steps")
+
+    store_endpoint: str | None = Field(None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3")
+    store_bucket: str = Field("freshrank", description="bucket of partitions, runs and releases")
+    store_region: str = Field("us-east-1")
+    store_role_arn: str | None = Field(None, description="assume this role for S3, with the ambient credentials")
+    store_sse: str | None = Field(None, description="server-side encryption: AES256 or aws:kms")
+    store_kms_key: str | None = Field(None, description="KMS key id for aws:kms")
+    store_checksum: str = Field("SHA256", description="checksum algorithm that S3 verifies on upload")
+    store_timeout_s: float = Field(10.0, gt=0)
+    store_attempts: int = Field(5, ge=1)
+
+    airflow_url: str | None = Field(None, description="empty means the local one")
+    airflow_database: str | None = Field(None, description="SQLAlchemy URL; empty means SQLite under home")
+    mlflow_url: str | None = Field(None, description="empty means the local one")
+    mlflow_database: str | None = Field(None, description="SQLAlchemy URL; empty means SQLite under home")
+    controller_url: str | None = Field(None, description="empty means the local one")
+    router_url: str | None = Field(None, description="where requests enter; empty means the local Envoy")
+    valkey_url: str | None = Field(None, description="empty means the local one")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, default_home() / "settings.toml")
+        return init_settings, env_settings, toml
+
+    @model_validator(mode="after")
+    def _reject_unknown_variables(self) -> Self:
+        # pydantic ignores a mistyped variable, even with extra="forbid"
+        known = {f"FRESHRANK_{name}".upper() for name in type(self).model_fields}
+        unknown = sorted(v for v in os.environ if v.startswith("FRESHRANK_") and v not in known)
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return self
+
+    def port(self, service: str) -> int:
+        return self.port_base + PORT_OFFSETS[service]
+
+    def url(self, service: str) -> str:
+        """Base URL of a service: the configured one, else the local one."""
+        configured: str | None = getattr(self, f"{service}_url", None)
+        scheme = "valkey" if service == "valkey" else "http"
+        return configured or f"{scheme}://127.0.0.1:{self.port(service)}"
+
+    @property
+    def local_store(self) -> bool:
+        return self.store_endpoint is None
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Locks, pid files and the supervisor's service table."""
+        return self.home / "run"
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        return Secrets.load_or_create(self.home / "secrets.json")
+
+
+class Secrets(BaseModel):
+    """Generated once, at first start, readable by the owner only. Never logged, never in XCom, never in MLflow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store_access_key: str
+    store_secret_key: str
+    airflow_jwt: str
+    airflow_fernet: str
+    airflow_password: str
+    controller_token: str
+    pseudonym_key: str  # 64 hex digits; HMAC-SHA256 key of the user pseudonyms
+    pseudonym_key_id: str
+
+    @classmethod
+    def generate(cls) -> Secrets:
+        from base64 import urlsafe_b64encode
+
+        return cls(
+            store_access_key="freshrank" + random_secrets.token_hex(6),
+            store_secret_key=random_secrets.token_hex(24),
+            airflow_jwt=random_secrets.token_hex(32),
+            airflow_fernet=urlsafe_b64encode(random_secrets.token_bytes(32)).decode(),
+            airflow_password=random_secrets.token_urlsafe(12),
+            controller_token=random_secrets.token_hex(24),
+            pseudonym_key=random_secrets.token_hex(32),
+            pseudonym_key_id="k" + random_secrets.token_hex(4),
+        )
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Secrets:
+        """Read the file; create it, 0600 and atomically, if this is the first start. Two starts at once agree on one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            draft = path.with_name(f".secrets-{os.getpid()}-{random_secrets.token_hex(4)}")
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(cls.generate().model_dump_json(indent=1))
+            try:
+                os.link(draft, path)  # link, not rename: it fails where another start was first
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        if path.stat().st_mode & 0o077:
+            raise InputRejected(f"{path} can be read by others; run `chmod 600 {path}` and consider its secrets known")
+        return cls.model_validate(json.loads(path.read_text()))
