@@ -1,0 +1,44 @@
+"""Pin which release serves now, once per run: everything later compares with this one, whatever is promoted meanwhile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Record
+
+
+class Champion(Record):
+    """The release that served when the run asked."""
+
+    release: str
+    view: str
+    train_end: str
+    state_through: str
+    weights_digest: str
+
+
+def resolve_champion(status: dict[str, Any], release_meta: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write champion.json from the controller's status and the release's own description.
+
+    Raises:
+        InputRejected: nothing serves yet, so there is nothing to compare with.
+    """
+    serving = status.get("champion")
+    if not serving:
+        raise InputRejected("no release serves yet, so a candidate has nothing to prove itself against; run `make run`")
+    champion = Champion(
+        release=serving["digest"],
+        view=release_meta["view"],
+        train_end=release_meta["train_end"],
+        state_through=release_meta["state_through"],
+        weights_digest=release_meta["weights_digest"],
+    )
+    (out / "champion.json").write_text(champion.model_dump_json(indent=1))
+    return champion.model_dump()
+
+
+def read_champion(directory: Path) -> Champion:
+    return Champion.model_validate(json.loads((directory / "champion.json").read_text()))

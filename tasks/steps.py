@@ -1,0 +1,236 @@
+"""The steps in the order of the data's path, and how each plain function gets its arguments.
+
+Nothing heavy is imported until a step runs: the Airflow page and the command line read this table.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.adapters.store import Store
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Parameter, digest_of
+from tasks.run import Call, Step
+from tasks.settings import Settings
+
+
+def _ingest(call: Call) -> dict[str, Any]:
+    from tasks.ingest import ingest
+    from tasks.sources import open_source
+
+    secrets = call.settings.secrets
+    summary = ingest(
+        open_source(call.settings.source),
+        call.store,
+        through=call.partition,
+        key=bytes.fromhex(secrets.pseudonym_key),
+        key_id=secrets.pseudonym_key_id,
+    )
+    return _written(call.out / "ingest.json", summary)
+
+
+def _validate_data(call: Call) -> dict[str, Any]:
+    from tasks.ingest import landed_days
+    from tasks.validate_data import load_policy, validate_data
+
+    days = [day for day in landed_days(call.store) if day <= call.partition]
+    return validate_data(days, call.store, load_policy(), call.out)
+
+
+def _resolve_champion(call: Call) -> dict[str, Any]:
+    from tasks.adapters.releases import release_description
+    from tasks.controller.client import ControllerClient
+    from tasks.resolve_champion import resolve_champion
+
+    status = ControllerClient(call.settings).status()
+    digest = status["champion"]["digest"] if status.get("champion") else None
+    return resolve_champion(status, release_description(call.store, digest) if digest else {}, call.out)
+
+
+def _build_dataset(call: Call) -> dict[str, Any]:
+    from tasks.build_dataset import build_dataset
+    from tasks.domain.recipe import load_recipe
+    from tasks.validate_data import fetch_accepted
+
+    events = fetch_accepted(call.store, through=call.partition, target=call.cache / "accepted")
+    return build_dataset(
+        accepted=events.events,
+        plans=events.plans,
+        catalogue=events.catalogue,
+        partition=call.partition,
+        recipe=load_recipe(_recipe(call)),
+        cache=call.cache,
+        out=call.out,
+        champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
+    )
+
+
+def _finetune(call: Call) -> dict[str, Any]:
+    from tasks.domain.recipe import load_recipe
+    from tasks.finetune import finetune
+
+    return finetune(
+        dataset=call.inputs["build_dataset"],
+        recipe=load_recipe(_recipe(call)),
+        workdir=call.work,
+        out=call.out,
+        seed=call.seed,
+        threads=call.settings.threads,
+    )
+
+
+def _compress(call: Call) -> dict[str, Any]:
+    from tasks.compress import compress
+    from tasks.domain.recipe import load_recipe
+
+    return compress(
+        model=call.inputs["finetune"],
+        dataset=call.inputs["build_dataset"],
+        recipe=load_recipe(_recipe(call)),
+        cache=call.cache,
+        out=call.out,
+    )
+
+
+def _evaluate(call: Call) -> dict[str, Any]:
+    from tasks.evaluate import evaluate
+
+    return evaluate(
+        dataset=call.inputs["build_dataset"],
+        candidate=call.inputs.get("compress"),
+        champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
+        champion_view=_champion_view(call) if "resolve_champion" in call.inputs else None,
+        out=call.out,
+    )
+
+
+def _benchmark(call: Call) -> dict[str, Any]:
+    from tasks.benchmark import benchmark
+
+    return benchmark(
+        dataset=call.inputs["build_dataset"],
+        candidate=call.inputs.get("compress"),
+        champion=_champion_release(call),
+        champion_view=_champion_view(call),
+        out=call.out,
+        work=call.work,
+        seed=call.seed,
+    )
+
+
+def _gate(call: Call) -> dict[str, Any]:
+    from tasks.gate import gate
+    from tasks.policies import load_policy
+    from tasks.resolve_champion import read_champion
+
+    return gate(
+        evaluation=call.inputs["evaluate"],
+        measured=call.inputs.get("benchmark"),
+        champion=read_champion(call.inputs["resolve_champion"]) if "resolve_champion" in call.inputs else None,
+        policy=load_policy(call.settings.policy).gate,
+        out=call.out,
+        seed=call.seed,
+    )
+
+
+def _package(call: Call) -> dict[str, Any]:
+    from tasks.adapters.releases import publish
+    from tasks.package import package
+
+    decision = json.loads((call.inputs["gate"] / "decision.json").read_text())
+    if decision["shipped"] == "none":
+        raise InputRejected(f"nothing may be packaged: {decision['reason']}")
+    champion = _champion_release(call) if "resolve_champion" in call.inputs else None
+    summary = package(
+        choice=decision["shipped"],
+        candidate=call.inputs.get("compress"),
+        champion=champion,
+        dataset=call.inputs["build_dataset"],
+        partition=call.partition,
+        key_id=call.settings.secrets.pseudonym_key_id,
+        bento_home=call.settings.data / "bentoml",
+        out=call.work / "package",
+    )
+    publish(call.store, "views", summary["view"], call.work / "package" / "view")
+    publish(call.store, "releases", summary["release"], call.work / "package" / "src")
+    return _written(call.out / "release.json", summary)
+
+
+def _recipe(call: Call) -> str:
+    return str(call.options.get("recipe") or call.settings.recipe)
+
+
+def _champion_release(call: Call) -> Path:
+    from tasks.adapters.releases import fetch
+    from tasks.resolve_champion import read_champion
+
+    digest = read_champion(call.inputs["resolve_champion"]).release
+    return fetch(call.store, "releases", digest, call.settings.data / "releases" / digest)
+
+
+def _champion_view(call: Call) -> Path:
+    from tasks.adapters.releases import fetch
+    from tasks.resolve_champion import read_champion
+
+    digest = read_champion(call.inputs["resolve_champion"]).view
+    return fetch(call.store, "views", digest, call.settings.data / "views" / digest)
+
+
+def _written(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    path.write_text(json.dumps(summary, indent=1, sort_keys=True))
+    return summary
+
+
+def _source(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+    return {"source": settings.source}
+
+
+def _landed(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+    from tasks.ingest import landed_days
+
+    days = [day for day in landed_days(store) if day <= partition]
+    return {"landed": digest_of(days)[:16], "days": len(days)}
+
+
+def _accepted(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+    from tasks.validate_data import accepted_days
+
+    days = [day for day in accepted_days(store) if day <= partition]
+    return {"accepted": digest_of(days)[:16], "days": len(days), "recipe": settings.recipe}
+
+
+def _serving(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+    """The answer is part of the key: asking again after a promotion is another question."""
+    from tasks.controller.client import ControllerClient
+
+    champion = ControllerClient(settings).status().get("champion")
+    return {"champion": champion["digest"] if champion else None}
+
+
+def _policy(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+    return {"policy": settings.policy}
+
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step("ingest", (), _ingest, depends=_source),
+        Step("validate_data", ("ingest",), _validate_data, depends=_landed),
+        Step("resolve_champion", (), _resolve_champion, depends=_serving, optional=("validate_data",)),
+        Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
+        Step("finetune", ("build_dataset",), _finetune),
+        Step("compress", ("finetune", "build_dataset"), _compress),
+        Step("evaluate", ("build_dataset",), _evaluate, optional=("compress", "resolve_champion")),
+        Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
+        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "resolve_champion")),
+        Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),
+    )
+}
+
+
+def step_named(name: str) -> Step:
+    if name not in STEPS:
+        raise InputRejected(f"there is no step {name!r}; the steps are {', '.join(STEPS)}")
+    return STEPS[name]
