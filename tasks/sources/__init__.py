@@ -1,0 +1,55 @@
+"""Where behaviour data comes from: an adapter maps an outside data set to the contract of tasks/domain/behaviour.py.
+
+Raw user ids exist here and in tasks/ingest.py only. A source with a natural end says so in one sentence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from tasks.domain.errors import InputRejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Trip(NamedTuple):
+    """What one user bought on one day, for the replayer: raw user id, and (item id, money) of each distinct item."""
+
+    user_id: str
+    lines: list[tuple[str, float]]
+
+
+class Source(Protocol):
+    """A behaviour log by day. Days are partition keys; asking for one outside first_day..last_day raises InputRejected."""
+
+    name: str
+    first_day: str
+    last_day: str
+
+    def days(self) -> list[str]:
+        """Every calendar day from first to last, those without events included."""
+        ...
+
+    def events(self, day: str) -> pa.Table:
+        """What arrived on `day`, with raw ids in user_id and session_id. Columns of the event contract, any order of rows."""
+        ...
+
+    def plan(self, day: str) -> pa.Table:
+        """What is planned for the day after `day`, as known on the evening of `day`."""
+        ...
+
+    def items(self) -> pa.Table: ...
+
+    def trips(self, day: str) -> list[Trip]:
+        """What each user bought on `day` itself, in the order of the users' first purchase."""
+        ...
+
+
+def open_source(name: str) -> Source:
+    """The source that settings.source names. Opening is cheap: data is read when first asked for."""
+    if name == "completejourney":
+        from tasks.sources.completejourney import CompleteJourney
+
+        return CompleteJourney()
+    raise InputRejected(f"source {name!r} is not known; known: completejourney")
