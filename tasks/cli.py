@@ -1,0 +1,228 @@
+"""`freshrank`: what serves, why, and how to change it. Every command has --json; the text is for people.
+
+`status`, `rollback`, `abort`, `freeze` and `served-at` talk to the controller only: they work with Airflow, MLflow, the
+object store and Valkey stopped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import tasks.telemetry_off  # noqa: F401  before any library reads its switches
+from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+screen = Console()
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]
+
+
+def main() -> None:
+    """Entry point: an error of ours is one sentence and an exit code (2 refused, 75 try again), not a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        app()
+    except InputRejected as err:
+        sys.exit(_complain(f"refused: {err}", 2))
+    except Unavailable as err:
+        sys.exit(_complain(f"unavailable: {err}", 75))
+    except FreshrankError as err:
+        sys.exit(_complain(str(err), 1))
+    except ValueError as err:  # settings that do not validate
+        sys.exit(_complain(f"refused: {err}", 2))
+
+
+def _complain(sentence: str, code: int) -> int:
+    sys.stderr.write(sentence + "\n")
+    return code
+
+
+def _emit(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _actor() -> str:
+    return f"cli:{getpass.getuser()}"
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What serves, with which weights, what is rolling out, and which services are up."""
+    from tasks.controller.client import ControllerClient
+    from tasks.status import read_status
+
+    settings = Settings()
+    told = read_status(settings, ControllerClient(settings))
+    if as_json:
+        return _emit(told)
+    table = Table(title="freshrank", show_header=True, header_style="bold")
+    for column in ("role", "version", "release", "weight", "since"):
+        table.add_column(column)
+    for role in ("champion", "challenger", "previous"):
+        found = told[role]
+        if found:
+            weight = told["weights"].get(found["release"], 0)
+            table.add_row(role, str(found["version"]), found["release"][:12], f"{weight} %", str(found["since"]))
+        else:
+            table.add_row(role, "-", "-", "-", "-")
+    screen.print(table)
+    rollout = told["rollout"]
+    screen.print(f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none")
+    if told["frozen"]:
+        screen.print("[bold]frozen[/bold]: no promotion until `freshrank unfreeze --reason TEXT`")
+    services = Table(show_header=True, header_style="bold")
+    for column in ("service", "state", "address"):
+        services.add_column(column)
+    for name, service in told["services"].items():
+        services.add_row(name, service["state"], service["url"])
+    screen.print(services)
+
+
+@app.command()
+def refresh(
+    partition: Annotated[str, typer.Option(help="the day of behaviour data, YYYY-MM-DD")],
+    wait: Annotated[bool, typer.Option("--wait", help="follow the run, and the rollout that it starts")] = False,
+    candidates: Annotated[str, typer.Option(help="weights, state or both")] = "both",
+    recipe: Annotated[str | None, typer.Option(help="how to train; default: the setting")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start model_refresh for one day through the scheduler."""
+    from tasks.domain.manifest import partition_date
+    from tasks.follow import follow_refresh, start_refresh
+
+    partition_date(partition)
+    settings = Settings()
+    run_id = start_refresh(settings, {"partition": partition, "candidates": candidates, "recipe": recipe})
+    if not wait:
+        return _emit({"run": run_id}) if as_json else screen.print(f"started {run_id}; `freshrank status` shows what serves")
+    result = follow_refresh(settings, run_id, Console(stderr=True))
+    if as_json:
+        _emit(result)
+    else:
+        screen.print(result["sentence"])
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    run: Annotated[str | None, typer.Argument(help="a day, or the manifest URI of a gate; default: the latest gate")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Why something shipped or did not: every finding with its numbers, bound and margin."""
+    from rich.markdown import Markdown
+
+    from tasks.adapters.store import open_store
+    from tasks.decisions import as_markdown, explanation, find_gate
+
+    store = open_store(Settings())
+    told = explanation(store, find_gate(store, run))
+    if as_json:
+        _emit(told)
+    else:
+        screen.print(Markdown(as_markdown(told)))
+
+
+@app.command()
+def rollback(
+    reason: Reason,
+    to: Annotated[str | None, typer.Option(help="a release digest; default: the previous champion")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send all traffic back to the previous release, now. During a canary: stop it. Twice is the same as once."""
+    from tasks.controller.client import ControllerClient
+
+    # a key for one press: a retry of this very request inside the client changes nothing
+    done = ControllerClient(Settings()).rollback(to=to, actor=_actor(), reason=reason, idempotency_key=uuid.uuid4().hex)
+    if as_json:
+        return _emit(done)
+    screen.print(f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s")
+
+
+@app.command()
+def abort(reason: Reason, as_json: AsJson = False) -> None:
+    """Stop the rollout that is under way; the champion keeps all traffic."""
+    from tasks.controller.client import ControllerClient
+
+    done = ControllerClient(Settings()).abort(actor=_actor(), reason=reason)
+    _emit(done) if as_json else screen.print("the rollout was stopped; `freshrank status` shows what serves")
+
+
+@app.command()
+def freeze(reason: Reason, as_json: AsJson = False) -> None:
+    """Refuse every promotion until `unfreeze`. Rollback still works."""
+    from tasks.controller.client import ControllerClient
+
+    done = ControllerClient(Settings()).freeze(actor=_actor(), reason=reason)
+    _emit(done) if as_json else screen.print("frozen: nothing is promoted until `freshrank unfreeze --reason TEXT`")
+
+
+@app.command()
+def unfreeze(reason: Reason, as_json: AsJson = False) -> None:
+    """Allow promotions again."""
+    from tasks.controller.client import ControllerClient
+
+    done = ControllerClient(Settings()).unfreeze(actor=_actor(), reason=reason)
+    _emit(done) if as_json else screen.print("promotions are allowed again")
+
+
+@app.command("served-at")
+def served_at(
+    moment: Annotated[str, typer.Argument(help="a UTC time, e.g. 2026-11-21T03:00:00Z")], as_json: AsJson = False
+) -> None:
+    """Which release was champion at a moment, and which row of the rollout log made it so."""
+    from tasks.controller.client import ControllerClient
+
+    try:
+        asked = datetime.fromisoformat(moment)
+    except ValueError:
+        raise InputRejected(f"{moment!r} is not a time; write it as 2026-11-21T03:00:00Z") from None
+    asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    told = ControllerClient(Settings()).served_at(asked.isoformat())
+    _emit(told) if as_json else screen.print_json(data=told)
+
+
+@app.command()
+def replay(
+    day: Annotated[str, typer.Option(help="the day whose trips are sent, YYYY-MM-DD")],
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="requests per second")] = 20,
+    seconds: Annotated[float, typer.Option(min=1, help="how long")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Send the trips of a real day as live requests, and what was bought as feedback."""
+    from tasks.replay import replay_day
+
+    result = replay_day(Settings(), day, rate=rate, seconds=seconds)
+    if as_json:
+        _emit(result)
+    else:
+        screen.print(f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, {result['feedback']} feedback posts")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check ports, disk, packages, services and secrets; each problem with what to do."""
+    from tasks.doctor import examine
+
+    findings = examine(Settings())
+    if as_json:
+        _emit(findings)
+    else:
+        for finding in findings:
+            mark = "ok  " if finding["ok"] else "FAIL"
+            screen.print(f"{mark} {finding['check']}: {finding['sentence']}" + (f" -> {finding['next']}" if not finding["ok"] else ""))
+    if not all(finding["ok"] for finding in findings):
+        raise typer.Exit(1)
+

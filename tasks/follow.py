@@ -1,0 +1,132 @@
+"""Start a refresh through the scheduler and follow it, live, to what serves in the end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tasks.adapters.airflow import FINAL_STATES, AirflowClient
+from tasks.adapters.store import open_store
+from tasks.controller.client import ControllerClient
+from tasks.decisions import explanation
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.settings import Settings
+
+REFRESH, ROLLOUT, ROLLBACK = "model_refresh", "model_rollout", "model_rollback"
+ROLLOUT_DONE = ("promoted", "aborted", "rolled_back", "failed")
+POLL_S = 1.0
+
+
+def start_refresh(settings: Settings, conf: dict[str, Any]) -> str:
+    airflow = AirflowClient(settings)
+    for dag in (REFRESH, ROLLOUT, ROLLBACK):
+        airflow.unpause(dag)
+    return airflow.trigger(REFRESH, conf)
+
+
+def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline_s: float = 3600) -> dict[str, Any]:
+    """Show a live table of the run's steps until the run, and the rollout that it started, have ended.
+
+    Returns {ok, run, shipped, release, rollout, sentence, steps: {task: seconds}, seconds}.
+    """
+    airflow, began = AirflowClient(settings), time.monotonic()
+    steps = _follow_run(airflow, REFRESH, run_id, screen, deadline_s)
+    state = airflow.run_state(REFRESH, run_id)
+    result: dict[str, Any] = {"ok": state == "success", "run": run_id, "steps": steps, "shipped": "none", "release": None, "rollout": None}
+    if state != "success":
+        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, run_id)}"
+        return result | {"seconds": time.monotonic() - began}
+    told = _explained(settings, airflow, run_id)
+    if told is None:
+        result["sentence"] = "nothing to do: the day brought no data that may be trained on; the champion keeps serving"
+    elif told["shipped"] == "none":
+        result["sentence"] = f"nothing shipped, the champion keeps serving: {told['reason']}"
+    else:
+        rollout = _follow_rollout(settings, told["release"], screen, deadline_s)
+        result |= {"shipped": told["shipped"], "release": told["release"], "rollout": rollout, "ok": rollout["state"] == "promoted"}
+        result["sentence"] = f"shipped {told['shipped']} as release {told['release'][:12]}, rollout {rollout['state']}: {rollout['reason']}"
+    return result | {"seconds": time.monotonic() - began}
+
+
+def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, deadline_s: float) -> dict[str, float]:
+    began, until = time.monotonic(), time.monotonic() + deadline_s
+    seen: dict[str, str] = {}
+    with Live(console=screen, refresh_per_second=2, transient=True) as live:
+        while True:
+            try:
+                tasks, state = airflow.tasks(dag, run_id), airflow.run_state(dag, run_id)
+            except Unavailable:  # a restarted api-server costs a blank in the table, not the run
+                time.sleep(POLL_S)
+                tasks, state = [], "unknown"
+            if tasks:
+                live.update(_table(dag, tasks, time.monotonic() - began))
+                if not screen.is_terminal:
+                    _print_changes(screen, tasks, seen, time.monotonic() - began)
+            if state in FINAL_STATES:
+                break
+            if time.monotonic() > until:
+                raise Unavailable(f"{dag} {run_id} is still {state} after {deadline_s:.0f} s; watch it on {airflow.run_page(dag, run_id)}")
+            time.sleep(POLL_S)
+    if screen.is_terminal:
+        screen.print(_table(dag, tasks, time.monotonic() - began))
+    return {task["task_id"]: round(task["duration"] or 0.0, 1) for task in tasks if task["state"] == "success"}
+
+
+def _table(dag: str, tasks: list[dict[str, Any]], elapsed: float) -> Table:
+    table = Table(title=f"{dag}  {elapsed:.0f} s", header_style="bold")
+    for column in ("step", "state", "seconds"):
+        table.add_column(column)
+    for task in sorted(tasks, key=lambda task: task["start_date"] or "9"):
+        seconds = f"{task['duration']:.1f}" if task["duration"] else ("..." if task["state"] == "running" else "")
+        table.add_row(task["task_id"], task["state"] or "waiting", seconds)
+    return table
+
+
+def _print_changes(screen: Console, tasks: list[dict[str, Any]], seen: dict[str, str], elapsed: float) -> None:
+    for task in tasks:
+        name, state = task["task_id"], task["state"] or "waiting"
+        if seen.get(name) != state and state not in ("waiting", "scheduled", "queued"):
+            seconds = f" in {task['duration']:.1f} s" if task["duration"] and state == "success" else ""
+            screen.print(f"  {elapsed:6.1f} s  {name}: {state}{seconds}", highlight=False)
+            seen[name] = state
+
+
+def _explained(settings: Settings, airflow: AirflowClient, run_id: str) -> dict[str, Any] | None:
+    try:
+        uri = airflow.xcom(REFRESH, run_id, "gate")
+    except InputRejected:  # the gate was skipped: an empty or refused day
+        return None
+    return explanation(open_store(settings), uri)
+
+
+def _why(airflow: AirflowClient, run_id: str) -> str:
+    failed = [task for task in airflow.tasks(REFRESH, run_id) if task["state"] == "failed"]
+    if not failed:
+        return f"See {airflow.run_page(REFRESH, run_id)}"
+    task = failed[0]
+    lines = [line for line in airflow.task_log(REFRESH, run_id, task["task_id"], task["try_number"]).splitlines() if line.strip()]
+    return f"Step {task['task_id']}: {lines[-1] if lines else 'no log'}. See {airflow.run_page(REFRESH, run_id)}"
+
+
+def _follow_rollout(settings: Settings, release: str, screen: Console, deadline_s: float) -> dict[str, Any]:
+    controller, until = ControllerClient(settings), time.monotonic() + deadline_s
+    said = ""
+    while time.monotonic() < until:
+        status = controller.status()
+        rollout = status.get("rollout") or {}
+        champion = status.get("champion") or {}
+        if champion.get("digest") == release and rollout.get("state") not in ("shadow", "canary", "pending"):
+            return {"state": "promoted", "reason": rollout.get("reason") or "it serves all traffic"}
+        mine = rollout.get("release") in (None, release)
+        if mine and rollout.get("state") in ROLLOUT_DONE and rollout.get("state") != "promoted" and rollout.get("release") == release:
+            return {"state": rollout["state"], "reason": rollout["reason"]}
+        sentence = f"rollout {rollout.get('state', 'waiting')}: {rollout.get('reason', 'the asset event starts model_rollout')}"
+        if sentence != said:
+            screen.print(f"  {sentence}", highlight=False)
+            said = sentence
+        time.sleep(POLL_S)
+    raise Unavailable(f"the rollout of {release[:12]} has not ended after {deadline_s:.0f} s; see `freshrank status`")
