@@ -1,0 +1,36 @@
+"""What is acceptable: named YAML files, validated whole, with every problem told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.gate import GatePolicy
+from tasks.domain.manifest import Record
+from tasks.domain.rollout import RolloutPolicy
+
+FOLDER = Path(__file__).parent
+NOT_RELEASE_POLICIES = ("data",)
+
+
+class Policy(Record):
+    gate: GatePolicy
+    rollout: RolloutPolicy
+
+
+def policy_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in NOT_RELEASE_POLICIES)
+
+
+def load_policy(name: str) -> Policy:
+    """Raises InputRejected for an unknown name or a file that does not validate."""
+    if name not in policy_names():
+        raise InputRejected(f"there is no policy {name!r}; tasks/policies has {', '.join(policy_names())}")
+    try:
+        return Policy.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+    except ValidationError as err:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
+        raise InputRejected(f"policy {name} is not valid: {problems}") from err
