@@ -1,0 +1,67 @@
+"""Small array idioms that state and features share; numpy only, no idea of the domain beyond days."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+EPOCH = date(1970, 1, 1)
+
+
+def epoch_day(day: str | date) -> int:
+    """Days since 1970-01-01. Every day number in the ranker is one of these."""
+    return ((date.fromisoformat(day) if isinstance(day, str) else day) - EPOCH).days
+
+
+def iso_day(day: int) -> str:
+    return date.fromordinal(EPOCH.toordinal() + int(day)).isoformat()
+
+
+def weekday(day: int | Ints) -> int | Ints:
+    """Monday is 0; 1970-01-01 was a Thursday."""
+    return (day + 3) % 7
+
+
+class Groups:
+    """Events grouped by a code: sums, first and last members of each group, and lookup of other codes among the groups.
+
+    Lookup answers len(keys) for a code without a group, so that `spread` can give those a default.
+    """
+
+    __slots__ = ("counts", "ends", "keys", "order", "starts")
+
+    def __init__(self, codes: Ints) -> None:
+        self.order = np.argsort(codes, kind="stable")
+        ordered = codes[self.order]
+        new = np.ones(len(codes), bool)
+        np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+        self.starts = np.flatnonzero(new)
+        self.ends = np.append(self.starts[1:], len(codes)) if len(codes) else self.starts
+        self.keys = ordered[self.starts]
+        self.counts = (self.ends - self.starts).astype(np.float32)
+
+    def sum(self, values: Floats) -> Floats:
+        return np.add.reduceat(values[self.order], self.starts) if len(self.starts) else np.zeros(0, np.float32)
+
+    def first(self, values: NDArray) -> NDArray:
+        return values[self.order[self.starts]]
+
+    def last(self, values: NDArray) -> NDArray:
+        return values[self.order[self.ends - 1]]
+
+    def lookup(self, codes: Ints) -> NDArray[np.intp]:
+        at = np.searchsorted(self.keys, codes)
+        if not len(self.keys):
+            return at
+        found = self.keys[np.minimum(at, len(self.keys) - 1)] == codes
+        return np.where(found, at, len(self.keys))
+
+
+def spread(values: NDArray, at: NDArray[np.intp], default: float = 0.0) -> NDArray:
+    """Value of each looked-up group, `default` for codes without a group."""
+    return np.append(values, values.dtype.type(default))[at]

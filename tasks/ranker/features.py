@@ -1,0 +1,172 @@
+"""Profile and candidates -> the numbers the model reads. The only code that makes features, for training and serving.
+
+Features are cheap and made for every candidate; the history behind a candidate (tokens.py) only for the few that the
+transformer re-scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.ranker.arrays import Floats, Ints, spread
+from tasks.ranker.profile import Profile
+from tasks.ranker.state import NOBODY, ItemState, UserHistory
+from tasks.ranker.tokens import tokenise
+
+# counted once a morning, see build.py: the columns of ItemState.static
+STATIC = (
+    "sales_2d", "sales_7d", "sales_28d", "sales_90d", "sales_trend", "sales_trend_2d", "buyers_90d", "rebuys_per_buyer",
+    "first_time_sales_7d", "first_time_share_28d", "age", "price", "price_in_type", "price_change", "discounted_7d",
+    "discounted_28d", "display", "mailer", "display_change", "mailer_change", "type_sales_28d", "share_in_type",
+    "weekday_lift",
+)  # fmt: skip
+PERSONAL = (
+    "bought", "count", "days_since", "trips_since", "gap", "gap_unknown", "due", "decayed_15d", "decayed_45d",
+    "decayed_120d", "decayed_trips", "in_last_5_trips", "quantity", "trip_rate", "share_of_type_bought",
+    "type_lines", "type_share", "type_days_since", "type_decayed_45d", "type_gap", "type_gap_unknown", "type_due",
+    "category_share", "category_days_since", "category_decayed_45d", "brand_share", "neighbours", "neighbours_known",
+    "type_share_x_share_in_type", "category_share_x_sales_7d", "store_sales_7d", "store_sales_28d", "store_lift",
+    "text_similarity", "price_against_habit", "discount_x_habit", "mailer_x_habit",
+)  # fmt: skip
+HOUSEHOLD = (
+    "trips", "trip_gap", "trip_due", "basket", "price_habit", "discount_habit", "distinct_share", "recently_new_share",
+)  # fmt: skip
+FEATURES = STATIC + PERSONAL + HOUSEHOLD
+FROM_TEXT = (FEATURES.index("text_similarity"),)  # silenced together with the transformer
+NEVER = 400.0  # days or trips since something that never happened
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Model input for n candidates. Tokens are packed to the front; `mask` is 1 for the valid ones."""
+
+    x: Floats  # [n, len(FEATURES)]
+    item_vec: Floats  # [n, width]: text vectors of the candidates, zeros where there is no text
+    tokens: Floats  # [n, MAX_TOKENS, TOKEN_WIDTH]
+    mask: Floats  # [n, MAX_TOKENS]
+
+
+def featurise(items: ItemState, user: UserHistory | None, candidates: Ints, day: int | None = None) -> Features:
+    """All model input of catalogue rows `candidates` for `user` (None: nobody we know) on the morning of `day`."""
+    profile = Profile(items, user or NOBODY, items.day if day is None else day)
+    return Features(columns(profile, candidates), items.vectors(candidates), *tokenise(profile, candidates))
+
+
+def columns(profile: Profile, candidates: Ints) -> Floats:
+    """[n, len(FEATURES)] of a prepared profile."""
+    out = np.empty((len(FEATURES), len(candidates)), np.float32)
+    out[: len(STATIC)] = profile.items.static[candidates].T
+    personal = _of_item(profile, candidates) | _of_type(profile, candidates) | _of_market(profile, candidates)
+    for row, name in enumerate(PERSONAL, start=len(STATIC)):
+        out[row] = personal[name]
+    out[len(STATIC) + len(PERSONAL) :] = _household(profile)[:, None]
+    return np.ascontiguousarray(out.T)
+
+
+def _of_item(profile: Profile, candidates: Ints) -> dict[str, Floats]:
+    """How often, how recently and how regularly the user bought the very item."""
+    group, user, age, back = profile.by_item, profile.user, profile.age, profile.trips_since
+    at = group.lookup(candidates)
+    since, back_last = group.last(age), group.last(back)
+    repeated = group.counts > 1
+    gap = np.where(repeated, (group.first(age) - since) / np.maximum(group.counts - 1, 1), 0).astype(np.float32)
+    due = np.where(repeated, np.log((since + 0.5) / (gap + 0.5)), 0).astype(np.float32)
+    return {
+        "bought": (at < len(group.keys)).astype(np.float32),
+        "count": spread(np.log1p(group.counts), at),
+        "days_since": spread(np.log1p(since), at, np.log1p(NEVER)),
+        "trips_since": spread(np.log1p(back_last), at, np.log1p(NEVER)),
+        "gap": spread(np.log1p(gap), at),
+        "gap_unknown": spread((~repeated).astype(np.float32), at, 1.0),
+        "due": spread(due, at),
+        "decayed_15d": spread(np.log1p(group.sum(profile.decay(15.0))), at),
+        "decayed_45d": spread(np.log1p(group.sum(profile.decay(45.0))), at),
+        "decayed_120d": spread(np.log1p(group.sum(profile.decay(120.0))), at),
+        "decayed_trips": spread(np.log1p(group.sum(profile.trip_decay)), at),
+        "in_last_5_trips": spread(group.sum((back < 5).astype(np.float32)), at),
+        "quantity": spread(np.log1p(group.sum(user.quantity) / group.counts), at),
+        "trip_rate": spread(group.counts / (group.first(back) + 1), at),
+    }
+
+
+def _of_type(profile: Profile, candidates: Ints) -> dict[str, Floats]:
+    """The same for the kinds of thing that the item belongs to: type, category, brand."""
+    items, lines, age = profile.items, max(len(profile.user.rows), 1), profile.age
+    group, category, brand = profile.by_type, profile.by_category, profile.by_brand
+    at, at_category = group.lookup(items.type[candidates]), category.lookup(items.category[candidates])
+    days, decayed = profile.type_days, profile.decay(45.0)
+    since = group.last(age)
+    gap = np.where(days > 1, (group.first(age) - since) / np.maximum(days - 1, 1), 0).astype(np.float32)
+    due = np.where(days > 1, np.log((since + 0.5) / (gap + 0.5)), 0).astype(np.float32)
+    type_lines, category_lines = spread(group.counts, at), spread(category.counts, at_category)
+    brand_lines = spread(brand.counts, brand.lookup(items.brand[candidates]))
+    item_lines = spread(profile.by_item.counts, profile.by_item.lookup(candidates))
+    return {
+        "share_of_type_bought": item_lines / np.maximum(type_lines, 1),
+        "type_lines": np.log1p(type_lines),
+        "type_share": np.log1p(100 * type_lines / lines),
+        "type_days_since": spread(np.log1p(since), at, np.log1p(NEVER)),
+        "type_decayed_45d": spread(np.log1p(group.sum(decayed)), at),
+        "type_gap": spread(np.log1p(gap), at),
+        "type_gap_unknown": spread((days <= 1).astype(np.float32), at, 1.0),
+        "type_due": spread(due, at),
+        "category_share": np.log1p(100 * category_lines / lines),
+        "category_days_since": spread(np.log1p(category.last(age)), at_category, np.log1p(NEVER)),
+        "category_decayed_45d": spread(np.log1p(category.sum(decayed)), at_category),
+        "brand_share": np.log1p(100 * brand_lines / lines),
+        "type_share_x_share_in_type": np.log1p(1000 * type_lines / lines * items.type_share[candidates]),
+        "category_share_x_sales_7d": np.log1p(10 * category_lines / lines * items.sales7[candidates]),
+    }
+
+
+def _of_market(profile: Profile, candidates: Ints) -> dict[str, Floats]:
+    """Neighbours, the user's store, prices and promotions against the user's habits, and text."""
+    items, user = profile.items, profile.user
+    neighbours = neighbour_scores(user, candidates)
+    week, month, share = items.sold_at(int(user.store[0]), candidates)
+    return {
+        "neighbours": np.log1p(100 * neighbours),
+        "neighbours_known": (neighbours > 0).astype(np.float32),
+        "store_sales_7d": np.log1p(week),
+        "store_sales_28d": np.log1p(month),
+        "store_lift": np.log((month + 0.2) / (items.sales28[candidates] * np.float32(share) + 0.2)),
+        "text_similarity": items.vectors(candidates) @ profile.text_profile,
+        "price_against_habit": np.abs(items.price_level[candidates] - np.float32(profile.price_habit)),
+        "discount_x_habit": items.discount7[candidates] * np.float32(profile.discount_habit),
+        "mailer_x_habit": items.mailer[candidates] * np.float32(profile.discount_habit),
+    }
+
+
+def _household(profile: Profile) -> Floats:
+    """The same for every candidate: what kind of shopper this is."""
+    days, lines = profile.trip_days, len(profile.user.rows)
+    if not lines:
+        return np.zeros(len(HOUSEHOLD), np.float32)
+    gap = (days[-1] - days[0]) / max(len(days) - 1, 1)
+    since = max(profile.day - days[-1], 1)
+    first = profile.by_item.order[profile.by_item.starts]
+    new = np.zeros(lines, bool)
+    new[first] = True
+    return np.array(
+        [
+            np.log1p(len(days)),
+            np.log1p(gap),
+            np.log((since + 0.5) / (gap + 0.5)) if len(days) > 1 else 0.0,
+            np.log1p(lines / len(days)),
+            profile.price_habit,
+            profile.discount_habit,
+            len(first) / lines,
+            new[profile.trips_since < 10].mean(),
+        ],
+        np.float32,
+    )
+
+
+def neighbour_scores(user: UserHistory, candidates: Ints) -> Floats:
+    """How much similar users buy each candidate; 0 outside the stored list."""
+    if not len(user.cf_rows):
+        return np.zeros(len(candidates), np.float32)
+    at = np.minimum(np.searchsorted(user.cf_rows, candidates), len(user.cf_rows) - 1)
+    return np.where(user.cf_rows[at] == candidates, user.cf_scores[at], np.float32(0))

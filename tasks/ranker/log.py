@@ -1,0 +1,190 @@
+"""Accepted partitions -> one purchase log in memory, as numpy arrays; build time only, serving never imports this.
+
+An event is one distinct (day, user, item): quantity and money of repeated lines on a day are summed, as in protocol CJ1.
+Users are numbered by their first event, never by pseudonym, so that nothing depends on the pseudonym key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats, Ints, epoch_day
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Everything about an item that does not change with behaviour; codes number the distinct values."""
+
+    ids: list[str]
+    type: Ints
+    category: Ints
+    brand: Ints
+    texts: list[str]
+
+    def text_digests(self) -> list[bytes]:
+        return [text_digest(text) for text in self.texts]
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """Purchases sorted by (day, user, item). `item` indexes `items`, `user` indexes `user_ids`, days count from 1970."""
+
+    items: Items
+    user_ids: list[str]
+    day: Ints
+    user: Ints
+    item: Ints
+    quantity: Floats
+    value: Floats
+    discount: Floats
+    store: Ints  # -1 where unknown
+    store_ids: list[str]
+
+    def before(self, day: int) -> int:
+        """Number of events of earlier days: everything that may be known on the morning of `day`."""
+        return int(np.searchsorted(self.day, day))
+
+
+def text_digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def item_text(title: str | None, path: list[str], brand: str | None) -> str:
+    """What the text encoder reads about an item; parts that are missing leave no trace."""
+    parts = [title or "", " > ".join(path), brand or ""]
+    return ". ".join(part.strip() for part in parts if part and part.strip())
+
+
+def read_items(catalogue: Path) -> pl.DataFrame:
+    """item_id, text, type, category, brand; the type is the finest level of the category path."""
+    table = pl.read_parquet(catalogue, columns=["item_id", "title", "category_path", "brand"])
+    if table["category_path"].dtype == pl.String:
+        table = table.with_columns(pl.col("category_path").str.split(" > "))
+    path = pl.col("category_path").list.join(" > ").fill_null("")
+    return table.with_columns(
+        text=pl.struct("title", "category_path", "brand").map_elements(
+            lambda row: item_text(row["title"], row["category_path"] or [], row["brand"]), return_dtype=pl.String
+        ),
+        type=path,
+        category=pl.col("category_path").list.head(2).list.join(" > ").fill_null(""),
+        brand=pl.col("brand").fill_null(""),
+    ).select("item_id", "text", "type", "category", "brand")
+
+
+def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
+    """Read the purchases of every partition. Items that the catalogue does not know are left out.
+
+    Raises:
+        InputRejected: there is no partition, or none of them holds a purchase of a known item.
+    """
+    if not accepted:
+        raise InputRejected("no accepted partition was given; run validate_data for the days before this partition")
+    known = read_items(catalogue)
+    frames = [_purchases(path) for path in sorted(accepted)]
+    lines = pl.concat(frames).join(known.select("item_id"), on="item_id", how="semi")
+    if lines.is_empty():
+        raise InputRejected(f"{len(accepted)} partitions hold no purchase of an item that {catalogue.name} knows")
+    users = lines.group_by("user_id").agg(pl.struct("event_time", "event_id").min().alias("first")).sort("first")
+    items = known.join(lines.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
+    stores = lines.select("store_id").drop_nulls().unique().sort("store_id")["store_id"].to_list()
+    events = (
+        lines.sort("event_id")
+        .join(users.with_row_index("user").select("user_id", "user"), on="user_id")
+        .join(items.with_row_index("item").select("item_id", "item"), on="item_id")
+        .join(
+            pl.DataFrame(
+                {"store_id": stores, "store": np.arange(len(stores), dtype=np.int32)},
+                schema={"store_id": pl.String, "store": pl.Int32},
+            ),
+            on="store_id",
+            how="left",
+        )
+        .group_by("day", "user", "item")
+        .agg(
+            pl.col("quantity").sum(),
+            pl.col("value").sum(),
+            pl.col("discount").sum(),
+            pl.col("store").min().fill_null(-1),
+        )
+        .sort("day", "user", "item")
+    )
+    return EventLog(
+        items=Items(
+            ids=items["item_id"].to_list(),
+            type=_codes(items["type"]),
+            category=_codes(items["category"]),
+            brand=_codes(items["brand"]),
+            texts=items["text"].to_list(),
+        ),
+        user_ids=users["user_id"].to_list(),
+        day=events["day"].to_numpy().astype(np.int32),
+        user=events["user"].to_numpy().astype(np.int32),
+        item=events["item"].to_numpy().astype(np.int32),
+        quantity=events["quantity"].to_numpy().astype(np.float32),
+        value=events["value"].to_numpy().astype(np.float32),
+        discount=events["discount"].to_numpy().astype(np.float32),
+        store=events["store"].to_numpy().astype(np.int32),
+        store_ids=stores,
+    )
+
+
+def _purchases(path: Path) -> pl.DataFrame:
+    schema = pl.read_parquet_schema(path)
+    optional = {"quantity": pl.Float64, "discount": pl.Float64, "value": pl.Float64, "store_id": pl.String}
+    frame = pl.read_parquet(
+        path,
+        columns=["event_id", "event_time", "user_id", "item_id", "event_type", *(c for c in optional if c in schema)],
+    ).filter(pl.col("event_type") == "purchase")
+    missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in optional.items() if name not in schema]
+    return frame.with_columns(missing).select(
+        "event_id",
+        "event_time",
+        pl.col("user_id").cast(pl.String),
+        pl.col("item_id").cast(pl.String),
+        pl.col("event_time").dt.epoch("d").cast(pl.Int32).alias("day"),
+        pl.col("quantity").fill_null(1.0).clip(0.0).cast(pl.Float64),
+        pl.col("value").fill_null(0.0).clip(0.0).cast(pl.Float64),
+        pl.col("discount").fill_null(0.0).clip(0.0).cast(pl.Float64),
+        pl.col("store_id").cast(pl.String),
+    )
+
+
+def _codes(column: pl.Series) -> Ints:
+    return column.rank("dense").to_numpy().astype(np.int32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """Which items which share of stores will promote, by the day the promotion is for."""
+
+    by_day: dict[int, tuple[Ints, Floats, Floats]]  # day -> item, display share, mailer share
+
+    def on(self, day: int) -> tuple[Ints, Floats, Floats]:
+        empty = np.zeros(0, np.float32)
+        return self.by_day.get(day, (np.zeros(0, np.int32), empty, empty))
+
+
+def read_plans(plans: list[Path], log: EventLog) -> Plans:
+    """A plan lies in its partition's directory `dt=DAY` and speaks of the day after, known that morning."""
+    index = pl.DataFrame({"item_id": log.items.ids, "item": np.arange(len(log.items.ids), dtype=np.int32)})
+    by_day = {}
+    for path in sorted(plans):
+        table = pl.read_parquet(path, columns=["item_id", "display_share", "mailer_share"])
+        table = table.with_columns(pl.col("item_id").cast(pl.String)).join(index, on="item_id").sort("item")
+        shares = [table[name].to_numpy().astype(np.float32) for name in ("display_share", "mailer_share")]
+        by_day[partition_day(path) + 1] = (table["item"].to_numpy().astype(np.int32), shares[0], shares[1])
+    return Plans(by_day)
+
+
+def partition_day(path: Path) -> int:
+    """The day that a partition file belongs to, read from its directory `dt=YYYY-MM-DD`."""
+    for part in reversed(path.parts):
+        if part.startswith("dt="):
+            return epoch_day(part[3:13])
+    raise InputRejected(f"{path} lies in no directory dt=YYYY-MM-DD, so its day is unknown; keep the partition layout")

@@ -1,0 +1,117 @@
+"""One user's history, counted once for a request: by item, by type, by category and by brand, as of the morning of a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tasks.ranker.arrays import Floats, Groups, Ints
+from tasks.ranker.state import ItemState, UserHistory
+
+TRIP_DECAY = 0.97
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that features, tokens and retrieval need to know about a user. Events on or after `day` count as yesterday's."""
+
+    items: ItemState
+    user: UserHistory
+    day: int
+
+    @cached_property
+    def age(self) -> Floats:
+        """Days since each event, at least 1: what is not known this morning cannot be told from yesterday."""
+        return np.maximum(self.day - self.user.days, 1).astype(np.float32)
+
+    @cached_property
+    def _trip(self) -> tuple[Ints, Ints, Ints]:
+        days, trip, size = np.unique(self.user.days, return_inverse=True, return_counts=True)
+        return days.astype(np.int32), trip.astype(np.int32), size.astype(np.int32)
+
+    @property
+    def trips(self) -> int:
+        return len(self._trip[0])
+
+    @property
+    def trip_days(self) -> Ints:
+        return self._trip[0]
+
+    @cached_property
+    def trips_since(self) -> Floats:
+        """Trips after the one of each event."""
+        return (self.trips - 1 - self._trip[1]).astype(np.float32)
+
+    @cached_property
+    def basket(self) -> Floats:
+        """Lines of each event's trip."""
+        return self._trip[2][self._trip[1]].astype(np.float32)
+
+    @cached_property
+    def type(self) -> Ints:
+        return self.items.type[self.user.rows]
+
+    @cached_property
+    def category(self) -> Ints:
+        return self.items.category[self.user.rows]
+
+    @cached_property
+    def brand(self) -> Ints:
+        return self.items.brand[self.user.rows]
+
+    @cached_property
+    def by_item(self) -> Groups:
+        return Groups(self.user.rows)
+
+    @cached_property
+    def by_type(self) -> Groups:
+        return Groups(self.type)
+
+    @cached_property
+    def by_category(self) -> Groups:
+        return Groups(self.category)
+
+    @cached_property
+    def by_brand(self) -> Groups:
+        return Groups(self.brand)
+
+    @cached_property
+    def type_days(self) -> Floats:
+        """Days on which each type of `by_type` was bought."""
+        order, starts = self.by_type.order, self.by_type.starts
+        days = self.user.days[order]
+        new = np.ones(len(order), np.float32)
+        new[1:] = days[1:] != days[:-1]
+        new[starts] = 1
+        return np.add.reduceat(new, starts) if len(starts) else np.zeros(0, np.float32)
+
+    @cached_property
+    def trip_decay(self) -> Floats:
+        return (TRIP_DECAY**self.trips_since).astype(np.float32)
+
+    def decay(self, days: float) -> Floats:
+        return np.exp(self.age * (-1.0 / days)).astype(np.float32)
+
+    @cached_property
+    def text_profile(self) -> Floats:
+        """Mean text vector of what was bought, recent purchases first; zeros for a user without texts."""
+        weight, text = self.decay(45.0), self.items.text[self.user.rows]
+        weight, text = weight[text >= 0], text[text >= 0]
+        if not len(text):
+            return np.zeros(self.items.text_vectors.shape[1], np.float32)
+        texts, at = np.unique(text, return_inverse=True)
+        mean = np.bincount(at, weight).astype(np.float32) @ self.items.text_vectors[texts].astype(np.float32)
+        return mean / max(float(np.linalg.norm(mean)), 1e-6)
+
+    @cached_property
+    def price_habit(self) -> float:
+        """Mean log price level of what the user buys, against its type; 0 is average."""
+        rows = self.user.rows[self.user.rows < self.items.size]
+        return float(self.items.price_level[rows].mean()) if len(rows) else 0.0
+
+    @cached_property
+    def discount_habit(self) -> float:
+        """Share of the user's lines that had money off."""
+        return float(self.user.discounted.mean()) if len(self.user.rows) else 0.0

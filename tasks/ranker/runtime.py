@@ -1,0 +1,94 @@
+"""Scorers: the trained network behind one small interface, in OpenVINO for serving and in torch for everything else.
+
+The serving path imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats
+from tasks.ranker.features import FEATURES
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN
+
+# batch sizes are rounded up to one of these: a new shape costs OpenVINO a compilation
+BASE_SIZES = (16, 64, 128, 256, 512, 1_000)
+FULL_SIZES = (16, 64, 150)
+ZEROED = "zeroed"
+
+
+class Scorer(Protocol):
+    """Scores candidates one by one: no score depends on the other rows of a call."""
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        """Stage 1, [n]: features and text of every candidate."""
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        """Stage 2, [n]: the base score and what the history transformer adds to it."""
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The model's config.json. Raises InputRejected where its features are not the ones this code makes."""
+    config: dict[str, Any] = json.loads((directory / "config.json").read_bytes())
+    if config["features"] != list(FEATURES) or config["token"] != list(TOKEN) or config["max_tokens"] != MAX_TOKENS:
+        raise InputRejected(
+            f"{directory} was trained on other features than this code makes; serve it with the code of its release, or train anew"
+        )
+    return config
+
+
+class OpenVinoScorer:
+    """The released model. One inference thread a process by default: replicas, not threads, use the cores."""
+
+    def __init__(self, directory: Path, threads: int = 1) -> None:
+        from openvino import Core  # heavy, and only this class needs it
+
+        read_config(directory)
+        core = Core()
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # else bf16 machines would answer other scores
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._base = core.compile_model(core.read_model(directory / "base.xml"), "CPU", options).create_infer_request()
+        self._full = core.compile_model(core.read_model(directory / "full.xml"), "CPU", options).create_infer_request()
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return _padded(self._base, BASE_SIZES, x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        return _padded(self._full, FULL_SIZES, x, item_vec, tokens, mask)
+
+
+def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
+    n, largest = len(inputs[0]), sizes[-1]
+    if n > largest:
+        parts = [_padded(request, sizes, *(a[i : i + largest] for a in inputs)) for i in range(0, n, largest)]
+        return np.concatenate(parts)
+    size = next(size for size in sizes if size >= n)
+    if size > n:
+        inputs = tuple(np.concatenate([a, np.zeros((size - n, *a.shape[1:]), np.float32)]) for a in inputs)
+    request.infer([np.ascontiguousarray(a) for a in inputs], share_inputs=True)
+    return np.array(request.get_output_tensor(0).data[:n], np.float32).reshape(n)
+
+
+class TorchScorer:
+    """The fp32 parent, for evaluation and as the reference of every compressed variant."""
+
+    def __init__(self, directory: Path, *, zeroed: bool = False) -> None:
+        from tasks.ranker.model import load_model
+
+        self._model = load_model(directory, zeroed=zeroed)
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return self._model.score_base(x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        return self._model.score_full(x, item_vec, tokens, mask)

@@ -1,0 +1,220 @@
+"""What is known on the morning of a day: item counters (released with the model) and user histories (kept beside it).
+
+Saved as safetensors and JSON only. A view belongs to one ItemState: its rows are that state's item rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load as load_bytes
+from safetensors.numpy import load_file, save, save_file
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import canonical_json, digest_of
+from tasks.ranker.arrays import Floats, Halves, Ints, epoch_day, iso_day
+
+VIEW_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """All items ever bought before the morning of `day`. Rows 0..size-1 are the catalogue: only they can be ranked."""
+
+    day: int
+    size: int
+    ids: list[str]
+    type: Ints
+    category: Ints
+    brand: Ints
+    text: Ints  # row of text_vectors, -1 where the item has none
+    text_vectors: Halves  # one row for each distinct item text, unit length
+    static: Floats  # [size, len(STATIC)]: counters, prices and promotions in the form the model reads
+    sales7: Floats
+    sales28: Floats
+    price: Floats  # paid for one unit in the last 28 days
+    price_level: Floats  # log of the price against the item's type; 0 is average
+    mailer: Floats  # share of stores that promote the item today
+    discount7: Floats  # share of the last week's sales that had money off
+    type_share: Floats  # of its type's 28-day sales
+    sales_votes: Floats  # what the rankings that are the same for everyone say, see retrieve.py
+    store_ids: list[str]
+    store_ptr: Ints  # store s sold store_item[store_ptr[s]:store_ptr[s + 1]] in the last 28 days
+    store_item: Ints
+    store_sales7: Floats
+    store_sales28: Floats
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.ids)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Names this numbering of items; a view says which one its rows mean."""
+        return digest_of({"ids": self.ids, "size": self.size, "day": self.day})
+
+    @cached_property
+    def _vectors(self) -> Floats:
+        """Text vectors and, last, the zeros that row -1 means."""
+        empty = np.zeros((1, self.text_vectors.shape[1]), np.float32)
+        return np.vstack([self.text_vectors.astype(np.float32), empty])
+
+    def vectors(self, candidates: Ints) -> Floats:
+        """Text vector of each row; zeros where an item has no text."""
+        return self._vectors[self.text[candidates]]
+
+    def rows(self, item_ids: Iterable[str]) -> Ints:
+        """Row of each item in the catalogue, -1 for an item that cannot be ranked."""
+        found = (self.row_of.get(item, -1) for item in item_ids)
+        return np.array([row if row < self.size else -1 for row in found], np.int32)
+
+    def sold_at(self, store: int, candidates: Ints) -> tuple[Floats, Floats, float]:
+        """7-day and 28-day sales of the candidates in one store, and the store's share of all sales; zeros for store -1."""
+        sales = np.zeros((2, self.size), np.float32)
+        if not 0 <= store < len(self.store_ids):
+            return sales[0, : len(candidates)], sales[1, : len(candidates)], 0.0
+        part = slice(self.store_ptr[store], self.store_ptr[store + 1])
+        sales[0, self.store_item[part]] = self.store_sales7[part]
+        sales[1, self.store_item[part]] = self.store_sales28[part]
+        share = float(self.store_sales28[part].sum()) / max(self._total_sales, 1.0)
+        return sales[0, candidates], sales[1, candidates], share
+
+    @cached_property
+    def _total_sales(self) -> float:
+        return float(self.sales28.sum())
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        meta = {name: arrays.pop(name) for name in ("day", "size", "ids", "store_ids")}
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in arrays.items()}, directory / "items.safetensors"
+        )
+        (directory / "items.json").write_bytes(canonical_json({**meta, "morning_of": iso_day(self.day)}))
+
+    @classmethod
+    def load(cls, directory: Path) -> ItemState:
+        meta = json.loads((directory / "items.json").read_bytes())
+        meta.pop("morning_of")
+        return cls(**meta, **load_file(directory / "items.safetensors"))
+
+
+def _no_rows() -> Ints:
+    return np.zeros(0, np.int32)
+
+
+def _no_floats() -> Floats:
+    return np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class UserHistory:
+    """One user's purchases, sorted by (day, row), and what similar users buy. Rows are those of one ItemState."""
+
+    rows: Ints = field(default_factory=_no_rows)
+    days: Ints = field(default_factory=_no_rows)
+    quantity: Floats = field(default_factory=_no_floats)
+    price: Floats = field(default_factory=_no_floats)  # paid for one unit; 0 where unknown
+    discounted: Floats = field(default_factory=_no_floats)  # 1 where there was money off
+    store: Ints = field(default_factory=lambda: np.full(1, -1, np.int32))  # the store of most recent trips, -1 unknown
+    cf_rows: Ints = field(default_factory=_no_rows)  # catalogue rows that similar users buy, ascending
+    cf_scores: Floats = field(default_factory=_no_floats)
+
+
+HISTORY_FIELDS = tuple(f.name for f in fields(UserHistory))
+NOBODY = UserHistory()
+
+
+def pack_user(user: UserHistory) -> bytes:
+    """A history as bytes, for an online store; the inverse of `unpack_user`."""
+    return save({name: np.ascontiguousarray(getattr(user, name)) for name in HISTORY_FIELDS})
+
+
+def unpack_user(packed: bytes) -> UserHistory:
+    return UserHistory(**load_bytes(packed))
+
+
+def history_from_events(items: ItemState, events: Iterable[Mapping[str, Any]]) -> UserHistory:
+    """An ad-hoc history from a request: {item_id, event_time?, quantity?, value?}. Unknown items are left out.
+
+    Without a time an event counts as of the last day before the state's morning; later times count as that day too.
+    """
+    merged: dict[tuple[int, int], list[float]] = {}
+    for event in events:
+        row = items.row_of.get(event["item_id"])
+        if row is None:
+            continue
+        day = min(_event_day(event.get("event_time"), items.day - 1), items.day - 1)
+        line = merged.setdefault((day, row), [0.0, 0.0, 0.0])
+        line[0] += event.get("quantity") or 1.0
+        line[1] += event.get("value") or 0.0
+        line[2] = max(line[2], float((event.get("discount") or 0.0) > 0))
+    keys = sorted(merged)
+    lines = np.array([merged[key] for key in keys], np.float32).reshape(-1, 3)
+    return UserHistory(
+        rows=np.array([row for _, row in keys], np.int32),
+        days=np.array([day for day, _ in keys], np.int32),
+        quantity=lines[:, 0].copy(),
+        price=lines[:, 1] / np.maximum(lines[:, 0], 1e-6),
+        discounted=lines[:, 2].copy(),
+    )
+
+
+def _event_day(time: Any, default: int) -> int:
+    if time is None:
+        return default
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return int(time.timestamp() // 86_400) if isinstance(time, datetime) else epoch_day(time)
+
+
+class View:
+    """Histories of all known users in one file that is mapped, not read: opening is quick and memory stays small."""
+
+    def __init__(self, directory: Path) -> None:
+        meta = json.loads((directory / "users.json").read_bytes())
+        if meta["version"] != VIEW_VERSION:
+            raise InputRejected(f"{directory} is a view of version {meta['version']}; this code reads {VIEW_VERSION}")
+        self.items_digest: str = meta["items"]
+        self.user_ids: list[str] = meta["users"]
+        self._position = {user: n for n, user in enumerate(self.user_ids)}
+        self._file = safe_open(directory / "histories.safetensors", framework="numpy")
+        self._slices = {name: self._file.get_slice(name) for name in HISTORY_FIELDS}
+        self._events = self._file.get_tensor("event_ptr")
+        self._neighbours = self._file.get_tensor("neighbour_ptr")
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def get(self, user_id: str) -> UserHistory | None:
+        n = self._position.get(user_id)
+        if n is None:
+            return None
+        bounds = {name: self._bounds(name, n) for name in HISTORY_FIELDS}
+        return UserHistory(**{name: self._slices[name][a:b] for name, (a, b) in bounds.items()})
+
+    def _bounds(self, name: str, n: int) -> tuple[int, int]:
+        if name == "store":
+            return n, n + 1
+        ptr = self._neighbours if name.startswith("cf_") else self._events
+        return int(ptr[n]), int(ptr[n + 1])
+
+
+def save_view(directory: Path, items: ItemState, histories: Mapping[str, UserHistory]) -> None:
+    """Write the histories of `histories`, keyed by pseudonym, as the view that belongs to `items`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    users = list(histories.values()) or [NOBODY]
+    arrays = {name: np.concatenate([getattr(user, name) for user in users]) for name in HISTORY_FIELDS}
+    arrays["event_ptr"] = np.cumsum([0, *(len(user.rows) for user in users)]).astype(np.int64)
+    arrays["neighbour_ptr"] = np.cumsum([0, *(len(user.cf_rows) for user in users)]).astype(np.int64)
+    save_file(arrays, directory / "histories.safetensors")
+    meta = {"version": VIEW_VERSION, "items": items.digest, "users": list(histories)}
+    (directory / "users.json").write_bytes(canonical_json(meta))
