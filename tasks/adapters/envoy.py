@@ -1,0 +1,261 @@
+"""Envoy's configuration as pure functions of what should be routed. Writes nothing; the shapes were proven in notes/infra.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from tasks.domain.manifest import Record, digest_of
+from tasks.settings import Settings
+
+TYPE = "type.googleapis.com/envoy."
+ROUTES = "model"  # name of the one route configuration
+STATS = "ingress"
+FORCE_HEADER = "x-freshrank-force"
+PER_TRY_TIMEOUT = "2s"
+TIMEOUT = "5s"
+NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
+JSON_HEADER = {"header": {"key": "content-type", "value": "application/json"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+class Traffic(Record):
+    """What should be routed: live weights, who takes over from whom, and who gets a copy of each request.
+
+    `backends` are the ports of every release that has a ready replica, also those without traffic: a rollback then
+    changes routes only, to a cluster that Envoy already watches.
+    """
+
+    weights: dict[str, int] = {}
+    fallback: dict[str, str] = {}  # release -> the release that answers when it cannot
+    mirror: str | None = None
+    backends: dict[str, tuple[int, ...]] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Traffic:
+        if self.weights and sum(self.weights.values()) != 100:
+            raise ValueError(f"weights sum to {sum(self.weights.values())}, not 100")
+        used = {r for r, weight in self.weights.items() if weight} | ({self.mirror} if self.mirror else set())
+        missing = sorted(r[:12] for r in used if r not in self.backends)
+        if missing:
+            raise ValueError(f"no replica for {', '.join(missing)}")
+        return self
+
+
+def cluster_name(release: str) -> str:
+    return f"r-{release[:12]}"
+
+
+def fallback_name(release: str, after: str) -> str:
+    return f"f-{release[:12]}-{after[:12]}"
+
+
+def routes(traffic: Traffic) -> dict[str, Any]:
+    """The route configuration: the only thing that a promotion or a rollback changes."""
+    virtual_host = {"name": "ranker", "domains": ["*"], "routes": _routes(traffic)}
+    return {"@type": f"{TYPE}config.route.v3.RouteConfiguration", "name": ROUTES, "virtual_hosts": [virtual_host]}
+
+
+def clusters(traffic: Traffic) -> list[dict[str, Any]]:
+    """One cluster per release, and one `first, then second` cluster for each ordered pair: all that any route can name."""
+    releases = sorted(traffic.backends)
+    single = [_cluster(release, traffic.backends[release]) for release in releases]
+    pairs = [_pair(one, other) for one in releases for other in releases if one != other]
+    return single + pairs
+
+
+def version(resources: Any) -> str:
+    return digest_of(resources)[:16]
+
+
+def _routes(traffic: Traffic) -> list[dict[str, Any]]:
+    live = {release: weight for release, weight in traffic.weights.items() if weight}
+    rank, feedback = {"path": "/rank"}, {"path": "/feedback"}
+    post = {"name": ":method", "string_match": {"exact": "POST"}}
+    get = {"name": ":method", "string_match": {"exact": "GET"}}
+    if not live:
+        refusal = {"direct_response": {"status": 503, "body": {"inline_string": NO_CHAMPION}}}
+        return [{"match": {"prefix": "/"}, **refusal}]
+    first = max(live, key=lambda release: (live[release], release))
+    forced = [
+        {
+            "match": rank | {"headers": [post, {"name": FORCE_HEADER, "string_match": {"prefix": release[:12]}}]},
+            "route": {"cluster": cluster_name(release), **_patience(retry=False)},
+        }
+        for release in sorted(traffic.backends)
+    ]
+    ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
+    if traffic.mirror:
+        everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "mirror.percent"}
+        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": everything}]
+    pages = [{"path": path} for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz")]
+    to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
+    return [
+        *forced,
+        {"match": rank | {"headers": [post]}, "route": ranked},
+        # feedback may be stored only once, so it is sent again only if it never arrived
+        {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry("connect-failure,refused-stream")}},
+        *({"match": page | {"headers": [get]}, "route": to_first} for page in pages),
+        {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": "there is no such page; see /docs"}}},
+    ]
+
+
+def _split(traffic: Traffic, live: dict[str, int]) -> dict[str, Any]:
+    if len(live) == 1:
+        return {"cluster": _target(traffic, next(iter(live)))}
+    parts = [{"name": _target(traffic, release), "weight": live[release]} for release in sorted(live)]
+    return {"weighted_clusters": {"clusters": parts}}
+
+
+def _target(traffic: Traffic, release: str) -> str:
+    after = traffic.fallback.get(release)
+    return fallback_name(release, after) if after in traffic.backends and after else cluster_name(release)
+
+
+def _patience(*, retry: bool) -> dict[str, Any]:
+    if not retry:
+        return {"timeout": TIMEOUT}
+    # ranking is idempotent, so a reset request may run twice; 5xx too, so that users never see a bad canary
+    return {"timeout": TIMEOUT, "retry_policy": _retry("connect-failure,refused-stream,reset,5xx")}
+
+
+def _retry(on: str) -> dict[str, Any]:
+    previous = f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+    return {
+        "retry_on": on,
+        "num_retries": 2,
+        "per_try_timeout": PER_TRY_TIMEOUT,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {"@type": previous, "update_frequency": 1},
+        },
+    }
+
+
+def _breakers() -> dict[str, Any]:
+    # without a budget, three retries at a time are allowed: too few to survive a killed replica under load
+    budget = {"budget_percent": {"value": 100}, "min_retry_concurrency": 100}
+    return {"thresholds": [{"max_requests": 4096, "max_pending_requests": 4096, "retry_budget": budget}]}
+
+
+def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
+    hosts = [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in sorted(ports)
+    ]
+    return {
+        "@type": f"{TYPE}config.cluster.v3.Cluster",
+        "name": cluster_name(release),
+        "type": "STATIC",
+        "connect_timeout": "0.5s",
+        "lb_policy": "LEAST_REQUEST",
+        "circuit_breakers": _breakers(),
+        "load_assignment": {"cluster_name": cluster_name(release), "endpoints": [{"lb_endpoints": hosts}]},
+        "health_checks": [
+            {
+                "timeout": "2s",
+                "interval": "1s",
+                "no_traffic_interval": "1s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/readyz"},
+            }
+        ],
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "interval": "1s",
+            "base_ejection_time": "2s",
+            "max_ejection_time": "10s",
+            "max_ejection_percent": 100,
+            # else a replica that fails requests but answers /readyz comes back with each health check
+            "successful_active_health_check_uneject_host": False,
+        },
+    }
+
+
+def _pair(release: str, after: str) -> dict[str, Any]:
+    config = {
+        "@type": f"{TYPE}extensions.clusters.aggregate.v3.ClusterConfig",
+        "clusters": [cluster_name(release), cluster_name(after)],
+    }
+    return {
+        "@type": f"{TYPE}config.cluster.v3.Cluster",
+        "name": fallback_name(release, after),
+        "connect_timeout": "0.5s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": _breakers(),
+        "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": config},
+    }
+
+
+def listener(settings: Settings, xds: Path) -> dict[str, Any]:
+    """Where requests come in. Written once; nothing in it changes with a rollout."""
+    manager = {
+        "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STATS,
+        "rds": {"route_config_name": ROUTES, "config_source": _file(xds / "rds.json")},
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,  # the copy in shadow carries the same one: that is how replies are paired
+        "request_id_extension": {
+            "typed_config": {
+                "@type": f"{TYPE}extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,  # else Envoy rewrites a digit of the caller's id
+            }
+        },
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "max_request_headers_kb": 32,
+        "request_headers_timeout": "5s",
+        "request_timeout": "10s",
+        "stream_idle_timeout": "60s",
+        "common_http_protocol_options": {"idle_timeout": "60s", "headers_with_underscores_action": "REJECT_REQUEST"},
+        "local_reply_config": {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
+        "access_log": [_access_log(settings.logs / "router-access.log")],
+        "http_filters": [
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}}
+        ],
+    }
+    return {
+        "@type": f"{TYPE}config.listener.v3.Listener",
+        "name": STATS,
+        "address": _address(settings.port("router")),
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
+    }
+
+
+def bootstrap(settings: Settings, xds: Path) -> dict[str, Any]:
+    return {
+        "node": {"id": "freshrank-router", "cluster": "freshrank"},
+        "admin": {"address": _address(settings.port("envoy_admin"))},
+        "dynamic_resources": {"lds_config": _file(xds / "lds.json"), "cds_config": _file(xds / "cds.json")},
+        "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
+    }
+
+
+def _access_log(path: Path) -> dict[str, Any]:
+    line = {
+        "at": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ)%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "ms": "%DURATION%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "cluster": "%UPSTREAM_CLUSTER%",
+        "release": "%RESP(X-FRESHRANK-RELEASE)%",
+    }
+    config = {"@type": f"{TYPE}extensions.access_loggers.file.v3.FileAccessLog", "path": str(path)}
+    return {"name": "envoy.access_loggers.file", "typed_config": config | {"log_format": {"json_format": line}}}
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}

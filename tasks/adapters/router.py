@@ -1,0 +1,205 @@
+"""The router: apply a traffic plan, confirm that it took effect, observe what each release did with it.
+
+`EnvoyFileRouter` writes Envoy's dynamic configuration as files. Envoy keeps routing when the controller dies, and reads
+the same files again after its own restart. Only the controller writes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from tasks.adapters import envoy
+from tasks.adapters.envoy import Traffic
+from tasks.domain.errors import Unavailable
+from tasks.domain.manifest import Record, canonical_json
+from tasks.settings import Settings
+
+CONFIRM_S = 10.0
+REJECTED = ("rds.model.update_rejected", "cluster_manager.cds.update_rejected", "listener_manager.lds.update_rejected")
+
+
+class Counts(Record):
+    """What the router saw of one release since the router started."""
+
+    requests: int = 0
+    errors: int = 0  # 5xx, resets, timeouts, refused connections; also those that a retry hid from the caller
+    active: int = 0
+    healthy: bool = False
+
+
+class Router(Protocol):
+    async def apply(self, traffic: Traffic) -> None:
+        """Make `traffic` the routing and return once every new request follows it. Applying it again is a no-op.
+
+        Raises:
+            Unavailable: the router did not confirm in time. The plan is stored and takes effect when it comes back.
+        """
+        ...
+
+    async def observe(self) -> dict[str, Counts]:
+        """Counts per release, by the first 12 digits of its digest. Raises Unavailable."""
+        ...
+
+
+class MemoryRouter:
+    """The in-memory twin: remembers the plan, and lets a test say what was counted."""
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+        self.history: list[Traffic] = []
+        self.counts: dict[str, Counts] = {}
+        self.down = False
+
+    async def apply(self, traffic: Traffic) -> None:
+        if traffic != self.traffic:
+            self.history.append(traffic)
+        self.traffic = traffic
+        if self.down:
+            raise Unavailable("the router does not answer; the plan is stored")
+
+    async def observe(self) -> dict[str, Counts]:
+        if self.down:
+            raise Unavailable("the router does not answer")
+        return {release[:12]: self.counts.get(release[:12], Counts(healthy=True)) for release in self.traffic.backends}
+
+
+def write_initial(settings: Settings) -> Path:
+    """Write what Envoy needs at start and return its bootstrap file. Routes and clusters of an earlier life are kept."""
+    xds = settings.data / "envoy" / "xds"
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    empty = Traffic()
+    _write_resources(xds / "lds.json", [envoy.listener(settings, xds)])
+    for path, resources in ((xds / "cds.json", envoy.clusters(empty)), (xds / "rds.json", [envoy.routes(empty)])):
+        if not path.exists():
+            _write_resources(path, resources)
+    bootstrap = settings.data / "envoy" / "bootstrap.json"
+    _write(bootstrap, canonical_json(envoy.bootstrap(settings, xds)))
+    return bootstrap
+
+
+def envoy_command(settings: Settings) -> list[str]:
+    """How to start the router. Hot restart is off: with it, Envoy dies with the thread that started it."""
+    path = str(settings.data / "envoy" / "bootstrap.json")
+    return ["envoy", "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+
+
+class EnvoyFileRouter:
+    """Files in, confirmation from the admin port. Clusters go first and must be warm before a route may name them."""
+
+    def __init__(self, settings: Settings, confirm_s: float = CONFIRM_S) -> None:
+        self._xds = settings.data / "envoy" / "xds"
+        self._confirm_s = confirm_s
+        self._admin = httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port('envoy_admin')}", timeout=3)
+        write_initial(settings)
+
+    async def apply(self, traffic: Traffic) -> None:
+        clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic)]
+        present = _read_resources(self._xds / "cds.json")
+        gone = [c for c in present if c["name"] not in {new["name"] for new in clusters}]
+        # routes may still name what is about to go, so it goes only once the new routes are in force
+        await self._put("cds", clusters + gone, [c["name"] for c in clusters])
+        await self._put("rds", routes, [])
+        if gone:
+            await self._put("cds", clusters, [])
+
+    async def observe(self) -> dict[str, Counts]:
+        answer = json.loads(await self._ask("/clusters?format=json"))
+        found: dict[str, Counts] = {}
+        for cluster in answer.get("cluster_statuses", []):
+            name = str(cluster["name"])
+            if name.startswith("r-"):
+                found[name.removeprefix("r-")] = _counts(cluster.get("host_statuses", []))
+        return found
+
+    async def aclose(self) -> None:
+        await self._admin.aclose()
+
+    async def _put(self, kind: str, resources: list[dict[str, Any]], warm: list[str]) -> None:
+        """Write the file if it says something new, then wait until Envoy uses it, and rejects none of it."""
+        path = self._xds / f"{kind}.json"
+        if _read_resources(path) != resources:
+            _write_resources(path, resources)
+        stat = "cluster_manager.cds.version_text" if kind == "cds" else f"http.{envoy.STATS}.rds.{envoy.ROUTES}.version_text"
+        wanted = envoy.version(resources)
+        until = time.monotonic() + self._confirm_s
+        pause = 0.01
+        while True:
+            stats = await self._stats()
+            if stats.get(stat) == wanted and (not warm or set(warm) <= await self._warm()):
+                return
+            if time.monotonic() > until:
+                rejected = {name: int(stats[name]) for name in stats if name.endswith(REJECTED) and stats[name] not in ("0", "")}
+                raise Unavailable(
+                    f"the router does not confirm {path.name} {wanted} after {self._confirm_s:g} s: it uses "
+                    f"{stats.get(stat) or 'nothing'}, rejected so far {rejected or 'nothing'}; see logs/envoy.log"
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.2)
+
+    async def _stats(self) -> dict[str, str]:
+        text = await self._ask("/stats?filter=(version_text|update_rejected)$")
+        pairs = (line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        return {name: value.strip('"') for name, value in pairs}
+
+    async def _warm(self) -> set[str]:
+        answer = json.loads(await self._ask("/clusters?format=json"))
+        return {str(cluster["name"]) for cluster in answer.get("cluster_statuses", [])}
+
+    async def _ask(self, path: str) -> str:
+        try:
+            reply = await self._admin.get(path)
+            reply.raise_for_status()
+            return reply.text
+        except httpx.HTTPError as err:
+            raise Unavailable(f"the router's admin page does not answer ({type(err).__name__}); it keeps its last routes") from err
+
+
+def _counts(hosts: list[dict[str, Any]]) -> Counts:
+    totals = {"rq_total": 0, "rq_error": 0, "cx_connect_fail": 0, "rq_active": 0}
+    for host in hosts:
+        for stat in host.get("stats", []):
+            if stat["name"] in totals:
+                totals[stat["name"]] += int(stat.get("value", 0))
+    states = [host.get("health_status", {}) for host in hosts]
+    healthy = any(not state.get("failed_active_health_check") and not state.get("failed_outlier_check") for state in states)
+    return Counts(
+        # a refused connection is an error that never became a request
+        requests=max(totals["rq_total"] + totals["cx_connect_fail"], totals["rq_error"]),
+        errors=totals["rq_error"],
+        active=totals["rq_active"],
+        healthy=healthy,
+    )
+
+
+def _write_resources(path: Path, resources: list[dict[str, Any]]) -> None:
+    _write(path, canonical_json({"version_info": envoy.version(resources), "resources": resources}))
+
+
+def _read_resources(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_bytes())["resources"]
+        return found
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _write(path: Path, content: bytes) -> None:
+    """By rename: Envoy watches for renames and would read half a file otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as err:
+        draft.unlink(missing_ok=True)
+        raise Unavailable(f"could not write {path}: {err.strerror}; the router keeps its last routes") from err
