@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-import tasks.telemetry_off  # noqa: F401  before any library reads its switches
+from tasks import telemetry_off
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.run import run
 from tasks.settings import Settings
@@ -23,6 +23,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    telemetry_off.apply()
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
     parser.add_argument("step", choices=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--partition", required=True, help="the day, YYYY-MM-DD")

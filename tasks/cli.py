@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import tasks.telemetry_off  # noqa: F401  before any library reads its switches
+from tasks import telemetry_off
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.settings import Settings
 
@@ -30,6 +30,7 @@ Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept 
 
 def main() -> None:
     """Entry point: an error of ours is one sentence and an exit code (2 refused, 75 try again), not a traceback."""
+    telemetry_off.apply()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -1,0 +1,1 @@
+"""Everything that surrounds the pipeline: the local stack, images and charts."""
