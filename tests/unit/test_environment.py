@@ -33,19 +33,18 @@ def test_no_nvidia_package_is_installed_where_there_is_no_gpu():
     assert not sorted(name for name in installed if name and CUDA_STACK.match(name))
 
 
-def test_every_telemetry_switch_reaches_a_step_and_the_command_line():
+@pytest.mark.parametrize("door", ["tasks.__main__", "tasks.cli"])
+def test_every_telemetry_switch_is_off_in_steps_and_on_the_command_line(door):
     from tasks.telemetry_off import TELEMETRY_OFF
 
     assert len(TELEMETRY_OFF) >= 8
-    for enter in ("from tasks.__main__ import main
-try: main(['--help'])
-except SystemExit: pass", "from tasks import telemetry_off; telemetry_off.apply()"):
-        code = f"import os, sys, json
-{enter}
-json.dump(dict(os.environ), sys.stderr)"
-        clean = {k: v for k, v in os.environ.items() if k not in TELEMETRY_OFF}
-        told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env=clean)
-        assert {name: json.loads(told.stderr).get(name) for name in TELEMETRY_OFF} == TELEMETRY_OFF
+    code = (
+        f"import atexit, json, os, sys; from {door} import main; sys.argv[1:] = ['--help']; "
+        "atexit.register(lambda: json.dump(dict(os.environ), sys.stderr)); main()"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in TELEMETRY_OFF}
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=clean)
+    assert {name: json.loads(told.stderr).get(name) for name in TELEMETRY_OFF} == TELEMETRY_OFF
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
