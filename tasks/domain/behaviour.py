@@ -9,14 +9,14 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record, partition_date
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 REPLAY_FIRST_DAY = date(2017, 7, 1)  # the data day that the first `make run` of a stack stands for
 
 Type = Literal["string", "timestamp", "int32", "float64", "float32", "bool"]
@@ -56,57 +56,74 @@ class Contract:
 
 # fmt: off
 EVENT = Contract("event", "event_id", (
-    Column("event_id", "string", "The source's own id of this event; the same event has the same id however often it arrives. "
-           "Files are sorted by it", "an event without id cannot be counted once", required=True),
-    Column("event_time", "timestamp", "When it happened, UTC, microseconds", "time decides what training may read", required=True),
-    Column("user_id", "string", "Pseudonym: HMAC-SHA256 of the raw user id, hex", "a raw id must never pass ingest",
-           required=True, pattern=r"^[0-9a-f]{64}$"),
-    Column("session_id", "string", "Pseudonym of the visit or basket", "a raw id must never pass ingest",
-           pattern=r"^[0-9a-f]{64}$"),
-    Column("surface", "string", "Where it happened", "the two surfaces are trained and judged apart", required=True,
-           values=("recommendation", "search")),
-    Column("query", "string", "What the user typed, on surface search", "bounded text only", pattern=r"^[\s\S]{1,512}$"),
-    Column("item_id", "string", "The item; must be in the partition's item table", "an event without item has no label",
-           required=True),
-    Column("event_type", "string", "What the user did", "an unknown kind of event has no grade", required=True,
+    Column("event_id", "string", "The source's own id of this event, however often it arrives; rows are sorted by it",
+           "an event without id cannot be counted once", required=True),
+    Column("event_time", "timestamp", "When it happened, UTC, microseconds",
+           "time decides what training may read", required=True),
+    Column("user_id", "string", "Pseudonym: HMAC-SHA256 of the raw user id, hex",
+           "a raw id must never pass ingest", required=True, pattern=r"^[0-9a-f]{64}$"),
+    Column("session_id", "string", "Pseudonym of the visit or basket",
+           "a raw id must never pass ingest", pattern=r"^[0-9a-f]{64}$"),
+    Column("surface", "string", "Where it happened",
+           "the two surfaces are trained and judged apart", required=True, values=("recommendation", "search")),
+    Column("query", "string", "What the user typed, on surface search",
+           "a text without bound stalls the tokenizer", pattern=r"^[\s\S]{1,512}$"),
+    Column("item_id", "string", "The item; it must be in the partition's item table",
+           "an event without item has no label", required=True),
+    Column("event_type", "string", "What the user did",
+           "an unknown kind of event has no grade", required=True,
            values=("impression", "click", "add_to_cart", "purchase", "rating")),
-    Column("position", "int32", "Place in the shown list, 0 = first", "position bias is corrected by it", minimum=0),
+    Column("position", "int32", "Place in the shown list, 0 = first",
+           "position bias is corrected by it", minimum=0),
     Column("value", "float64", "Money for the line after the shop's own discounts, or the rating",
            "prices and spend are features; a negative one is a return or a fault", minimum=0),
     Column("propensity", "float64", "Probability with which the logging policy showed the item here",
            "its inverse is a weight: zero or more than one is no probability", minimum=1e-9, maximum=1),
-    Column("request_id", "string", "The served request this event answers", "joins feedback to what was served"),
-    Column("quantity", "float64", "Pieces or weight of the line", "unit price = value / quantity", minimum=0),
-    Column("discount", "float64", "Money off the line, of every kind", "promotion is a feature", minimum=0),
-    Column("store_id", "string", "Shop where it happened", "the user's shop decides what is on offer"),
+    Column("request_id", "string", "The served request that this event answers",
+           "joins feedback to what was served"),
+    Column("quantity", "float64", "Pieces or weight of the line",
+           "unit price = value / quantity", minimum=0),
+    Column("discount", "float64", "Money off the line, of every kind",
+           "promotion is a feature; a surcharge is not one", minimum=0),
+    Column("store_id", "string", "Shop where it happened",
+           "the user's shop decides what is on offer"),
 ))
 
 PLAN = Contract("plan", "item_id", (
-    Column("item_id", "string", "The item that will be promoted", "a promotion without item says nothing", required=True),
-    Column("display_share", "float32", "Share of shops that will display the item on the NEXT day, known this evening",
+    Column("item_id", "string", "The item that will be promoted",
+           "a promotion without item says nothing", required=True),
+    Column("display_share", "float32", "Share of shops that display the item on the NEXT day, known this evening",
            "a share outside 0..1 is another quantity", required=True, minimum=0, maximum=1),
-    Column("mailer_share", "float32", "Share of shops whose mailer will show the item on the NEXT day",
+    Column("mailer_share", "float32", "Share of shops whose mailer shows the item on the NEXT day",
            "a share outside 0..1 is another quantity", required=True, minimum=0, maximum=1),
 ))
 
 ITEM = Contract("item", "item_id", (
-    Column("item_id", "string", "The item", "an item without id cannot be ranked", required=True),
-    Column("title", "string", "What a person reads in the list", "a nameless item cannot be shown", required=True),
-    Column("text", "string", "What the text encoder reads", "an item without text has no vector", required=True),
-    Column("category_path", "string", "From wide to narrow, as `A > B > C`", "categories are features"),
-    Column("brand", "string", "Brand", "brand is a feature"),
-    Column("price", "float64", "List price where the source has one; else prices come from events", "money is not negative",
-           minimum=0),
-    Column("attributes", "string", "Anything else, as a JSON object", "free form, never a feature by itself"),
-    Column("available", "bool", "May be shown", "an unavailable item must not be retrieved", required=True),
-    Column("updated_at", "timestamp", "When this row last changed, UTC", "tells a stale table", required=True),
+    Column("item_id", "string", "The item",
+           "an item without id cannot be ranked", required=True),
+    Column("title", "string", "What a person reads in the list",
+           "a nameless item cannot be shown", required=True),
+    Column("text", "string", "What describes the item, for search and for the text encoder",
+           "an item without text has no vector", required=True),
+    Column("category_path", "string", "From wide to narrow, as `A > B > C`",
+           "categories are features"),
+    Column("brand", "string", "Brand",
+           "brand is a feature"),
+    Column("price", "float64", "List price where the source has one; else prices come from events",
+           "money is not negative", minimum=0),
+    Column("attributes", "string", "Anything else, as a JSON object",
+           "free form, never a feature by itself"),
+    Column("available", "bool", "May be shown",
+           "an unavailable item must not be retrieved", required=True),
+    Column("updated_at", "timestamp", "When this row last changed, UTC",
+           "tells a stale table", required=True),
 ))
 # fmt: on
 CONTRACTS = (EVENT, PLAN, ITEM)
 
 
 def arrow_schema(contract: Contract) -> Any:
-    """The pyarrow schema of a table that meets `contract`. pyarrow is imported here: serving imports this module too."""
+    """The pyarrow schema of a table that meets `contract`. Imports pyarrow late: serving imports this module too."""
     import pyarrow as pa
 
     types = {
@@ -121,7 +138,8 @@ def arrow_schema(contract: Contract) -> Any:
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]  # no `/`, so no way out of the folder
+# no `/`, so no way out of the folder
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
 
 
 class PartitionFile(Record):
@@ -151,8 +169,8 @@ class _Files(Record):
 class PartitionManifest(_Files):
     """One landed day. It is written last: without it the day does not exist, whatever files lie there.
 
-    `digest` is of the content (rows, plan, items), not of the Parquet bytes: the same rows in another order, or written by
-    another Parquet library, are the same partition.
+    `digest` is of the content (rows, plan, items), not of the Parquet bytes: the same rows in another order, or written
+    by another Parquet library, are the same partition.
     """
 
     version: Literal[1] = CONTRACT_VERSION
@@ -167,40 +185,40 @@ class PartitionManifest(_Files):
 
 
 class AcceptedManifest(_Files):
-    """What validate_data let through for one day, and why the rest stayed out. Only days that passed or are empty have one."""
+    """What validate_data let through for one day. Only days that passed, or are empty, have one; it is written last."""
 
     version: Literal[1] = CONTRACT_VERSION
     partition: str
     verdict: Literal["pass", "empty"]
     rows: int = Field(ge=0)
-    quarantined: dict[str, int]  # rule -> rows
+    landed_rows: int = Field(ge=0)  # before quarantine: what later days are compared with
+    quarantined: dict[str, int]  # rule -> rows; a row can be caught by several
     marked: dict[str, int]
     catalogue: Sha256
+    plan: PartitionFile  # lies in behaviour/dt=..., as it was landed
     partition_digest: Sha256  # of the landed day that was judged
     policy_digest: Sha256
 
 
-def pseudonym(raw_id: str, key: str) -> str:
-    """HMAC-SHA256 of a raw user id as 64 hex digits; `key` is the hex text of Secrets.pseudonym_key.
+def pseudonym(raw_id: str, key: bytes) -> str:
+    """HMAC-SHA256 of a raw user id as 64 hex digits; `key` is bytes.fromhex(secrets.pseudonym_key).
 
     Ingest and the service's request handler are the only callers: nothing else ever holds a raw id.
     """
-    return hmac.digest(_key_bytes(key), raw_id.encode(), "sha256").hex()
+    return hmac.digest(_checked(key), raw_id.encode(), "sha256").hex()
 
 
-def session_pseudonym(raw_id: str, key: str) -> str:
+def session_pseudonym(raw_id: str, key: bytes) -> str:
     """Like `pseudonym`, in a space of its own: a basket number that equals a user number gets another hash."""
-    return hmac.digest(_key_bytes(key), b"session\0" + raw_id.encode(), "sha256").hex()
+    return hmac.digest(_checked(key), b"session\0" + raw_id.encode(), "sha256").hex()
 
 
-def _key_bytes(key: str) -> bytes:
-    try:
-        raw = bytes.fromhex(key)
-    except ValueError:
-        raw = b""
-    if len(raw) < 32:
-        raise InputRejected("the pseudonym key is not 64 hex digits; `freshrank doctor` checks secrets.json")
-    return raw
+def _checked(key: bytes) -> bytes:
+    if len(key) < 32:
+        raise InputRejected(
+            f"the pseudonym key has {len(key)} bytes, it needs 32; `freshrank doctor` checks secrets.json"
+        )
+    return key
 
 
 def data_day(anchor: str, wall_day: str) -> str:

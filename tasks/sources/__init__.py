@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import partition_date
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,9 +22,10 @@ class Trip(NamedTuple):
 
 
 class Source(Protocol):
-    """A behaviour log by day. Days are partition keys; asking for one outside first_day..last_day raises InputRejected."""
+    """A behaviour log by day. Days are partition keys; one outside first_day..last_day raises InputRejected."""
 
     name: str
+    title: str  # for people
     first_day: str
     last_day: str
 
@@ -32,7 +34,7 @@ class Source(Protocol):
         ...
 
     def events(self, day: str) -> pa.Table:
-        """What arrived on `day`, with raw ids in user_id and session_id. Columns of the event contract, any order of rows."""
+        """What arrived on `day`: the event contract's columns, raw ids in user_id and session_id, rows in any order."""
         ...
 
     def plan(self, day: str) -> pa.Table:
@@ -44,6 +46,17 @@ class Source(Protocol):
     def trips(self, day: str) -> list[Trip]:
         """What each user bought on `day` itself, in the order of the users' first purchase."""
         ...
+
+
+def require_day(source: Source, day: str) -> None:
+    """Raise InputRejected, in one sentence, for a day that the source does not have."""
+    partition_date(day)
+    if day > source.last_day:
+        raise InputRejected(
+            f"{source.title} ends on {source.last_day}; there is no {day} to land, the replay is complete"
+        )
+    if day < source.first_day:
+        raise InputRejected(f"{source.title} begins on {source.first_day}; there is no {day} to land")
 
 
 def open_source(name: str) -> Source:

