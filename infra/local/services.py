@@ -1,0 +1,254 @@
+"""The table of the local stack: what runs, with which arguments, after what, and how to tell that it is well.
+
+Pure: nothing is started, written or asked here. A service that settings place elsewhere (`airflow_url`,
+`store_endpoint` and so on) has no row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.local import airflow_config, binaries
+from infra.local.checks import AirflowCheck, AllOf, Check, HttpCheck, PortCheck, StoreCheck, ValkeyCheck
+from tasks import telemetry_off
+from tasks.adapters.router import envoy_command
+from tasks.domain.errors import InputRejected
+from tasks.settings import Settings
+
+REPO = airflow_config.REPO
+# Not FRESHRANK_*: settings refuse unknown ones. Every descendant inherits it, and `down` finds strays by it.
+MARKER = "FRSTACK_HOME"
+GRPC_OFFSET = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One child process and the questions about it. `ready` None: a one-shot, ready when it exits with 0."""
+
+    name: str
+    argv: tuple[str, ...]
+    ready: Check | None
+    url: str = ""
+    env: dict[str, str] = field(default_factory=dict, repr=False)  # holds secrets: never in a repr, never in a log
+    cwd: Path = REPO
+    depends_on: tuple[str, ...] = ()
+    liveness: Check | None = None
+    ports: dict[str, int] = field(default_factory=dict)  # setting name -> port
+    packages: tuple[str, ...] = ()
+    ready_timeout_s: float = 180.0
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_s: float = 10.0
+
+
+def services(settings: Settings) -> dict[str, ServiceSpec]:
+    """Every local service, in start order. Raises InputRejected when an executable is missing."""
+    rows = [
+        *([_store(settings)] if settings.local_store else []),
+        *([_valkey(settings)] if settings.valkey_url is None else []),
+        *([_envoy(settings)] if settings.router_url is None else []),
+        *([_controller(settings)] if settings.controller_url is None else []),
+        *(_airflow(settings) if settings.airflow_url is None else []),
+        *([_mlflow(settings)] if settings.mlflow_url is None else []),
+    ]
+    return {row.name: row for row in rows}
+
+
+def chosen(table: dict[str, ServiceSpec], only: tuple[str, ...]) -> dict[str, ServiceSpec]:
+    """The named services and what they depend on; all of them for an empty choice."""
+    unknown = [name for name in only if name not in table]
+    if unknown:
+        raise InputRejected(f"no service is called {', '.join(unknown)}; services: {', '.join(table)}")
+    wanted, queue = set(), list(only or table)
+    while queue:
+        name = queue.pop()
+        if name in table and name not in wanted:
+            wanted.add(name)
+            queue += table[name].depends_on
+    return {name: spec for name, spec in table.items() if name in wanted}
+
+
+def base_environment(settings: Settings, inherited: dict[str, str]) -> dict[str, str]:
+    """What every child gets: the caller's environment without what could redirect a service, and our own on top."""
+    kept = {k: v for k, v in inherited.items() if not k.startswith(("AIRFLOW", "MLFLOW_", "_MLFLOW", "PYTHONPATH"))}
+    return kept | {
+        "PATH": os.pathsep.join([str(binaries.VENV_BIN), inherited.get("PATH", os.defpath)]),
+        "FRESHRANK_HOME": str(settings.home),
+        "FRESHRANK_PORT_BASE": str(settings.port_base),
+        MARKER: str(settings.home),
+        "SPT_NOENV": "1",  # process titles must not overwrite the environment that `down` looks into
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        **telemetry_off.environment(on_aws=not settings.local_store),
+    }
+
+
+def _store(settings: Settings) -> ServiceSpec:
+    ports = {
+        name: settings.port(name) for name in ("store", "store_master", "store_volume", "store_filer", "store_admin")
+    }
+    return ServiceSpec(
+        name="store",
+        argv=(
+            str(binaries.weed(settings)),
+            "mini",  # not `server`: after a SIGKILL that one needs 20 s where mini needs one
+            f"-dir={settings.data / 'store'}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-master.port={ports['store_master']}",
+            f"-volume.port={ports['store_volume']}",
+            f"-filer.port={ports['store_filer']}",
+            f"-s3.port={ports['store']}",
+            f"-admin.port={ports['store_admin']}",  # opens even without its pages
+            "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+            "-filer.localSocket=filer.sock",  # relative: a deep home would break the length limit of socket paths
+            "-s3.localSocket=s3.sock",
+        ),
+        env={
+            "AWS_ACCESS_KEY_ID": settings.secrets.store_access_key,
+            "AWS_SECRET_ACCESS_KEY": settings.secrets.store_secret_key,
+        },
+        cwd=settings.data / "store",
+        ready=StoreCheck(),
+        liveness=HttpCheck(f"{settings.url('store')}/healthz"),
+        url=settings.url("store"),
+        ports=ports | {f"{name} (gRPC)": port + GRPC_OFFSET for name, port in ports.items()},
+        packages=("boto3",),
+        ready_timeout_s=60,
+    )
+
+
+def _valkey(settings: Settings) -> ServiceSpec:
+    port = settings.port("valkey")
+    data = settings.data / "valkey"
+    return ServiceSpec(
+        name="valkey",
+        argv=(
+            str(binaries.valkey(settings)),
+            *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(data)),
+            *("--appendonly", "yes", "--save", ""),
+            *("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"),
+        ),
+        cwd=data,
+        ready=ValkeyCheck(port),
+        liveness=ValkeyCheck(port),
+        url=settings.url("valkey"),
+        ports={"valkey": port},
+        ready_timeout_s=60,
+    )
+
+
+def _envoy(settings: Settings) -> ServiceSpec:
+    admin = f"http://127.0.0.1:{settings.port('envoy_admin')}/ready"
+    return ServiceSpec(
+        name="envoy",
+        argv=(str(binaries.envoy(settings)), *envoy_command(settings)[1:]),
+        # live means that it read its listeners; a listener that could not bind it only reports
+        ready=AllOf((HttpCheck(admin, contains="LIVE"), PortCheck(settings.port("router")))),
+        liveness=HttpCheck(admin, contains="LIVE"),
+        url=settings.url("router"),
+        ports={"router": settings.port("router"), "envoy_admin": settings.port("envoy_admin")},
+        ready_timeout_s=60,
+    )
+
+
+def _controller(settings: Settings) -> ServiceSpec:
+    health = HttpCheck(f"{settings.url('controller')}/healthz")
+    return ServiceSpec(
+        name="controller",
+        argv=(sys.executable, "-m", "tasks.controller"),
+        # not on the store: a rollback must work without it
+        depends_on=("envoy",),
+        ready=health,
+        liveness=health,
+        url=settings.url("controller"),
+        ports={"controller": settings.port("controller")},
+        packages=("uvicorn", "starlette"),
+    )
+
+
+def _mlflow(settings: Settings) -> ServiceSpec:
+    data = settings.data / "mlflow"
+    health = HttpCheck(f"{settings.url('mlflow')}/health")
+    env = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves eight processes and 1.3 GB
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    if settings.local_store:
+        env |= {
+            "MLFLOW_S3_ENDPOINT_URL": settings.url("store"),
+            "AWS_ACCESS_KEY_ID": settings.secrets.store_access_key,
+            "AWS_SECRET_ACCESS_KEY": settings.secrets.store_secret_key,
+        }
+    elif settings.store_endpoint not in (None, "aws"):
+        env["MLFLOW_S3_ENDPOINT_URL"] = str(settings.store_endpoint)
+    if settings.store_sse:
+        extra = {"ServerSideEncryption": settings.store_sse}
+        env["MLFLOW_S3_UPLOAD_EXTRA_ARGS"] = json.dumps(
+            extra | ({"SSEKMSKeyId": settings.store_kms_key} if settings.store_kms_key else {})
+        )
+    env["AWS_DEFAULT_REGION"] = settings.store_region
+    return ServiceSpec(
+        name="mlflow",
+        argv=(
+            str(binaries.console_script("mlflow", "mlflow")),
+            "server",
+            *("--host", "127.0.0.1", "--port", str(settings.port("mlflow")), "--workers", "1"),
+            *("--backend-store-uri", settings.mlflow_database or f"sqlite:///{data / 'mlflow.db'}"),
+            *("--artifacts-destination", f"s3://{settings.store_bucket}/mlflow"),
+        ),
+        env=env,
+        cwd=data,
+        depends_on=("store",) if settings.local_store else (),
+        ready=health,
+        liveness=health,
+        url=settings.url("mlflow"),
+        ports={"mlflow": settings.port("mlflow")},
+        packages=("mlflow",),
+    )
+
+
+def _airflow(settings: Settings) -> list[ServiceSpec]:
+    airflow = str(binaries.console_script("airflow", "apache-airflow"))
+    env = airflow_config.environment(settings)
+    health, port = airflow_config.health_url(settings), settings.port("airflow")
+
+    def component(command: str, check: Check, *arguments: str, ports: dict[str, int] | None = None) -> ServiceSpec:
+        return ServiceSpec(
+            name=f"airflow-{command}",
+            argv=(airflow, command, *arguments),
+            env=env,
+            depends_on=("airflow-database",),
+            ready=check,
+            liveness=check,
+            url=settings.url("airflow") if ports else "",
+            ports=ports or {},
+            packages=("airflow",),
+            grace_s=20,
+        )
+
+    database = ServiceSpec(
+        name="airflow-database",
+        argv=(sys.executable, "-m", "infra.local.airflow_database"),
+        env=env,
+        ready=None,
+        packages=("airflow",),
+    )
+    serve = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    return [
+        database,
+        component("api-server", HttpCheck(health), *serve, ports={"airflow": port}),
+        component("scheduler", AirflowCheck(health, "scheduler"), "--skip-serve-logs"),
+        component("dag-processor", AirflowCheck(health, "dag_processor")),
+        component("triggerer", AirflowCheck(health, "triggerer"), "--skip-serve-logs"),
+    ]

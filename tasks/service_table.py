@@ -1,0 +1,72 @@
+"""What the local supervisor last wrote about itself and its services; read by `freshrank status` and `doctor`.
+
+Two files in `run/`: services.json, the table {name: row}, and supervisor.json, who keeps it. Both are replaced
+atomically. Readers never trust a row whose supervisor is gone: a file outlives the process that wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.settings import Settings
+
+
+def services_path(settings: Settings) -> Path:
+    return settings.run_dir / "services.json"
+
+
+def supervisor_path(settings: Settings) -> Path:
+    return settings.run_dir / "supervisor.json"
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(content, indent=1))
+    draft.replace(path)
+
+
+def read_supervisor(settings: Settings) -> dict[str, Any] | None:
+    """The supervisor's own row, or None when it is not running. A reused pid is told apart by its start time."""
+    row = _read(supervisor_path(settings))
+    return row if row and is_alive(row.get("pid"), row.get("born")) else None
+
+
+def last_supervisor(settings: Settings) -> dict[str, Any] | None:
+    """What the last supervisor wrote, also when it has ended: its `phase` and `sentence` say why."""
+    return _read(supervisor_path(settings))
+
+
+def read_services(settings: Settings) -> dict[str, dict[str, Any]]:
+    """{name: {state, url, pid, restarts, since, note}}. Without a supervisor a row says "unattended" while its process
+    lives (nothing will restart it) and "stopped" otherwise."""
+    rows: dict[str, dict[str, Any]] = _read(services_path(settings)) or {}
+    if read_supervisor(settings):
+        return rows
+    for row in rows.values():
+        alive = is_alive(row.get("pid"), row.get("born"))
+        row |= {"state": "unattended" if alive else "stopped", "pid": row.get("pid") if alive else None}
+    return rows
+
+
+def is_alive(pid: int | None, born: float | None) -> bool:
+    if pid is None or born is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - born) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
