@@ -1,0 +1,1 @@
+"""The ranker over HTTP: `python -m bentos.ranker` (fast; launched) or `bentoml serve` (compatible, slower)."""

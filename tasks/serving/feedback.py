@@ -1,0 +1,179 @@
+"""Feedback events on disk before they are acknowledged, and off to the object store when there is one.
+
+A segment is a JSONL file; a torn last line was never acknowledged and is skipped. Uploading runs in a process of its
+own (`tasks.serving.upload`): importing the store's client would hold this process's interpreter for a second while
+requests wait. The spool is bounded: when it is full, feedback is refused, never dropped silently.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.domain.errors import Unavailable
+from tasks.domain.requests import Feedback
+from tasks.serving.metrics import Metrics
+from tasks.serving.rings import Slate
+
+log = logging.getLogger("freshrank.serving")
+MAX_SPOOL_BYTES = 64 * 1024 * 1024
+MAX_WAITING = 256
+FLUSH_EVERY_S = 20.0
+UPLOAD_TIMEOUT_S = 60.0
+
+
+def event_rows(feedback: Feedback, slate: Slate | None, pseudonym: str | None, now: datetime) -> list[dict[str, Any]]:
+    """Rows of the event contract. An event's id depends on what it says, so sending it twice makes one event."""
+    rows = []
+    for event in feedback.events:
+        when = event.event_time
+        said = [feedback.request_id, event.item_id, event.event_type, when.isoformat() if when else None]
+        rows.append(
+            {
+                "event_id": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32],
+                "event_time": (when or now).astimezone(UTC).isoformat(),
+                "user_id": (slate.pseudonym if slate else None) or pseudonym,
+                "surface": slate.surface if slate else None,
+                "query": slate.query if slate else None,
+                "item_id": event.item_id,
+                "event_type": event.event_type,
+                "position": slate.positions.get(event.item_id) if slate else None,
+                "value": event.value,
+                "request_id": feedback.request_id,
+            }
+        )
+    return rows
+
+
+class Spool:
+    """Append-only segments under `<root>/<replica>-<boot>/`, owned through a lock that dies with the process.
+
+    Whatever an earlier process left behind is uploaded by the next one: the uploader takes every directory whose lock
+    is free. A full disk or spool refuses feedback and leaves ranking alone.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        release: str,
+        replica: str,
+        metrics: Metrics,
+        store_config: Path | None = None,
+        max_bytes: int = MAX_SPOOL_BYTES,
+        flush_every_s: float = FLUSH_EVERY_S,
+    ) -> None:
+        self._root = root
+        self._stem = f"{release[:12]}-{replica}-{os.urandom(4).hex()}"
+        self._directory = root / self._stem
+        self._metrics = metrics
+        self._store_config = store_config
+        self._max_bytes = max_bytes
+        self._flush_every_s = flush_every_s
+        self._segment = 0
+        self._written = 0
+        self._waiting: queue.Queue[tuple[bytes, Callable[[Exception | None], None]]] = queue.Queue(MAX_WAITING)
+        self._stop = threading.Event()
+        self._turn = threading.Lock()  # a segment is either written or handed over
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._directory / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._writer = threading.Thread(target=self._write_loop, name="spool", daemon=True)
+        self._writer.start()
+        self._flusher = threading.Thread(target=self._flush_loop, name="spool-upload", daemon=True)
+        if store_config is not None:
+            self._flusher.start()
+
+    def append(self, rows: list[dict[str, Any]], done: Callable[[Exception | None], None]) -> None:
+        """Queue rows; `done` is called on the spool's thread once they are on disk, or with the reason they are not."""
+        body = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+        try:
+            self._waiting.put_nowait((body, done))
+        except queue.Full:
+            raise Unavailable("feedback comes faster than the disk takes it; try again in a second") from None
+
+    def append_and_wait(self, rows: list[dict[str, Any]]) -> None:
+        """For callers with a thread of their own."""
+        written: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.append(rows, written.put)
+        error = written.get(timeout=30)
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Write what is queued, give the directory up, and upload once more if a store is configured."""
+        self._stop.set()
+        self._writer.join(timeout=10)
+        self._lock.close()
+        if self._store_config is not None:
+            self._flusher.join(timeout=UPLOAD_TIMEOUT_S)
+            self._upload()
+
+    def _write_loop(self) -> None:
+        while not (self._stop.is_set() and self._waiting.empty()):
+            try:
+                batch = [self._waiting.get(timeout=0.5)]
+            except queue.Empty:
+                continue
+            while not self._waiting.empty():  # one fsync for all that came meanwhile
+                batch.append(self._waiting.get_nowait())
+            with self._turn:
+                error = self._write(b"".join(body for body, _ in batch))
+            for _, done in batch:
+                done(error)
+
+    def _write(self, body: bytes) -> Exception | None:
+        if self._used() + len(body) > self._max_bytes:
+            return Unavailable(f"the feedback spool is full ({self._max_bytes >> 20} MiB): the store takes nothing")
+        path = self._directory / f"{self._stem}-{self._segment:05d}.jsonl"
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as err:
+            log.error("spool=unwritable errno=%s", err.errno)
+            if path.exists():
+                os.truncate(path, before)  # never leave half a line in front of the next one
+            return Unavailable(f"feedback could not be written to disk: {err.strerror}; ranking goes on")
+        self._written += len(body)
+        self._metrics.spool_bytes.set(self._used())
+        return None
+
+    def _used(self) -> int:
+        return sum(path.stat().st_size for path in self._root.glob("*/*.jsonl") if path.exists())
+
+    def _flush_loop(self) -> None:
+        while not self._stop.wait(self._flush_every_s):
+            if self._written or self._used():
+                with self._turn:
+                    self._written = 0
+                    self._segment += 1  # the writer starts a new file; the uploader takes the ones before
+                self._upload()
+
+    def _upload(self) -> None:
+        command = [sys.executable, "-B", "-m", "tasks.serving.upload"]
+        command += ["--spool", str(self._root), "--store-config", str(self._store_config)]
+        command += ["--own", self._directory.name, "--before", str(self._segment)]
+        try:
+            done = subprocess.run(command, timeout=UPLOAD_TIMEOUT_S, capture_output=True, check=False)
+            outcome = "uploaded" if done.returncode == 0 else "failed"
+        except (OSError, subprocess.TimeoutExpired):
+            outcome = "failed"
+        if outcome == "failed":
+            log.warning("feedback_upload=failed spool_bytes=%d", self._used())
+        self._metrics.uploads.labels(outcome).inc()
+        self._metrics.spool_bytes.set(self._used())

@@ -1,0 +1,251 @@
+"""One serving process: a checked release, its engine, and what it remembers of the requests it answered.
+
+Knows nothing of HTTP: the fast path and the BentoML service both drive it. Raw user ids are hashed here and go no
+further; nothing is logged about a single request except that it failed, and where in the code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.domain.behaviour import pseudonym
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest
+from tasks.serving.feedback import Spool, event_rows
+from tasks.serving.golden import replay
+from tasks.serving.metrics import Metrics
+from tasks.serving.release import Release, verify
+from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates
+from tasks.serving.worker import Worker
+
+if TYPE_CHECKING:
+    from tasks.serving.engine import Engine, Ranking
+
+log = logging.getLogger("freshrank.serving")
+KEPT_RECORDS = 5_000
+KEPT_SLATES = 10_000
+TOP = 20
+WARM_UP_ROUNDS = 3
+
+
+class NotReady(Unavailable):
+    """The replica is loading, leaving or broken; another one answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOptions:
+    """What a launcher decides. Everything about the model is in the release."""
+
+    src: Path
+    name: str
+    view: Path | None = None
+    expected_digest: str | None = None
+    secrets: Path | None = None
+    valkey_url: str | None = None
+    spool: Path | None = None
+    store_config: Path | None = None
+    deadline_ms: float = 100.0
+    queue: int = 64
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RankCall:
+    """A request between arrival and reply; `job` is what the engine's thread runs."""
+
+    request: RankRequest
+    pseudonym: str | None
+    request_id: str
+    shadow: bool
+    arrived: float
+    job: Callable[[], Ranking]
+
+
+class Replica:
+    """States: loading -> ready -> draining -> closed; broken when the release did not prove itself."""
+
+    def __init__(self, options: ReplicaOptions) -> None:
+        self.options = options
+        self.state = "loading"
+        self.reason = "the release is being loaded"
+        self.release: Release | None = None
+        self.worker = Worker(options.queue)
+        self.metrics = Metrics("", options.name)
+        self.served: Ring[Served] = Ring(KEPT_RECORDS)
+        self.feedback_seen: Ring[FeedbackSeen] = Ring(KEPT_RECORDS)
+        self._slates = Slates(KEPT_SLATES)
+        self._engine: Engine | None = None
+        self._spool: Spool | None = None
+        self._key: bytes | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def digest(self) -> str:
+        return self.release.digest if self.release is not None else ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+    def load(self) -> None:
+        """Check every byte, load, warm up, answer the golden requests, and only then be ready.
+
+        Raises:
+            InputRejected: the release, the view or the key is not the one it should be; nothing was served.
+        """
+        from tasks.serving.engine import Engine
+
+        options, began = self.options, time.perf_counter()
+        try:
+            release = verify(options.src, options.expected_digest)
+            self._key = _read_key(options.secrets, release.record.key_id)
+            self.metrics = Metrics(release.digest, options.name)
+            self.release = release
+            engine = Engine.open(
+                release, options.view, valkey_url=options.valkey_url, threads=options.threads, metrics=self.metrics
+            )
+            asked = 0
+            for _ in range(WARM_UP_ROUNDS):
+                asked = self.worker.run(lambda: replay(engine, release.directory / "golden.json"), timeout_s=120)
+            if options.spool is not None:
+                self._spool = Spool(options.spool, release.digest, options.name, self.metrics, options.store_config)
+        except Exception as err:
+            self.state, self.reason = "broken", str(err)
+            raise
+        self._engine = engine
+        with self._lock:
+            if self.state == "loading":
+                self.state, self.reason = "ready", ""
+                self.metrics.ready.set(1)
+        log.info(
+            "replica=%s release=%s view=%s golden=%d state=%s seconds=%.2f",
+            options.name, release.short, release.record.view[:12], asked, self.state, time.perf_counter() - began,
+        )  # fmt: skip
+
+    def drain(self) -> None:
+        """Say not-ready from now on, but keep answering what still comes."""
+        with self._lock:
+            self.state, self.reason = "draining", "this replica is leaving"
+            self.metrics.ready.set(0)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Finish what was accepted, put feedback on disk, end every thread."""
+        self.worker.finish(timeout_s)
+        if self._spool is not None:
+            self._spool.close()
+        if self._engine is not None:
+            self._engine.close()
+        self.state, self.reason = "closed", "this replica has left"
+
+    def open_call(self, request: RankRequest, request_id: str | None, shadow: bool, arrived: float) -> RankCall:
+        """Hash the user, fix the deadline. Raises NotReady before the golden requests have passed."""
+        engine = self._engine
+        if engine is None or self.state not in ("ready", "draining"):
+            raise NotReady(f"{self.reason}; try again in a second")
+        user = self._hashed(request.user_id)
+        deadline = arrived + self.options.deadline_ms / 1e3
+        named = request.user_id is not None
+        return RankCall(
+            request, user, request_id or os.urandom(16).hex(), shadow, arrived,
+            lambda: engine.rank(request, user, deadline=deadline, named=named),
+        )  # fmt: skip
+
+    def answered(self, call: RankCall, ranking: Ranking) -> RankReply:
+        """Remember the slate and count it; the reply to send."""
+        seconds = time.perf_counter() - call.arrived
+        reply = RankReply(
+            request_id=call.request_id,
+            release=self.digest,
+            items=[RankedItem(item, score) for item, score in zip(ranking.items, ranking.scores, strict=True)],
+            stage=ranking.stage,
+            latency_ms=round(seconds * 1e3, 3),
+        )
+        positions = {item: position for position, item in enumerate(ranking.items)}
+        self._slates.remember(
+            call.request_id, Slate(call.request.surface, call.request.query, call.pseudonym, positions)
+        )
+        self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking)
+        self.metrics.latency.observe(seconds)
+        self.metrics.stages.labels(ranking.stage).inc()
+        return reply
+
+    def failed(self, request_id: str | None, status: int, arrived: float, shadow: bool) -> None:
+        self._record(request_id or "", status, round((time.perf_counter() - arrived) * 1e3, 3), shadow, None)
+
+    def open_feedback(self, feedback: Feedback) -> tuple[list[dict[str, object]], FeedbackAccepted]:
+        """Rows for the spool, joined to the slate where this replica served it, and the reply to send once on disk."""
+        slate = self._slates.find(feedback.request_id)
+        user = self._hashed(feedback.user_id)
+        rows = event_rows(feedback, slate, user, datetime.now(UTC))
+        return rows, FeedbackAccepted(len(rows), slate is not None)
+
+    def feedback_written(self, feedback: Feedback, accepted: FeedbackAccepted) -> None:
+        with self._lock:
+            self.feedback_seen.append(
+                FeedbackSeen(
+                    n=self.feedback_seen.next_number,
+                    request_id=feedback.request_id,
+                    item_ids=[event.item_id for event in feedback.events],
+                    event_types=[event.event_type for event in feedback.events],
+                    at=time.time(),
+                )
+            )
+        self.metrics.feedback.labels("yes" if accepted.joined else "no").inc(accepted.accepted)
+
+    @property
+    def spool(self) -> Spool | None:
+        """None when no spool was configured: feedback then only reaches the judge."""
+        return self._spool
+
+    def _hashed(self, user_id: str | None) -> str | None:
+        return pseudonym(user_id, self._key) if user_id is not None and self._key is not None else None
+
+    def _record(self, request_id: str, status: int, latency_ms: float, shadow: bool, ranking: Ranking | None) -> None:
+        with self._lock:
+            self.served.append(
+                Served(
+                    n=self.served.next_number,
+                    request_id=request_id,
+                    at=time.time(),
+                    status=status,
+                    latency_ms=latency_ms,
+                    users_known=ranking is not None and ranking.user_known,
+                    items=ranking.items[:TOP] if ranking is not None else [],
+                    scores=ranking.scores[:TOP] if ranking is not None else [],
+                    stage=ranking.stage if ranking is not None else "",
+                    shadow=shadow,
+                )
+            )
+        self.metrics.requests.labels("rank", str(status)).inc()
+
+
+def log_failure(err: BaseException) -> None:
+    """What failed and where, without the error's text: a text may repeat what a caller sent."""
+    frames = traceback.extract_tb(err.__traceback__)[-3:]
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+    log.error("error=%s at=%s", type(err).__name__, where)
+
+
+def _read_key(secrets: Path | None, key_id: str | None) -> bytes | None:
+    if secrets is None:
+        log.warning("pseudonym_key=none every user_id is unknown")
+        return None
+    try:
+        content = json.loads(secrets.read_text())
+        key, present = bytes.fromhex(content["pseudonym_key"]), content.get("pseudonym_key_id")
+        pseudonym("", key)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputRejected(f"{secrets.name} holds no pseudonym_key; start the stack once, it writes one") from None
+    if key_id is not None and present is not None and key_id != present:
+        raise InputRejected(f"the release hashes users with key {key_id}, {secrets.name} holds {present}; use its own")
+    return key

@@ -1,0 +1,87 @@
+"""What a replica served lately, in memory: for the judge, and to join feedback to its slate."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+T = TypeVar("T")
+MAX_PAGE = 1_000
+
+
+class Served(Struct, frozen=True):
+    """One answered rank request. `scores` belong to `items`, the best 20; a refused request has neither."""
+
+    n: int
+    request_id: str
+    at: float
+    status: int
+    latency_ms: float
+    users_known: bool
+    items: list[str]
+    scores: list[float]
+    stage: str
+    shadow: bool
+
+
+class FeedbackSeen(Struct, frozen=True):
+    n: int
+    request_id: str
+    item_ids: list[str]
+    event_types: list[str]
+    at: float
+
+
+class Ring(Generic[T]):
+    """The last `size` records, numbered from 1 without gaps; a number is never given twice by one process."""
+
+    def __init__(self, size: int) -> None:
+        self._records: deque[tuple[int, T]] = deque(maxlen=size)
+        self._next = 1
+
+    @property
+    def next_number(self) -> int:
+        return self._next
+
+    def append(self, record: T) -> None:
+        self._records.append((self._next, record))
+        self._next += 1
+
+    def after(self, number: int, limit: int = MAX_PAGE) -> list[T]:
+        """The oldest `limit` records with a higher number. A gap to `number` means that the reader was too slow."""
+        if number >= self._next - 1 or not self._records:
+            return []
+        first = self._records[0][0]
+        start = max(0, number + 1 - first)
+        return [self._records[i][1] for i in range(start, min(start + limit, len(self._records)))]
+
+
+class Slate(Struct, frozen=True):
+    """What feedback is joined to."""
+
+    surface: str
+    query: str | None
+    pseudonym: str | None
+    positions: dict[str, int]
+
+
+class Slates:
+    """Slates by request id, the last `size` of them. Safe for one writer and one reader on different threads."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._slates: OrderedDict[str, Slate] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, request_id: str, slate: Slate) -> None:
+        with self._lock:
+            self._slates[request_id] = slate
+            self._slates.move_to_end(request_id)
+            if len(self._slates) > self._size:
+                self._slates.popitem(last=False)
+
+    def find(self, request_id: str) -> Slate | None:
+        return self._slates.get(request_id)
