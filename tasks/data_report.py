@@ -1,0 +1,160 @@
+"""What validate_data found, for a person with a minute: Markdown for the terminal, one HTML file for everything else.
+
+The page needs no network and no script, and reads on a phone. User pseudonyms are cut to eight digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from expectations.verdicts import RULES, JudgedDay
+
+ADVICE = {
+    "pass": "The day is accepted; training and state may use it.",
+    "empty": "Nothing happened on that day: nothing to do, the champion stays.",
+    "hold": "The day is unusual. It is not used until a person has looked; the champion stays.",
+    "refuse": "The day is broken and is not used; the champion stays. Fix the source and land the next day.",
+}
+COLOURS = {"pass": "#2e7d32", "empty": "#607d8b", "hold": "#b26a00", "refuse": "#b3261e"}
+SAMPLE_ROWS = 20
+SHOWN = ("event_id", "event_time", "user_id", "item_id", "event_type", "value", "quantity", RULES)
+
+
+def write_report(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: dict[str, str], out: Path) -> None:
+    """Write report.md, report.html and data_docs/*.html under `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(markdown(summary, judged))
+    (out / "report.html").write_text(html(summary, judged, sorted(pages)))
+    if pages:
+        (out / "data_docs").mkdir(exist_ok=True)
+        for name, page in pages.items():
+            (out / "data_docs" / f"{name}.html").write_text(page)
+
+
+def markdown(summary: dict[str, Any], judged: Sequence[JudgedDay]) -> str:
+    lines = [f"# {summary['partition']}: {summary['verdict']}", "", ADVICE[summary["verdict"]], "", *_numbers(summary)]
+    caught = summary["quarantined_by_rule"]
+    if caught:
+        lines += ["", "| quarantined by | rows |", "|---|---:|", *(f"| {rule} | {n} |" for rule, n in caught.items())]
+    for day in _worth_a_look(judged):
+        lines += ["", f"## {day.day}: {day.verdict}", "", *(f"- {reason}" for reason in day.reasons)]
+    return "\n".join(lines) + "\n"
+
+
+def html(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: Sequence[str]) -> str:
+    verdict = summary["verdict"]
+    parts = [
+        f"<h1>{summary['partition']} <b style='background:{COLOURS[verdict]}'>{verdict}</b></h1>",
+        f"<p>{escape(ADVICE[verdict])}</p>",
+        _list(_numbers(summary)),
+    ]
+    if judged:
+        parts += ["<h2>Rows by day</h2><p>Grey: what days like this one usually bring.</p>", _days_chart(judged)]
+    if summary["quarantined_by_rule"]:
+        parts += ["<h2>Quarantined by rule</h2>", _bars(summary["quarantined_by_rule"])]
+    for day in _worth_a_look(judged):
+        parts += [f"<h2>{day.day}: {day.verdict}</h2>", _list(day.reasons)]
+    if judged:
+        parts += [f"<h2>Every check of {judged[-1].day}</h2>", _checks(judged[-1])]
+    parts.append(_samples(judged))
+    if pages:
+        links = " · ".join(f"<a href='data_docs/{name}.html'>{name}</a>" for name in pages)
+        parts.append(f"<h2>Great Expectations Data Docs</h2><p>{links}</p>")
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+    title = f"<title>{summary['partition']} {verdict}</title>"
+    return f"<!doctype html><html lang='en'><head>{head}{title}{STYLE}</head><body>{''.join(parts)}</body></html>\n"
+
+
+STYLE = """<style>
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1rem}
+h1 b{color:#fff;border-radius:.4em;padding:0 .5em;white-space:nowrap}
+h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
+svg{width:100%;height:auto;display:block}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.85rem;width:100%}
+td,th{border-bottom:1px solid #8886;padding:.25rem .5rem;text-align:left;vertical-align:top}
+td:nth-child(2){white-space:nowrap}
+</style>"""
+
+
+def _numbers(summary: dict[str, Any]) -> list[str]:
+    return [
+        f"- {len(summary['days'])} days judged, {summary['already_accepted']} were accepted before",
+        f"- {summary['rows']:,} rows landed, {summary['accepted']:,} sound, {summary['quarantined']:,} quarantined",
+        f"- not accepted: {', '.join(summary['not_accepted']) or 'none'}",
+        f"- {summary['seconds']} s",
+    ]
+
+
+def _worth_a_look(judged: Sequence[JudgedDay]) -> list[JudgedDay]:
+    """Days that were not let through, and the last one."""
+    stopped = [day for day in judged if day.verdict in ("hold", "refuse")]
+    return stopped + [day for day in judged[-1:] if day not in stopped and day.reasons]
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line.removeprefix('- '))}</li>" for line in lines) + "</ul>"
+
+
+def _days_chart(judged: Sequence[JudgedDay]) -> str:
+    """One bar a day in the verdict's colour, before it the usual band."""
+    width, height = 720, 180
+    top = max([day.rows for day in judged] + [day.usual[1] for day in judged if day.usual] + [1])
+    step = width / len(judged)
+    shapes = []
+    for at, day in enumerate(judged):
+        x, tall = at * step, day.rows / top * height
+        if day.usual:
+            low, high = (bound / top * height for bound in day.usual)
+            band = f"x='{x:.1f}' y='{height - high:.1f}' width='{step:.1f}' height='{high - low:.1f}'"
+            shapes.append(f"<rect {band} fill='#8884'/>")
+        bar = f"x='{x + step * 0.2:.1f}' y='{height - tall:.1f}' width='{step * 0.6:.1f}' height='{tall:.1f}'"
+        shapes.append(f"<rect {bar} fill='{COLOURS[day.verdict]}'><title>{day.day}: {day.rows} rows</title></rect>")
+    text = f"<text x='0' y='{height + 16}'>{judged[0].day}</text>"
+    text += f"<text x='{width}' y='{height + 16}' text-anchor='end'>{judged[-1].day}, top {top:,.0f} rows</text>"
+    return (
+        f"<svg viewBox='0 0 {width} {height + 20}' role='img' aria-label='rows by day' font-size='13' "
+        f"fill='currentColor'>{''.join(shapes)}{text}</svg>"
+    )
+
+
+def _bars(counts: dict[str, int]) -> str:
+    top = max(counts.values())
+    rows = []
+    for at, (name, count) in enumerate(sorted(counts.items(), key=lambda pair: -pair[1])):
+        y = at * 24
+        rows.append(f"<text x='0' y='{y + 16}'>{escape(name)}</text>")
+        rows.append(f"<rect x='220' y='{y + 3}' width='{max(count / top * 400, 1):.1f}' height='16' fill='#b26a00'/>")
+        rows.append(f"<text x='{228 + count / top * 400:.1f}' y='{y + 16}'>{count:,}</text>")
+    return (
+        f"<svg viewBox='0 0 720 {len(counts) * 24}' role='img' aria-label='rows by rule' font-size='13' "
+        f"fill='currentColor'>{''.join(rows)}</svg>"
+    )
+
+
+def _checks(day: JudgedDay) -> str:
+    cells = (f"<tr><td>{escape(f.sentence)}</td><td>{f.outcome}</td></tr>" for f in day.findings)
+    return f"<div class='wide'><table><tr><th>check</th><th>outcome</th></tr>{''.join(cells)}</table></div>"
+
+
+def _samples(judged: Sequence[JudgedDay]) -> str:
+    rows: list[dict[str, Any]] = []
+    for day in reversed(judged):
+        rows += day.quarantine.head(SAMPLE_ROWS - len(rows)).select(SHOWN).to_dicts()
+        if len(rows) >= SAMPLE_ROWS:
+            break
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in SHOWN)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(n, row[n]))}</td>' for n in SHOWN)}</tr>" for row in rows)
+    note = f"<p>The newest {len(rows)}; all of them are in quarantine.parquet.</p>"
+    return f"<h2>Quarantined rows</h2>{note}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _cell(name: str, value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text[:8] if name == "user_id" else text[:40]

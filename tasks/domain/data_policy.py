@@ -1,0 +1,79 @@
+"""What daily data must look like, and the decision whether a day is let through. Pure: numbers in, findings out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.domain.manifest import Record
+
+Verdict = Literal["pass", "hold", "refuse", "empty"]
+Outcome = Literal["pass", "mark", "quarantine", "hold", "refuse"]
+SEVERITY: dict[str, int] = {"pass": 0, "mark": 1, "quarantine": 2, "hold": 3, "refuse": 4}
+
+
+class RowRule(Record):
+    """What happens to the rows a rule catches, and what happens to the day when it catches more than its budget."""
+
+    action: Literal["mark", "quarantine"]
+    budget: float = Field(ge=0, le=1)  # share of the day's rows
+    beyond: Literal["hold", "refuse"]
+    settings: dict[str, float] = Field(default_factory=dict)
+
+
+class DayRule(Record):
+    """What happens to a day that breaks a rule about the day as a whole."""
+
+    action: Literal["hold", "refuse"]
+    settings: dict[str, float] = Field(default_factory=dict)
+
+
+class DataPolicy(Record):
+    """tasks/policies/data.yaml. Every rule has an entry and every entry a rule; the loader checks both."""
+
+    version: Literal[1]
+    reference_days: int = Field(ge=1)  # accepted days before a day that it is compared with
+    model_inputs: tuple[str, ...]  # columns that training reads: a day where one is all null teaches nothing
+    rows: dict[str, RowRule]
+    days: dict[str, DayRule]
+    tables: dict[str, DayRule]  # the plan and the item table that a day names
+
+
+class Finding(Record):
+    """One rule on one day, as numbers and as a sentence."""
+
+    rule: str
+    outcome: Outcome
+    rows: int
+    sentence: str
+
+
+def judge_rows(name: str, rule: RowRule, caught: int, rows: int, reason: str) -> Finding:
+    """Rows within the budget are marked or quarantined; more than that says something about the day."""
+    share = caught / rows if rows else 0.0
+    numbers = f"{name}: {caught} of {rows} rows ({share:.2%}, allowed {rule.budget:.2%})"
+    if caught == 0:
+        return Finding(rule=name, outcome="pass", rows=0, sentence=numbers)
+    outcome: Outcome = rule.beyond if share > rule.budget else rule.action
+    return Finding(rule=name, outcome=outcome, rows=caught, sentence=f"{numbers}: {reason}")
+
+
+def band(history: Sequence[int], mads: float, below: float, above: float) -> tuple[float, float]:
+    """Median +- `mads` robust deviations, never narrower than the shares `below` and `above` of the median."""
+    middle = statistics.median(history)
+    spread = mads * 1.4826 * statistics.median(abs(value - middle) for value in history)
+    return max(middle - max(spread, below * middle), 0.0), middle + max(spread, above * middle)
+
+
+def verdict_of(findings: Iterable[Finding], rows: int) -> Verdict:
+    """The worst finding wins. A day without rows is empty, which is not a pass; nothing judged is held."""
+    seen = list(findings)
+    worst = max((SEVERITY[finding.outcome] for finding in seen), default=SEVERITY["hold"])
+    if worst >= SEVERITY["refuse"]:
+        return "refuse"
+    if rows == 0:
+        return "empty"
+    return "hold" if worst == SEVERITY["hold"] else "pass"
