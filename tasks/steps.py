@@ -32,7 +32,7 @@ def _ingest(call: Call) -> dict[str, Any]:
 
 
 def _validate_data(call: Call) -> dict[str, Any]:
-    from tasks.ingest import landed_days
+    from tasks.adapters.partitions import landed_days
     from tasks.validate_data import load_policy, validate_data
 
     days = [day for day in landed_days(call.store) if day <= call.partition]
@@ -52,7 +52,7 @@ def _resolve_champion(call: Call) -> dict[str, Any]:
 def _build_dataset(call: Call) -> dict[str, Any]:
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
-    from tasks.validate_data import fetch_accepted
+    from tasks.adapters.partitions import fetch_accepted
 
     events = fetch_accepted(call.store, through=call.partition, target=call.cache / "accepted")
     return build_dataset(
@@ -188,14 +188,14 @@ def _source(settings: Settings, store: Store, partition: str) -> dict[str, Param
 
 
 def _landed(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
-    from tasks.ingest import landed_days
+    from tasks.adapters.partitions import landed_days
 
     days = [day for day in landed_days(store) if day <= partition]
     return {"landed": digest_of(days)[:16], "days": len(days)}
 
 
 def _accepted(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
-    from tasks.validate_data import accepted_days
+    from tasks.adapters.partitions import accepted_days
 
     days = [day for day in accepted_days(store) if day <= partition]
     return {"accepted": digest_of(days)[:16], "days": len(days), "recipe": settings.recipe}

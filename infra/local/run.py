@@ -23,7 +23,7 @@ from rich.table import Table
 
 from infra.local.up import bring_up
 from tasks.adapters.store import open_store
-from tasks.clock import set_anchor
+from tasks.clock import drop_anchor
 from tasks.controller.client import ControllerClient
 from tasks.decisions import explanation, find_gate
 from tasks.domain.behaviour import next_day
@@ -89,7 +89,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 def bootstrap(settings: Settings) -> None:
     """Land the past, train, prove and serve the first champion. No-op when something serves."""
     store, controller = open_store(settings), ControllerClient(settings)
-    set_anchor(store, wall=datetime.now(UTC).date().isoformat(), data=FIRST_REFRESH)
+    drop_anchor(store, wall=datetime.now(UTC).date().isoformat(), data=FIRST_REFRESH)
     if controller.status()["champion"]:
         screen.print("  a champion serves already: nothing to do")
         return
