@@ -42,10 +42,15 @@ def last_supervisor(settings: Settings) -> dict[str, Any] | None:
     return _read(supervisor_path(settings))
 
 
+def last_services(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The table as it was last written, by whomever."""
+    return _read(services_path(settings)) or {}
+
+
 def read_services(settings: Settings) -> dict[str, dict[str, Any]]:
     """{name: {state, url, pid, restarts, since, note}}. Without a supervisor a row says "unattended" while its process
     lives (nothing will restart it) and "stopped" otherwise."""
-    rows: dict[str, dict[str, Any]] = _read(services_path(settings)) or {}
+    rows = last_services(settings)
     if read_supervisor(settings):
         return rows
     for row in rows.values():

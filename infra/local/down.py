@@ -21,15 +21,13 @@ def bring_down(settings: Settings, console: Console) -> None:
     running = service_table.read_supervisor(settings)
     if running:
         _end_supervisor(psutil.Process(int(running["pid"])), Progress(settings, console, began), began)
-    strays, stubborn = processes.end_stack(settings.home)
+    strays, stubborn = processes.end_stack(settings)
     if stubborn:
         pids = ", ".join(str(p.pid) for p in stubborn)
         raise Unavailable(f"processes {pids} of the stack in {settings.home} do not end; end them by hand")
     seconds = time.monotonic() - began
     if running or strays:
-        sentence = (
-            f"the stack is down after {seconds:.1f} s: no process is left, its data stay in {settings.home}"
-        )
+        sentence = f"the stack is down after {seconds:.1f} s: no process is left, its data stay in {settings.home}"
     else:
         sentence = f"no stack was running in {settings.home}"
     console.print(sentence, highlight=False, markup=False, soft_wrap=True)

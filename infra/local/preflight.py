@@ -21,9 +21,7 @@ def check(table: dict[str, ServiceSpec], settings: Settings) -> None:
     """Raise the first thing that is in the way. All taken ports are reported together."""
     missing = sorted({p for spec in table.values() for p in spec.packages if find_spec(p) is None})
     if missing:
-        raise InputRejected(
-            f"not installed in this environment: {', '.join(missing)}; run `make setup`"
-        )
+        raise InputRejected(f"not installed in this environment: {', '.join(missing)}; run `make setup`")
     enough_space(settings.home)
     taken = [line for spec in table.values() for line in taken_ports(spec)]
     if taken:

@@ -6,9 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from infra.local import airflow_config
+from infra.local import airflow_config, envoy_bootstrap
 from infra.local.services import ServiceSpec
-from tasks.adapters.router import write_initial
 from tasks.settings import Settings
 
 
@@ -21,6 +20,9 @@ def prepare(spec: ServiceSpec, settings: Settings) -> None:
 
 
 def _envoy(settings: Settings) -> None:
+    from tasks.adapters.router import write_initial
+
+    envoy_bootstrap.write(settings)
     # keeps routes of an earlier life: a restarted Envoy goes on with the weights it had, also without the controller
     write_initial(settings)
 

@@ -1,7 +1,7 @@
 """Start, find and end the processes of one stack. Each service leads its own session, so one signal reaches its group.
 
 Strays (a SIGKILLed supervisor's services, replicas that the controller detached, a task's children) are found by the
-environment marker, which every descendant inherits.
+environment marker, which every descendant inherits, and by the sessions in the service table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 
 from infra.local.services import MARKER, ServiceSpec
+from tasks import service_table
+from tasks.settings import Settings
 
 
 def start(spec: ServiceSpec, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -42,11 +44,25 @@ def signal_group(pgid: int, number: signal.Signals) -> bool:
     return True
 
 
-def of_stack(home: Path) -> list[psutil.Process]:
-    """Every process that carries this home's marker, except the caller and its ancestors."""
+def born(pid: int) -> float | None:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def of_stack(settings: Settings) -> list[psutil.Process]:
+    """Every process that carries this home's marker or belongs to a service's session, except the caller's line."""
     mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
-    wanted = str(home)
-    return [p for p in psutil.process_iter() if p.pid not in mine and _marker(p) == wanted]
+    home, sessions = str(settings.home), _sessions(settings)
+    return [p for p in psutil.process_iter() if p.pid not in mine and (_marker(p) == home or _session(p) in sessions)]
+
+
+def _sessions(settings: Settings) -> set[int]:
+    """Sessions that the supervisor started. A session's number is not given away while one of its processes lives."""
+    rows = service_table.last_services(settings).values()
+    recorded = {int(row["pid"]): row["born"] for row in rows if row.get("pid")}
+    return {pid for pid, start in recorded.items() if not psutil.pid_exists(pid) or service_table.is_alive(pid, start)}
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float) -> list[psutil.Process]:
@@ -61,16 +77,16 @@ def end(processes: Iterable[psutil.Process], grace_s: float) -> list[psutil.Proc
     return there
 
 
-def end_stack(home: Path, grace_s: float = 5.0) -> tuple[int, list[psutil.Process]]:
+def end_stack(settings: Settings, grace_s: float = 5.0) -> tuple[int, list[psutil.Process]]:
     """End all of a stack's processes, also those started meanwhile. Returns how many there were and the survivors."""
     seen: set[int] = set()
     for _ in range(5):
-        there = of_stack(home)
+        there = of_stack(settings)
         if not there:
             return len(seen), []
         seen |= {p.pid for p in there}
         end(there, grace_s)
-    return len(seen), of_stack(home)
+    return len(seen), of_stack(settings)
 
 
 def _marker(process: psutil.Process) -> str | None:
@@ -79,6 +95,13 @@ def _marker(process: psutil.Process) -> str | None:
             return None
         return process.environ().get(MARKER)
     except (psutil.Error, OSError):  # another user's, or gone
+        return None
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid) if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, OSError):
         return None
 
 

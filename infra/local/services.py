@@ -13,10 +13,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.local import airflow_config, binaries
+from infra.local import airflow_config, binaries, envoy_bootstrap
 from infra.local.checks import AirflowCheck, AllOf, Check, HttpCheck, PortCheck, StoreCheck, ValkeyCheck
 from tasks import telemetry_off
-from tasks.adapters.router import envoy_command
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
 
@@ -137,6 +136,7 @@ def _valkey(settings: Settings) -> ServiceSpec:
             str(binaries.valkey(settings)),
             *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(data)),
             *("--appendonly", "yes", "--save", ""),
+            *("--set-proc-title", "no"),  # a title overwrites the environment, and with it the marker
             *("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"),
         ),
         cwd=data,
@@ -152,7 +152,13 @@ def _envoy(settings: Settings) -> ServiceSpec:
     admin = f"http://127.0.0.1:{settings.port('envoy_admin')}/ready"
     return ServiceSpec(
         name="envoy",
-        argv=(str(binaries.envoy(settings)), *envoy_command(settings)[1:]),
+        argv=(
+            str(binaries.envoy(settings)),
+            *("--config-path", str(envoy_bootstrap.path(settings))),
+            # hot restart would tie Envoy's life to the thread that started it, and clash with a second stack
+            "--disable-hot-restart",
+            *("--concurrency", "2", "--log-level", "warning"),
+        ),
         # live means that it read its listeners; a listener that could not bind it only reports
         ready=AllOf((HttpCheck(admin, contains="LIVE"), PortCheck(settings.port("router")))),
         liveness=HttpCheck(admin, contains="LIVE"),

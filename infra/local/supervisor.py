@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Unit:
     note: str = ""
     restarts: int = 0
     failed_starts: int = 0
+    born: float | None = None  # start time as the kernel tells it: a pid alone may be used again
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,7 +65,7 @@ class Unit:
             "state": self.state,
             "url": self.spec.url,
             "pid": pid,
-            "born": self.started.timestamp() if pid else None,
+            "born": self.born if pid else None,
             "restarts": self.restarts,
             "since": self.since.isoformat(timespec="milliseconds"),
             "note": self.note,
@@ -103,7 +105,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        strays, stubborn = processes.end_stack(self.settings.home)
+        strays, stubborn = processes.end_stack(self.settings)
         if strays:
             self._log(f"ended {strays} processes that a killed supervisor had left")
         if stubborn:
@@ -118,24 +120,15 @@ class Supervisor:
         keepers = [asyncio.create_task(self._keep(unit), name=name) for name, unit in self._units.items()]
         helpers = [asyncio.create_task(self._announce_ready()), asyncio.create_task(self._rotate())]
         try:
-            await self._wait_for_stop(keepers)
+            await self._stop.wait()
         finally:
             for helper in helpers:
                 helper.cancel()
             await self._stop_all()
             await asyncio.gather(*keepers, return_exceptions=True)
-            left, stubborn = processes.end_stack(self.settings.home)
+            left, stubborn = processes.end_stack(self.settings)
             self._enter("stopped", f"{left} further processes of the stack were ended" if left else "")
             self._ask_threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _wait_for_stop(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Until told to stop; a keeper never ends before that, so an ended one is a fault of ours and must be loud."""
-        stop = asyncio.create_task(self._stop.wait())
-        waiting: set[asyncio.Task[Any]] = {stop, *keepers}
-        while not stop.done():
-            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended - {stop}:
-                task.result()
 
     # one service
 
@@ -145,7 +138,11 @@ class Supervisor:
                 if name in self._units:
                     await self._unless_stopped(self._units[name].ready.wait())
             while not self._stop.is_set():
-                reason = await self._one_life(unit)
+                try:
+                    reason = await self._one_life(unit)
+                except Exception as err:  # a fault of ours in one service must not take the others down
+                    self._log(traceback.format_exc())
+                    reason = f"could not be supervised: {type(err).__name__}: {err}"
                 if self._stop.is_set() or unit.state == "done":
                     return
                 await self._bury(unit, reason)
@@ -158,7 +155,7 @@ class Supervisor:
         try:
             await self._in_thread(prepare, unit.spec, self.settings)
             self._start(unit)
-        except (OSError, ImportError, FreshrankError) as err:
+        except (OSError, FreshrankError) as err:
             return f"could not be started: {err}"
         if unit.spec.ready is None:
             return await self._finish(unit)
@@ -175,6 +172,7 @@ class Supervisor:
         unit.exited.clear()
         unit.process = processes.start(unit.spec, self._environment, log)
         unit.started = datetime.now(UTC)
+        unit.born = processes.born(unit.process.pid)
         journal.note(log, f"started pid {unit.process.pid}")
         self._publish()
 
@@ -228,6 +226,7 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         """Dependents first. Services that do not depend on each other stop at the same time."""
+        self._stop.set()  # else the keepers would bring back what is stopped
         self._enter("stopping")
         left = dict(self._units)
         while left:

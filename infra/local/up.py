@@ -13,7 +13,7 @@ import psutil
 from rich.console import Console
 
 from infra.local import journal
-from infra.local.services import REPO
+from infra.local.services import MARKER, REPO
 from infra.local.supervisor import already_running
 from infra.local.view import GOOD, Progress
 from tasks import service_table
@@ -78,7 +78,8 @@ def _launch(settings: Settings, only: tuple[str, ...]) -> int:
     """Detached: it survives the terminal, and Ctrl-C there does not reach it."""
     log = journal.path(settings, "supervisor")
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "FRESHRANK_HOME": str(settings.home), "FRESHRANK_PORT_BASE": str(settings.port_base)}
+    home = str(settings.home)
+    environment = {**os.environ, "FRESHRANK_HOME": home, "FRESHRANK_PORT_BASE": str(settings.port_base), MARKER: home}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.local", "supervise", "--only", ",".join(only)],
@@ -100,6 +101,8 @@ def _follow(settings: Settings, pid: int, began: float, timeout_s: float, consol
             if not ours and not _lives(pid):
                 raise _why_it_ended(settings, pid)
             if ours and running:
+                if running["phase"] == "stopping":
+                    raise Unavailable("the stack was told to stop while it started; run the same command again")
                 progress.show()
                 rows = service_table.read_services(settings)
                 if _all_ready(running, settings):

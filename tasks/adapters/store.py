@@ -121,7 +121,7 @@ class S3Store:
         from botocore.exceptions import ClientError
 
         try:
-            self._client.create_bucket(Bucket=self.bucket)
+            self._call("create_bucket")
         except ClientError as err:
             if err.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise Unavailable(f"bucket {self.bucket} could not be created: {_said(err)}") from err
