@@ -1,4 +1,4 @@
-"""Envoy's configuration as pure functions of what should be routed. Writes nothing; the shapes were proven in notes/infra.md."""
+"""Envoy's configuration as pure functions of what should be routed. Writes nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from tasks.settings import Settings
 TYPE = "type.googleapis.com/envoy."
 ROUTES = "model"  # name of the one route configuration
 STATS = "ingress"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 FORCE_HEADER = "x-freshrank-force"
 PER_TRY_TIMEOUT = "2s"
 TIMEOUT = "5s"
+NEVER_ARRIVED = "connect-failure,refused-stream"
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
-JSON_HEADER = {"header": {"key": "content-type", "value": "application/json"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+NO_PAGE = "there is no such page; see /docs"
+PAGES = ("/", "/docs", "/docs.json", "/schema.json", "/livez", "/healthz", "/readyz")
+PAGE_FOLDERS = ("/static_content/", "/assets/")
 
 
 class Traffic(Record):
@@ -58,7 +62,7 @@ def routes(traffic: Traffic) -> dict[str, Any]:
 
 
 def clusters(traffic: Traffic) -> list[dict[str, Any]]:
-    """One cluster per release, and one `first, then second` cluster for each ordered pair: all that any route can name."""
+    """One cluster per release, and one `first, then second` cluster per ordered pair: all that any route can name."""
     releases = sorted(traffic.backends)
     single = [_cluster(release, traffic.backends[release]) for release in releases]
     pairs = [_pair(one, other) for one in releases for other in releases if one != other]
@@ -89,15 +93,15 @@ def _routes(traffic: Traffic) -> list[dict[str, Any]]:
     if traffic.mirror:
         everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "mirror.percent"}
         ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": everything}]
-    pages = [{"path": path} for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz")]
+    pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     return [
         *forced,
         {"match": rank | {"headers": [post]}, "route": ranked},
-        # feedback may be stored only once, so it is sent again only if it never arrived
-        {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry("connect-failure,refused-stream")}},
+        # feedback must not be stored twice, so it is sent again only if it never arrived
+        {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry(NEVER_ARRIVED)}},
         *({"match": page | {"headers": [get]}, "route": to_first} for page in pages),
-        {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": "there is no such page; see /docs"}}},
+        {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": NO_PAGE}}},
     ]
 
 
@@ -117,7 +121,7 @@ def _patience(*, retry: bool) -> dict[str, Any]:
     if not retry:
         return {"timeout": TIMEOUT}
     # ranking is idempotent, so a reset request may run twice; 5xx too, so that users never see a bad canary
-    return {"timeout": TIMEOUT, "retry_policy": _retry("connect-failure,refused-stream,reset,5xx")}
+    return {"timeout": TIMEOUT, "retry_policy": _retry(f"{NEVER_ARRIVED},reset,5xx")}
 
 
 def _retry(on: str) -> dict[str, Any]:
@@ -141,9 +145,9 @@ def _breakers() -> dict[str, Any]:
 
 
 def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
-    hosts = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in sorted(ports)
-    ]
+    hosts = [{"endpoint": {"address": _address(port)}} for port in sorted(ports)]
+    # the router closes idle connections before the replica does: else a request meets a closing one
+    http = {"common_http_protocol_options": {"idle_timeout": "60s"}, "explicit_http_config": {"http_protocol_options": {}}}
     return {
         "@type": f"{TYPE}config.cluster.v3.Cluster",
         "name": cluster_name(release),
@@ -151,6 +155,9 @@ def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
         "connect_timeout": "0.5s",
         "lb_policy": "LEAST_REQUEST",
         "circuit_breakers": _breakers(),
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: {"@type": f"{TYPE}extensions.upstreams.http.v3.HttpProtocolOptions", **http}
+        },
         "load_assignment": {"cluster_name": cluster_name(release), "endpoints": [{"lb_endpoints": hosts}]},
         "health_checks": [
             {
@@ -159,7 +166,8 @@ def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
                 "no_traffic_interval": "1s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/readyz"},
+                # the answer must name the release: after a restart another one may have this port
+                "http_health_check": {"path": "/readyz", "receive": [{"text": release.encode().hex()}]},
             }
         ],
         "outlier_detection": {
@@ -191,13 +199,14 @@ def _pair(release: str, after: str) -> dict[str, Any]:
 
 def listener(settings: Settings, xds: Path) -> dict[str, Any]:
     """Where requests come in. Written once; nothing in it changes with a rollout."""
+    router = {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": STATS,
         "rds": {"route_config_name": ROUTES, "config_source": _file(xds / "rds.json")},
         "generate_request_id": True,
         "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,  # the copy in shadow carries the same one: that is how replies are paired
+        "always_set_request_id_in_response": True,  # a copy in shadow carries the same one: so replies are paired
         "request_id_extension": {
             "typed_config": {
                 "@type": f"{TYPE}extensions.request_id.uuid.v3.UuidRequestIdConfig",
@@ -214,25 +223,15 @@ def listener(settings: Settings, xds: Path) -> dict[str, Any]:
         "common_http_protocol_options": {"idle_timeout": "60s", "headers_with_underscores_action": "REJECT_REQUEST"},
         "local_reply_config": {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
         "access_log": [_access_log(settings.logs / "router-access.log")],
-        "http_filters": [
-            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}}
-        ],
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
     }
+    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     return {
         "@type": f"{TYPE}config.listener.v3.Listener",
         "name": STATS,
         "address": _address(settings.port("router")),
         "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
-    }
-
-
-def bootstrap(settings: Settings, xds: Path) -> dict[str, Any]:
-    return {
-        "node": {"id": "freshrank-router", "cluster": "freshrank"},
-        "admin": {"address": _address(settings.port("envoy_admin"))},
-        "dynamic_resources": {"lds_config": _file(xds / "lds.json"), "cds_config": _file(xds / "cds.json")},
-        "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
+        "filter_chains": [{"filters": [network]}],
     }
 
 

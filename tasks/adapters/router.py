@@ -70,8 +70,8 @@ class MemoryRouter:
         return {release[:12]: self.counts.get(release[:12], Counts(healthy=True)) for release in self.traffic.backends}
 
 
-def write_initial(settings: Settings) -> Path:
-    """Write what Envoy needs at start and return its bootstrap file. Routes and clusters of an earlier life are kept."""
+def write_initial(settings: Settings) -> None:
+    """Write what Envoy reads at start. Routes and clusters of an earlier life are kept: it goes on where it was."""
     xds = settings.data / "envoy" / "xds"
     settings.logs.mkdir(parents=True, exist_ok=True)
     empty = Traffic()
@@ -79,15 +79,6 @@ def write_initial(settings: Settings) -> Path:
     for path, resources in ((xds / "cds.json", envoy.clusters(empty)), (xds / "rds.json", [envoy.routes(empty)])):
         if not path.exists():
             _write_resources(path, resources)
-    bootstrap = settings.data / "envoy" / "bootstrap.json"
-    _write(bootstrap, canonical_json(envoy.bootstrap(settings, xds)))
-    return bootstrap
-
-
-def envoy_command(settings: Settings) -> list[str]:
-    """How to start the router. Hot restart is off: with it, Envoy dies with the thread that started it."""
-    path = str(settings.data / "envoy" / "bootstrap.json")
-    return ["envoy", "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
 
 
 class EnvoyFileRouter:
@@ -199,7 +190,7 @@ def _write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as err:
         draft.unlink(missing_ok=True)
         raise Unavailable(f"could not write {path}: {err.strerror}; the router keeps its last routes") from err

@@ -1,0 +1,76 @@
+"""`python -m tasks.controller`: the HTTP door and the reconcile loop in one process. Replicas outlive it; the next one adopts them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import sys
+from contextlib import suppress
+
+import uvicorn
+
+from tasks.adapters.processes import ProcessLauncher
+from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.store import open_store
+from tasks.controller.api import create_app
+from tasks.controller.commands import Commands
+from tasks.controller.judge import HttpReader
+from tasks.controller.log import SqliteLog
+from tasks.controller.pull import ReleaseLibrary
+from tasks.controller.reconcile import Reconciler
+from tasks.domain.errors import FreshrankError, InputRejected
+from tasks.settings import Settings
+
+log = logging.getLogger("tasks.controller")
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM. Refuses to move traffic by a log that was tampered with."""
+    rollout_log = SqliteLog(settings.data / "controller" / "rollout.db")
+    rollout_log.verify()
+    reconciler = Reconciler(
+        log=rollout_log,
+        router=EnvoyFileRouter(settings),
+        launcher=ProcessLauncher(settings),
+        library=ReleaseLibrary(settings.data / "serving", lambda: open_store(settings), settings.url("valkey")),
+        reader=HttpReader(),
+    )
+    app = create_app(Commands(reconciler, settings.policy), settings.secrets.controller_token)
+    port = settings.port("controller")
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
+    loop = asyncio.create_task(reconciler.run())
+    log.info("event=started port=%d revision=%d", port, reconciler.state().revision)
+    try:
+        await server.serve()
+    finally:
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop
+        log.info("event=stopped replicas=%d still running", len(reconciler.launcher.replicas()))
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "botocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = Settings()
+        lock = settings.data / "controller" / "lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputRejected(f"another controller of {settings.home} is running; only one may move traffic") from None
+            asyncio.run(serve(settings))
+    except FreshrankError as err:
+        log.error("event=refused why=%s", err)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

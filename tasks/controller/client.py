@@ -1,0 +1,131 @@
+"""Talk to the controller: for the command line, the DAGs and the steps. Its refusals arrive as the same errors it raised."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Literal
+
+import httpx
+
+from tasks.domain.errors import Conflict, InputRejected, Unavailable
+from tasks.settings import Settings
+
+ENDED = ("promoted", "aborted", "rolled_back", "failed")
+POLL_S = 0.5
+
+
+class ControllerClient:
+    """One connection pool. Reads and keyed writes are sent again once when the connection breaks: both are idempotent."""
+
+    def __init__(self, settings: Settings, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = settings.url("controller")
+        headers = {"authorization": f"Bearer {settings.secrets.controller_token}"}
+        self._http = httpx.Client(base_url=self._url, timeout=timeout_s, headers=headers, transport=transport)
+
+    def status(self) -> dict[str, Any]:
+        """{champion, challenger, previous, weights, rollout, frozen, revision}."""
+        return self._get("/status")
+
+    def submit(
+        self,
+        *,
+        release: str,
+        kind: Literal["bootstrap", "canary"],
+        actor: str,
+        reason: str,
+        idempotency_key: str,
+        policy: dict[str, Any] | None = None,
+        expected_champion: str | None = None,
+    ) -> dict[str, Any]:
+        """Start a rollout, or find the one that this key started: {rollout, revision}."""
+        body = {"release": release, "kind": kind, "policy": policy, "actor": actor, "reason": reason}
+        return self._post("/rollouts", body | {"idempotency_key": idempotency_key, "expected_champion": expected_champion})
+
+    def rollout(self, rollout: str) -> dict[str, Any]:
+        return self._get(f"/rollouts/{rollout}")
+
+    def wait(
+        self, rollout: str, *, deadline_s: float = 600, on_change: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Follow a rollout to its end, through restarts of the controller, and return it.
+
+        Raises:
+            Unavailable: it has not ended in time. It goes on without the caller.
+        """
+        until, last = time.monotonic() + deadline_s, ("", "")
+        while True:
+            try:
+                found = self.rollout(rollout)
+                if on_change and (found["state"], found["step"]) != last:
+                    on_change(found)
+                last = (found["state"], found["step"])
+                if found["state"] in ENDED:
+                    return found
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            if time.monotonic() > until:
+                raise Unavailable(f"{rollout} is still {' '.join(last)} after {deadline_s:.0f} s; `freshrank status` follows it")
+            time.sleep(POLL_S)
+
+    def rollback(self, *, actor: str, reason: str, to: str | None = None, idempotency_key: str | None = None) -> dict[str, Any]:
+        """{from, to, seconds, changed}, once no new request reaches `from`."""
+        return self._post("/rollback", {"to": to} | _press(actor, reason, idempotency_key), timeout_s=90)
+
+    def abort(self, *, actor: str, reason: str, idempotency_key: str | None = None) -> dict[str, Any]:
+        return self._post("/abort", _press(actor, reason, idempotency_key), timeout_s=30)
+
+    def freeze(self, *, actor: str, reason: str, idempotency_key: str | None = None) -> dict[str, Any]:
+        return self._post("/freeze", _press(actor, reason, idempotency_key))
+
+    def unfreeze(self, *, actor: str, reason: str, idempotency_key: str | None = None) -> dict[str, Any]:
+        return self._post("/unfreeze", _press(actor, reason, idempotency_key))
+
+    def log(self, after: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._ask("GET", "/log", params={"after": after})
+        return found
+
+    def served_at(self, moment: str) -> dict[str, Any]:
+        """What served at an ISO time, and the row that made it so."""
+        return self._get("/served-at", time=moment)
+
+    def _get(self, path: str, **params: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._ask("GET", path, params=params)
+        return found
+
+    def _post(self, path: str, body: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        extra = {"timeout": timeout_s} if timeout_s else {}
+        found: dict[str, Any] = self._ask("POST", path, json=body, **extra)
+        return found
+
+    def _ask(self, method: str, path: str, **given: Any) -> Any:
+        for attempt in (1, 2):
+            try:
+                reply = self._http.request(method, path, **given)
+                break
+            except httpx.TimeoutException as err:
+                raise Unavailable(f"the controller at {self._url} did not answer {path} in time; what it was told may still happen") from err
+            except httpx.HTTPError as err:
+                if attempt == 2:
+                    raise Unavailable(
+                        f"the controller at {self._url} does not answer ({type(err).__name__}); traffic stays as it is. "
+                        f"See logs/controller.log, or start the stack: `make run`"
+                    ) from err
+        if reply.is_success:
+            return reply.json()
+        raise _error(reply)
+
+
+def _press(actor: str, reason: str, idempotency_key: str | None) -> dict[str, Any]:
+    return {"actor": actor, "reason": reason, "idempotency_key": idempotency_key or uuid.uuid4().hex}
+
+
+def _error(reply: httpx.Response) -> Exception:
+    try:
+        said = str(reply.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        said = f"the controller answered {reply.status_code}: {reply.text[:200]}"
+    kind = Unavailable if reply.status_code >= 500 else Conflict if reply.status_code == 409 else InputRejected
+    return kind(said)

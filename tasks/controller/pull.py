@@ -1,0 +1,110 @@
+"""Releases and views on this machine: pulled once, every file verified, never written again. After that no store is needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.adapters.store import Store
+from tasks.domain.errors import FreshrankError, InputRejected
+from tasks.domain.manifest import Record
+from tasks.domain.rollout_commands import checked_release
+
+log = logging.getLogger(__name__)
+
+
+class Local(Record):
+    """Where a verified release and the view it names lie."""
+
+    src: str
+    view: str
+
+
+class Library(Protocol):
+    """What this machine holds. Methods block; the reconcile loop calls the slow ones in a thread."""
+
+    def local(self, release: str) -> Local | None:
+        """Quick: None when something of it is still missing here."""
+        ...
+
+    def pull(self, release: str) -> Local:
+        """Fetch what is missing.
+
+        Raises:
+            InputRejected: no such release, or a file is not what its digest says. Nothing of it is used.
+            Unavailable: the store does not answer.
+        """
+        ...
+
+    def verify(self, release: str) -> None:
+        """Hash every file again. Raises InputRejected, naming the file."""
+        ...
+
+    def describe(self, release: str) -> dict[str, Any]:
+        """release.json, or nothing when the release is not here."""
+        ...
+
+
+class ReleaseLibrary:
+    """Directories under `root`. The store is opened at a pull only, so that nothing else depends on it."""
+
+    def __init__(self, root: Path, open_store: Callable[[], Store], valkey_url: str | None = None) -> None:
+        self._root = root
+        self._open_store = open_store
+        self._valkey_url = valkey_url
+
+    def local(self, release: str) -> Local | None:
+        src = self._root / "releases" / checked_release(release)
+        if not src.is_dir():
+            return None
+        view = self._view(release)
+        return Local(src=str(src), view=str(view)) if view.is_dir() else None
+
+    def pull(self, release: str) -> Local:
+        from tasks.adapters.releases import fetch
+        from tasks.serving.release import verify_view
+
+        store = self._open_store()
+        (self._root / "releases").mkdir(parents=True, exist_ok=True)
+        (self._root / "views").mkdir(parents=True, exist_ok=True)
+        fetch(store, "releases", checked_release(release), self._root / "releases" / release)
+        self.verify(release)
+        view = self._view(release)
+        fetch(store, "views", view.name, view)
+        verify_view(view, view.name)
+        self._publish(view)
+        return Local(src=str(self._root / "releases" / release), view=str(view))
+
+    def verify(self, release: str) -> None:
+        from tasks.serving.release import verify
+
+        verify(self._root / "releases" / checked_release(release), release)
+
+    def describe(self, release: str) -> dict[str, Any]:
+        import json
+
+        try:
+            path = self._root / "releases" / checked_release(release) / "release" / "release.json"
+            told: dict[str, Any] = json.loads(path.read_bytes())
+            return told
+        except (OSError, ValueError):
+            return {}
+
+    def _view(self, release: str) -> Path:
+        try:
+            return self._root / "views" / checked_release(self.describe(release).get("view"))
+        except InputRejected:
+            raise InputRejected(f"release {release[:12]} names no view; it cannot serve known users, package it again") from None
+
+    def _publish(self, view: Path) -> None:
+        """Into Valkey, if it answers: without it, replicas read the snapshot beside the release."""
+        if not self._valkey_url:
+            return
+        try:
+            from tasks.serving.user_view import publish
+
+            log.info("view=%s event=published users=%d", view.name[:12], publish(view, self._valkey_url))
+        except FreshrankError as err:
+            log.warning("view=%s event=not-published why=%s", view.name[:12], err)
