@@ -1,0 +1,93 @@
+"""Calls that must not be lost and must not hold anybody up: made at once, or kept on disk and made before the next one.
+
+A kept call is a JSON file of names and URIs, never of data: playing it again reads the truth anew. Calls are played in
+the order in which they were kept, by one process at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.domain.errors import FreshrankError, Unavailable
+
+log = logging.getLogger("freshrank.mirror")
+Play = Callable[..., None]
+
+
+class Mirror:
+    """A folder of kept calls in front of a service that may be down."""
+
+    def __init__(self, folder: Path, plays: Mapping[str, Play]) -> None:
+        self.folder = folder
+        self._plays = plays
+
+    def call(self, name: str, **arguments: Any) -> bool:
+        """Make this call, after those that are still waiting. False: it is kept for later, or it was refused for good.
+
+        Nothing escapes: a step must not fail, or run twice, because its mirror image could not be made.
+        """
+        if name not in self._plays:
+            raise ValueError(f"{name!r} is no call of this mirror: {', '.join(self._plays)}")
+        try:
+            kept = self._keep({"call": name, "arguments": arguments})
+            self.flush()
+        except OSError as err:
+            log.warning("mirror=%s call=%s outcome=lost error=%r", self.folder.name, name, err)
+            return False
+        return not kept.exists() and not (self.folder / "refused" / kept.name).exists()
+
+    def waiting(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def flush(self) -> None:
+        """Play what waits, oldest first, until it is done or the service does not answer."""
+        with self._alone() as mine:
+            if not mine:
+                return  # another process is playing, and takes ours too or leaves it to the next call
+            for path in self.waiting():
+                try:
+                    kept = json.loads(path.read_text())
+                    self._plays[kept["call"]](**kept["arguments"])
+                except Unavailable as err:
+                    log.warning("mirror=%s waiting=%d error=%r", self.folder.name, len(self.waiting()), str(err))
+                    return
+                except FreshrankError as err:
+                    self._refuse(path, err)
+                except (
+                    Exception
+                ) as err:  # a bug or a damaged file must stop neither the step nor the queue
+                    self._refuse(path, err)
+                else:
+                    path.unlink()
+
+    def _keep(self, call: dict[str, Any]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(3)}.json"
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(call, sort_keys=True))
+        draft.replace(path)
+        return path
+
+    def _refuse(self, path: Path, err: Exception) -> None:
+        refused = self.folder / "refused"
+        refused.mkdir(exist_ok=True)
+        path.replace(refused / path.name)
+        log.warning("mirror=%s call=%s outcome=refused error=%r", self.folder.name, path.name, err)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True

@@ -1,0 +1,296 @@
+"""Runs and model versions in MLflow: a view for people of what manifests, decisions and the rollout log already say.
+
+`Registry` knows what is written where; `MlflowRegistry` and `MemoryRegistry` only how. Everything may be written
+twice: runs are found by tag, metrics carry the time of their manifest, versions are found by release. No pickle, no model
+files: a version names the release in the object store. The adapter speaks MLflow's REST API, because importing the client
+costs each step three seconds of compute and 2,000 modules.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tasks.domain.gate import Verdict
+from tasks.domain.manifest import Manifest
+
+MODEL = "ranker"
+RUN_KEY = "freshrank.run_key"
+NOTE = "mlflow.note.content"  # MLflow shows this tag as the page's description
+PARENT = "mlflow.parentRunId"
+RELEASE = "release"
+ALIASES = ("champion", "challenger", "previous")
+FINDING_NUMBERS = ("champion", "candidate", "difference", "bound", "margin")
+LONGEST_TAG = 5_000
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    key: str
+    value: float
+    at_ms: int
+    step: int = 0
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One run as the registry has it."""
+
+    run_id: str
+    name: str
+    status: str = "RUNNING"
+    metrics: dict[str, float] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Version:
+    """One registered version of the ranker: which release it names, and what is known about it."""
+
+    version: str
+    source: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Registry(ABC):
+    """What freshrank writes down for people. Raises Unavailable when the registry does not answer in time."""
+
+    def refresh_run(self, run_key: str, partition: str, tags: Mapping[str, str] | None = None) -> str:
+        """The id of the run of one refresh, made at first use. Of two made at once, the older one is the run."""
+        known = self._find(run_key)
+        run_id = known.run_id if known else self._create(f"refresh {partition}", run_key, {"partition": partition})
+        if tags:
+            self._write(run_id, tags=tags)
+        return run_id
+
+    def log_step(self, run_id: str, uri: str, manifest: Manifest) -> None:
+        """Params, every number of the summary as `step.name`, every sentence as a tag, and where the manifest is."""
+        step, at = manifest.step, _milliseconds(manifest.started_at)
+        numbers = {f"{step}.{key}": value for key, value in _numbers(manifest.summary)} | {
+            f"{step}.seconds": manifest.seconds
+        }
+        tags = {f"{step}.{key}": value for key, value in manifest.summary.items() if isinstance(value, str)}
+        tags |= {
+            f"{step}.manifest": uri,
+            "code": manifest.code_version,
+            "lock": manifest.lock_digest,
+            "seed": str(manifest.seed),
+        }
+        params = {f"{step}.{key}": str(value) for key, value in manifest.params.items()}
+        self._log(run_id, [Metric(key, value, at) for key, value in numbers.items()], params, tags)
+
+    def log_candidate(self, run_id: str, verdict: Verdict, at: str, tags: Mapping[str, str] | None = None) -> str:
+        """A nested run for one candidate with every finding: its numbers as metrics, all of it as findings.json."""
+        parent = self.read_run(run_id)
+        key = f"{parent.tags[RUN_KEY]}/{verdict.kind}"
+        known = self._find(key)
+        nested = (
+            known.run_id if known else self._create(f"{verdict.kind} {parent.tags['partition']}", key, {PARENT: run_id})
+        )
+        numbers = [
+            Metric(finding_metric(finding.name, finding.slice, name), number, _milliseconds(at))
+            for finding in verdict.findings
+            for name in FINDING_NUMBERS
+            if (number := getattr(finding, name)) is not None
+        ]
+        told = {"outcome": str(verdict.outcome), "kind": verdict.kind, NOTE: verdict.reason}
+        self._log(nested, numbers, {}, told | dict(tags or {}))
+        findings = [finding.model_dump(mode="json") for finding in verdict.findings]
+        self.log_artifacts(nested, {"findings.json": json.dumps(findings, indent=1, sort_keys=True).encode()})
+        self.close(nested, "FINISHED")
+        return nested
+
+    def log_curves(self, run_id: str, curves: Mapping[str, Sequence[float]], at: str) -> None:
+        """A series each, one point a step."""
+        moment = _milliseconds(at)
+        points = [
+            Metric(name, float(value), moment, step)
+            for name, series in curves.items()
+            for step, value in enumerate(series)
+            if math.isfinite(value)
+        ]
+        self._log(run_id, points, {}, {})
+
+    def log_artifacts(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Small files for people: reports and pictures, never models."""
+        for path, content in files.items():
+            self._put_artifact(run_id, path, content)
+
+    def note(self, run_id: str, text: str) -> None:
+        """What the run's page opens with."""
+        self._write(run_id, tags={NOTE: text[:LONGEST_TAG]})
+
+    def close(self, run_id: str, status: str) -> None:
+        """FINISHED or FAILED. A rerun closes it again."""
+        self._end(run_id, status)
+
+    def register(self, release: str, source: str, tags: Mapping[str, str], run_id: str | None = None) -> str:
+        """The version that names this release, made at first use; its tags are brought up to date."""
+        version = self.find_version(release)
+        number = version.version if version else self._create_version(source, {RELEASE: release}, run_id)
+        for key, value in tags.items():
+            if version is None or version.tags.get(key) != value:
+                self._tag_version(number, _name(key), value[:LONGEST_TAG])
+        return number
+
+    def mirror_aliases(self, status: Mapping[str, Any], source: str) -> None:
+        """Make champion, challenger and previous say what the controller's status says. `source`: where releases are.
+
+        A release that was never registered (made by hand, or while MLflow was down) gets a version here.
+        """
+        present = self.aliases()
+        for alias in ALIASES:
+            serving = status.get(alias)
+            digest = (serving.get("digest") or serving.get("release")) if serving else None
+            version = self.register(digest, f"{source}/{digest}.json", {}) if digest else None
+            if version and present.get(alias) != version:
+                self._set_alias(alias, version)
+            elif version is None and alias in present:
+                self._drop_alias(alias)
+
+    def _log(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """MLflow never changes a param: where a rerun has another value, it is kept as a tag beside the first one."""
+        known = self.read_run(run_id).params
+        fresh = {_name(key): value for key, value in params.items()}
+        changed = {f"{key}.rerun": value for key, value in fresh.items() if known.get(key, value) != value}
+        self._write(
+            run_id,
+            metrics=[Metric(_name(m.key), m.value, m.at_ms, m.step) for m in metrics],
+            params={key: value for key, value in fresh.items() if key not in known},
+            tags={_name(key): value[:LONGEST_TAG] for key, value in {**tags, **changed}.items()},
+        )
+
+    @abstractmethod
+    def read_run(self, run_id: str) -> Recorded: ...
+
+    @abstractmethod
+    def find_version(self, release: str) -> Version | None: ...
+
+    @abstractmethod
+    def aliases(self) -> dict[str, str]:
+        """Alias -> version number."""
+        ...
+
+    @abstractmethod
+    def _find(self, run_key: str) -> Recorded | None:
+        """The oldest run with this key."""
+        ...
+
+    @abstractmethod
+    def _create(self, name: str, run_key: str, tags: Mapping[str, str]) -> str: ...
+
+    @abstractmethod
+    def _write(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None: ...
+
+    @abstractmethod
+    def _put_artifact(self, run_id: str, path: str, content: bytes) -> None: ...
+
+    @abstractmethod
+    def _end(self, run_id: str, status: str) -> None: ...
+
+    @abstractmethod
+    def _create_version(self, source: str, tags: Mapping[str, str], run_id: str | None) -> str: ...
+
+    @abstractmethod
+    def _tag_version(self, version: str, key: str, value: str) -> None: ...
+
+    @abstractmethod
+    def _set_alias(self, alias: str, version: str) -> None: ...
+
+    @abstractmethod
+    def _drop_alias(self, alias: str) -> None: ...
+
+
+class MemoryRegistry(Registry):
+    """The in-memory twin, for unit tests. Passes the same contract suite as MlflowRegistry."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Recorded] = {}
+        self.artifacts: dict[tuple[str, str], bytes] = {}
+        self.versions: dict[str, Version] = {}
+        self._aliases: dict[str, str] = {}
+
+    def read_run(self, run_id: str) -> Recorded:
+        return self.runs[run_id]
+
+    def find_version(self, release: str) -> Version | None:
+        return next((v for v in self.versions.values() if v.tags.get(RELEASE) == release), None)
+
+    def aliases(self) -> dict[str, str]:
+        return dict(self._aliases)
+
+    def _find(self, run_key: str) -> Recorded | None:
+        return next((run for run in self.runs.values() if run.tags[RUN_KEY] == run_key), None)
+
+    def _create(self, name: str, run_key: str, tags: Mapping[str, str]) -> str:
+        run_id = f"run-{len(self.runs)}"
+        self.runs[run_id] = Recorded(run_id, name, tags={RUN_KEY: run_key, **tags})
+        return run_id
+
+    def _write(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        run = self.runs[run_id]
+        run.metrics |= {metric.key: metric.value for metric in metrics}
+        run.params |= params or {}
+        run.tags |= tags or {}
+
+    def _put_artifact(self, run_id: str, path: str, content: bytes) -> None:
+        self.artifacts[run_id, path] = content
+
+    def _end(self, run_id: str, status: str) -> None:
+        self.runs[run_id].status = status
+
+    def _create_version(self, source: str, tags: Mapping[str, str], run_id: str | None) -> str:
+        version = str(len(self.versions) + 1)
+        self.versions[version] = Version(version, source, dict(tags))
+        return version
+
+    def _tag_version(self, version: str, key: str, value: str) -> None:
+        self.versions[version].tags[key] = value
+
+    def _set_alias(self, alias: str, version: str) -> None:
+        self._aliases[alias] = version
+
+    def _drop_alias(self, alias: str) -> None:
+        self._aliases.pop(alias, None)
+
+
+def finding_metric(name: str, slice_name: str, number: str) -> str:
+    """finding.ndcg_at_10.all.bound: the metric that holds one number of one finding."""
+    return _name(f"finding.{name}.{slice_name}.{number}")
+
+
+def _name(text: str) -> str:
+    return _NOT_IN_NAMES.sub("_", text)[:250]
+
+
+def _numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number of a summary, nested ones with dotted names."""
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield f"{prefix}{key}", float(value)
+
+
+def _milliseconds(moment: str) -> int:
+    return int(datetime.fromisoformat(moment).timestamp() * 1000)

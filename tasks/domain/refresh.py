@@ -1,0 +1,75 @@
+"""Which way a refresh goes: the choices of the form, and what follows a data verdict and a gate decision. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.gate import Decision, Outcome
+from tasks.domain.manifest import Parameter, partition_date
+
+Candidates = Literal["weights", "state", "both"]
+CANDIDATES: tuple[Candidates, ...] = ("weights", "state", "both")
+TRAINING_STEPS = ("finetune", "compress")
+READ_RECIPE = ("build_dataset", *TRAINING_STEPS)
+READ_CANDIDATES = ("evaluate", "gate")
+
+
+def partition_of(params: Mapping[str, Any], partition_key: str | None) -> tuple[str, bool]:
+    """(day, is it already a partition): what a person asked for wins over the schedule's day, which is a wall date.
+
+    Raises:
+        InputRejected: neither is given.
+    """
+    if params.get("partition"):
+        return partition_date(params["partition"]).isoformat(), True
+    if partition_key:
+        return partition_date(partition_key).isoformat(), False
+    raise InputRejected(
+        "this run has no schedule's day and the form names no partition; trigger it again with one, e.g. 2017-07-01"
+    )
+
+
+def step_options(step: str, params: Mapping[str, Any]) -> dict[str, Parameter]:
+    """What a step is told of the form. A choice that equals the default is left out: the step's key stays the same."""
+    options: dict[str, Parameter] = {}
+    if step in READ_RECIPE and params.get("recipe"):
+        options["recipe"] = params["recipe"]
+    if step in READ_CANDIDATES and params.get("candidates", "both") != "both":
+        options["candidates"] = params["candidates"]
+    return options
+
+
+def is_skipped(step: str, params: Mapping[str, Any]) -> bool:
+    """New weights are not made when a person asked for a new state only."""
+    return step in TRAINING_STEPS and params.get("candidates") == "state"
+
+
+def after_validation(verdict: str) -> str:
+    """The task that follows the data verdict. Bad or missing data keeps the champion, and is a successful run."""
+    following = {
+        "pass": "resolve_champion",
+        "empty": "nothing_to_do",
+        "hold": "keep_champion",
+        "refuse": "keep_champion",
+    }
+    if verdict not in following:
+        raise InputRejected(f"validate_data said {verdict!r}; known: {', '.join(following)}")
+    return following[verdict]
+
+
+def after_gate(decision: Decision, *, approval_wanted: bool) -> str:
+    """The task that follows the gate. Inconclusive never ships by itself: a person is asked if the form says so."""
+    ships = decision.shipped if decision.shipped != "none" else approvable(decision)
+    if approval_wanted and ships:
+        return "request_review"
+    return "report_rejection" if decision.shipped == "none" else "package"
+
+
+def approvable(decision: Decision) -> str | None:
+    """What a person may ship although the gate ships nothing: inconclusive weights, on a state that did not fail."""
+    outcomes = {verdict.kind: verdict.outcome for verdict in decision.verdicts}
+    if decision.shipped == "none" and outcomes.get("weights") is Outcome.INCONCLUSIVE:
+        return "weights" if outcomes.get("state") is not Outcome.FAIL else None
+    return None

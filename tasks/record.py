@@ -1,0 +1,144 @@
+"""Mirror what steps and gates said into MLflow, with the numbers of the manifest and of `freshrank explain`.
+
+MLflow is a view: when it is down or hangs, the call waits under `$FRESHRANK_HOME/spool/mlflow` and the step goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tasks.adapters.mirror import Mirror
+from tasks.adapters.registry import Registry
+from tasks.adapters.releases import release_description
+from tasks.adapters.store import Store, open_store
+from tasks.decisions import as_markdown, explanation, read_decision
+from tasks.domain.manifest import Manifest, digest_of
+from tasks.run import read_manifest
+from tasks.settings import Settings
+
+PAGES = (".html", ".md", ".png", ".svg")  # what people read; data stays in the object store
+LARGEST_PAGE = 4 << 20
+CURVES = "curves.json"  # {name: [value of step 0, 1, ...]}, written by a step that has any
+
+
+def record_step(uri: str, run_key: str, settings: Settings) -> bool:
+    """Mirror one completed step into the run of its refresh. False: MLflow does not answer, it is kept for later."""
+    return mirror(settings).call("step", uri=uri, run_key=run_key)
+
+
+def record_end(
+    run_key: str, status: str, settings: Settings, *, partition: str | None = None, note: str | None = None
+) -> bool:
+    """Close the run of a refresh, FINISHED or FAILED, with the sentence that its page opens with."""
+    return mirror(settings).call("end", run_key=run_key, status=status, partition=partition, note=note)
+
+
+def record_serving(status: Mapping[str, Any], settings: Settings) -> bool:
+    """Make the registry's aliases say what the controller's status says."""
+    return mirror(settings).call(
+        "serving", status={name: status.get(name) for name in ("champion", "challenger", "previous")}
+    )
+
+
+def mirror(settings: Settings, registry: Registry | None = None, store: Store | None = None) -> Mirror:
+    """The calls above, on the configured MLflow and store unless others are given."""
+
+    def opened() -> tuple[Registry, Store]:
+        from tasks.adapters.mlflow_registry import MlflowRegistry
+
+        return registry or MlflowRegistry(settings), store or open_store(settings)
+
+    plays: dict[str, Callable[..., None]] = {
+        "step": lambda **told: _play_step(*opened(), **told),
+        "end": lambda **told: _play_end(*opened(), **told),
+        "serving": lambda **told: _play_serving(*opened(), **told),
+    }
+    return Mirror(settings.home / "spool" / "mlflow", plays)
+
+
+def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None:
+    manifest = read_manifest(store, uri)
+    run_id = registry.refresh_run(run_key, manifest.partition)
+    registry.log_step(run_id, uri, manifest)
+    registry.log_artifacts(run_id, _pages(store, manifest))
+    if CURVES in manifest.outputs:
+        curves = json.loads(store.get(store.key(manifest.outputs[CURVES].uri)))
+        registry.log_curves(
+            run_id, {f"{manifest.step}.{name}": series for name, series in curves.items()}, manifest.started_at
+        )
+    if manifest.step == "build_dataset":
+        registry.refresh_run(run_key, manifest.partition, {"data_digest": data_digest(manifest)})
+    if manifest.step == "gate":
+        _record_gate(registry, store, uri, manifest, run_id, run_key)
+    if manifest.step == "package":
+        _register(registry, store, manifest, run_id)
+
+
+def _record_gate(registry: Registry, store: Store, uri: str, manifest: Manifest, run_id: str, run_key: str) -> None:
+    decision = read_decision(store, manifest)
+    for verdict in decision.verdicts:
+        tags = {
+            "policy": decision.policy,
+            "shipped": str(verdict.kind == decision.shipped).lower(),
+            "gate.manifest": uri,
+        }
+        registry.log_candidate(run_id, verdict, manifest.started_at, tags)
+    registry.log_artifacts(run_id, {"gate/decision.json": store.get(store.key(manifest.outputs["decision.json"].uri))})
+    told = {"shipped": decision.shipped, "reason": decision.reason, "policy": decision.policy}
+    registry.refresh_run(run_key, manifest.partition, told)
+    registry.note(run_id, as_markdown(explanation(store, uri)))
+
+
+def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str) -> None:
+    release = str(manifest.summary["release"])
+    gate, dataset = (read_manifest(store, manifest.inputs[name]) for name in ("gate", "build_dataset"))
+    decision = read_decision(store, gate)
+    shipped = str(manifest.params.get("approved") or decision.shipped)  # a person may ship what was inconclusive
+    verdict = next((v for v in decision.verdicts if v.kind == shipped), None)
+    tags = {
+        "kind": shipped,
+        "verdict": str(verdict.outcome) if verdict else "none",
+        "reason": decision.reason,
+        "policy": decision.policy,
+        "data_digest": data_digest(dataset),
+        "recipe": str(dataset.params.get("recipe")),
+        "partition": manifest.partition,
+        "code": manifest.code_version,
+        "lock": manifest.lock_digest,
+        "seed": str(manifest.seed),
+    }
+    described = release_description(store, release)
+    tags |= {
+        name: str(described[name])
+        for name in ("state_through", "train_end", "weights_digest", "view")
+        if name in described
+    }
+    registry.register(release, store.uri(f"releases/{release}.json"), tags, run_id)
+
+
+def _play_end(
+    registry: Registry, store: Store, run_key: str, status: str, partition: str | None, note: str | None
+) -> None:
+    run_id = registry.refresh_run(run_key, partition or "unknown")
+    if note:
+        registry.note(run_id, note)
+    registry.close(run_id, status)
+
+
+def _play_serving(registry: Registry, store: Store, status: Mapping[str, Any]) -> None:
+    registry.mirror_aliases(status, store.uri("releases"))
+
+
+def _pages(store: Store, manifest: Manifest) -> dict[str, bytes]:
+    return {
+        f"{manifest.step}/{name}": store.get(store.key(artifact.uri))
+        for name, artifact in manifest.outputs.items()
+        if name.endswith(PAGES) and artifact.bytes <= LARGEST_PAGE
+    }
+
+
+def data_digest(dataset: Manifest) -> str:
+    """What build_dataset made, by content: two runs with one digest trained and were judged on the same data."""
+    return digest_of({name: artifact.sha256 for name, artifact in dataset.outputs.items()})

@@ -1,0 +1,183 @@
+"""MLflow mirrors the manifests, and a mirror that is down loses nothing and holds nobody up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.registry import RUN_KEY, MemoryRegistry, finding_metric
+from tasks.adapters.store import MemoryStore
+from tasks.decisions import explanation
+from tasks.domain.errors import Unavailable
+from tasks.domain.gate import Decision, Finding, Outcome, Verdict
+from tasks.domain.manifest import Artifact, Manifest
+from tasks.record import mirror
+from tasks.settings import Settings
+
+RUN = "scheduled__2026-11-21"
+RELEASE = "ab" * 32
+
+
+class Down(MemoryRegistry):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = True
+
+    def _find(self, run_key: str) -> object:  # type: ignore[override]
+        if self.down:
+            raise Unavailable("MLflow did not answer")
+        return super()._find(run_key)
+
+
+def put(store: MemoryStore, step: str, files: dict[str, bytes] | None = None, **changes: object) -> str:
+    outputs = {}
+    for name, content in (files or {}).items():
+        store.put_new(f"runs/{step}/2017-07-01/k/{name}", content)
+        outputs[name] = Artifact(
+            uri=store.uri(f"runs/{step}/2017-07-01/k/{name}"), sha256=f"{len(content):064x}", bytes=len(content)
+        )
+    told: dict[str, object] = {
+        "step": step,
+        "partition": "2017-07-01",
+        "inputs": {},
+        "outputs": outputs,
+        "params": {},
+        "summary": {"rows": 3},
+        "code_version": "c0de",
+        "lock_digest": "10c4",
+        "seed": 7,
+        "started_at": "2026-11-21T05:00:00+00:00",
+        "seconds": 1.5,
+    }
+    store.put_new(f"runs/{step}/2017-07-01/k.json", Manifest.model_validate(told | changes).model_dump_json().encode())
+    return store.uri(f"runs/{step}/2017-07-01/k.json")
+
+
+def a_decision() -> Decision:
+    def finding(name: str, bound: float | None, outcome: Outcome) -> Finding:
+        return Finding(
+            name=name,
+            slice="all",
+            champion=0.3 if bound is not None else None,
+            candidate=0.31,
+            difference=0.01 if bound is not None else None,
+            bound=bound,
+            margin=0.008,
+            outcome=outcome,
+            sentence=f"{name} is {outcome}",
+        )
+
+    weights = Verdict(
+        kind="weights",
+        outcome=Outcome.INCONCLUSIVE,
+        reason="not shown",
+        findings=(finding("ndcg_at_10", -0.02, Outcome.INCONCLUSIVE),),
+    )
+    state = Verdict(
+        kind="state",
+        outcome=Outcome.PASS,
+        reason="no harm",
+        findings=(finding("ndcg_at_10", -0.001, Outcome.PASS), finding("coverage", None, Outcome.PASS)),
+    )
+    return Decision(
+        policy="demo", shipped="state", reason="the new state is sound", needs_review=True, verdicts=(weights, state)
+    )
+
+
+def a_run_that_ships(store: MemoryStore) -> dict[str, str]:
+    dataset = put(store, "build_dataset", {"slates.parquet": b"rows"}, params={"recipe": "tiny"})
+    gate = put(store, "gate", {"decision.json": a_decision().model_dump_json().encode(), "gate.html": b"<p>"})
+    store.put_new(
+        f"releases/{RELEASE}/release/release.json", json.dumps({"state_through": "2017-07-01", "view": "v"}).encode()
+    )
+    package = put(
+        store, "package", inputs={"gate": gate, "build_dataset": dataset}, summary={"release": RELEASE, "view": "v"}
+    )
+    return {"build_dataset": dataset, "gate": gate, "package": package}
+
+
+def test_explain_and_the_registry_show_the_same_numbers(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    uris = a_run_that_ships(store)
+    mirrored = mirror(Settings(home=tmp_path), registry, store)
+    assert mirrored.call("step", uri=uris["gate"], run_key=RUN)
+
+    told = explanation(store, uris["gate"])
+    assert [candidate["kind"] for candidate in told["candidates"]] == ["weights", "state"]
+    runs = {run.tags[RUN_KEY]: run for run in registry.runs.values()}
+    for candidate in told["candidates"]:
+        nested = runs[f"{RUN}/{candidate['kind']}"]
+        assert nested.tags["outcome"] == candidate["verdict"]
+        numbers = {
+            finding_metric(finding["name"], finding["slice"], name): finding[name]
+            for finding in candidate["findings"]
+            for name in ("champion", "candidate", "difference", "bound", "margin")
+            if finding[name] is not None
+        }
+        assert numbers and nested.metrics == numbers
+        assert json.loads(registry.artifacts[nested.run_id, "findings.json"]) == candidate["findings"]
+    page = runs[RUN]
+    assert page.tags["shipped"] == "state" and "the new state is sound" in page.tags["mlflow.note.content"]
+    assert registry.artifacts[page.run_id, "gate/gate.html"] == b"<p>"
+
+
+def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    uris = a_run_that_ships(store)
+    for _ in range(2):
+        assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uris["package"], run_key=RUN)
+    (version,) = registry.versions.values()
+    assert version.source == store.uri(f"releases/{RELEASE}.json")
+    expected = {
+        "verdict": "pass",
+        "kind": "state",
+        "recipe": "tiny",
+        "state_through": "2017-07-01",
+        "seed": "7",
+        "code": "c0de",
+    }
+    assert version.tags.items() >= expected.items() and len(version.tags["data_digest"]) == 64
+
+
+def test_calls_wait_while_mlflow_is_down_and_are_made_in_order_afterwards(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), Down()
+    uris = a_run_that_ships(store)
+    mirrored = mirror(Settings(home=tmp_path), registry, store)
+    assert not mirrored.call("step", uri=uris["build_dataset"], run_key=RUN)
+    assert not mirrored.call("step", uri=uris["gate"], run_key=RUN)
+    assert len(mirrored.waiting()) == 2 and not registry.runs
+    assert "rows" not in "".join(path.read_text() for path in mirrored.waiting())  # names and URIs only
+
+    registry.down = False
+    again = mirror(Settings(home=tmp_path), registry, store)  # another process, later
+    assert again.call("end", run_key=RUN, status="FINISHED", partition="2017-07-01", note=None)
+    assert not again.waiting()
+    run = next(run for run in registry.runs.values() if run.tags[RUN_KEY] == RUN)
+    assert run.status == "FINISHED" and run.metrics["build_dataset.rows"] == 3
+    assert len(registry.runs) == 3
+
+
+def test_a_call_that_can_never_work_does_not_block_those_behind_it(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    uris = a_run_that_ships(store)
+    mirrored = mirror(Settings(home=tmp_path), registry, store)
+    assert not mirrored.call("step", uri="memory://runs/gone.json", run_key=RUN)
+    (mirrored.folder / "00000000000000000000-broken.json").write_text("{")
+    assert mirrored.call("step", uri=uris["build_dataset"], run_key=RUN)
+    assert not mirrored.waiting()
+    assert len(list((mirrored.folder / "refused").iterdir())) == 2
+    assert len(registry.runs) == 1
+
+
+def test_a_full_disk_or_a_bug_in_the_mirror_never_reaches_the_step(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("a file where the folder should be")
+    assert not mirror(Settings(home=tmp_path), MemoryRegistry(), MemoryStore()).call(
+        "step", uri="memory://x", run_key=RUN
+    )
+
+
+def test_a_call_that_does_not_exist_is_a_bug_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no call"):
+        mirror(Settings(home=tmp_path), MemoryRegistry(), MemoryStore()).call("stepp", uri="memory://x")
