@@ -1,1 +1,1 @@
-"""The model: state, features, retrieval, network, runtimes. Training and serving share every line that makes a score."""
+"""The model: state, features, retrieval, network, runtimes. Training and serving share what makes a score."""

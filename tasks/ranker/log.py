@@ -1,12 +1,12 @@
 """Accepted partitions -> one purchase log in memory, as numpy arrays; build time only, serving never imports this.
 
-An event is one distinct (day, user, item): quantity and money of repeated lines on a day are summed, as in protocol CJ1.
-Users are numbered by their first event, never by pseudonym, so that nothing depends on the pseudonym key.
+An event is one distinct (day, user, item): quantity and money of repeated lines on a day are summed, as in CJ1. Its day
+is its partition's: what arrived late was not known before. Users are numbered by their first event, never by pseudonym,
+so that nothing depends on the pseudonym key.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,10 @@ class Items:
     brand: Ints
     texts: list[str]
 
-    def text_digests(self) -> list[bytes]:
-        return [text_digest(text) for text in self.texts]
-
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """Purchases sorted by (day, user, item). `item` indexes `items`, `user` indexes `user_ids`, days count from 1970."""
+    """Purchases sorted by (day, user, item). `item` indexes `items`, `user` `user_ids`; days count from 1970."""
 
     items: Items
     user_ids: list[str]
@@ -49,10 +46,6 @@ class EventLog:
     def before(self, day: int) -> int:
         """Number of events of earlier days: everything that may be known on the morning of `day`."""
         return int(np.searchsorted(self.day, day))
-
-
-def text_digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def item_text(title: str | None, path: list[str], brand: str | None) -> str:
@@ -93,18 +86,14 @@ def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
     users = lines.group_by("user_id").agg(pl.struct("event_time", "event_id").min().alias("first")).sort("first")
     items = known.join(lines.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
     stores = lines.select("store_id").drop_nulls().unique().sort("store_id")["store_id"].to_list()
+    known_stores = pl.DataFrame(
+        {"store_id": stores, "store": range(len(stores))}, schema={"store_id": pl.String, "store": pl.Int32}
+    )
     events = (
         lines.sort("event_id")
         .join(users.with_row_index("user").select("user_id", "user"), on="user_id")
         .join(items.with_row_index("item").select("item_id", "item"), on="item_id")
-        .join(
-            pl.DataFrame(
-                {"store_id": stores, "store": np.arange(len(stores), dtype=np.int32)},
-                schema={"store_id": pl.String, "store": pl.Int32},
-            ),
-            on="store_id",
-            how="left",
-        )
+        .join(known_stores, on="store_id", how="left")
         .group_by("day", "user", "item")
         .agg(
             pl.col("quantity").sum(),
@@ -147,7 +136,7 @@ def _purchases(path: Path) -> pl.DataFrame:
         "event_time",
         pl.col("user_id").cast(pl.String),
         pl.col("item_id").cast(pl.String),
-        pl.col("event_time").dt.epoch("d").cast(pl.Int32).alias("day"),
+        pl.lit(partition_day(path), dtype=pl.Int32).alias("day"),
         pl.col("quantity").fill_null(1.0).clip(0.0).cast(pl.Float64),
         pl.col("value").fill_null(0.0).clip(0.0).cast(pl.Float64),
         pl.col("discount").fill_null(0.0).clip(0.0).cast(pl.Float64),

@@ -1,4 +1,4 @@
-"""One user's history, counted once for a request: by item, by type, by category and by brand, as of the morning of a day."""
+"""One user's history, counted once for a request: by item, type, category and brand, as of one morning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIP_DECAY = 0.97
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that features, tokens and retrieval need to know about a user. Events on or after `day` count as yesterday's."""
+    """What features, tokens and retrieval need to know about a user. Later events count as yesterday's."""
 
     items: ItemState
     user: UserHistory
@@ -97,12 +97,10 @@ class Profile:
     @cached_property
     def text_profile(self) -> Floats:
         """Mean text vector of what was bought, recent purchases first; zeros for a user without texts."""
-        weight, text = self.decay(45.0), self.items.text[self.user.rows]
-        weight, text = weight[text >= 0], text[text >= 0]
-        if not len(text):
+        texts, at = np.unique(self.items.text[self.user.rows], return_inverse=True)
+        if not len(texts):
             return np.zeros(self.items.text_vectors.shape[1], np.float32)
-        texts, at = np.unique(text, return_inverse=True)
-        mean = np.bincount(at, weight).astype(np.float32) @ self.items.text_vectors[texts].astype(np.float32)
+        mean = np.bincount(at, self.decay(45.0)).astype(np.float32) @ self.items.texts(texts)
         return mean / max(float(np.linalg.norm(mean)), 1e-6)
 
     @cached_property

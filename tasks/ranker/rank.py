@@ -1,4 +1,4 @@
-"""The cascade: candidates -> stage 1 over all of them -> stage 2 over the best. Serving and evaluation call this, nothing else."""
+"""The cascade: stage 1 over all candidates -> stage 2 over the best. Serving and evaluation both call this."""
 
 from __future__ import annotations
 

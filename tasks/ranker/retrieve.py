@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.ranker.arrays import Floats, Ints, spread
-from tasks.ranker.features import neighbour_scores
+from tasks.ranker.arrays import Floats, Ints, spread, top
 from tasks.ranker.profile import Profile
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
 
@@ -27,7 +26,7 @@ def candidates_of(profile: Profile, k: int = CANDIDATES) -> Ints:
     for scores in _rankings(profile):
         _vote(votes, scores)
     votes[past] = -1.0
-    rest = _top(votes, min(k - len(past), items.size - len(past)))
+    rest = top(votes, min(k - len(past), items.size - len(past)))
     return np.concatenate([past, rest]).astype(np.int32)
 
 
@@ -42,7 +41,7 @@ def past_items(profile: Profile) -> Ints:
 
 def similar_to(items: ItemState, vector: Floats, k: int) -> Ints:
     """Catalogue rows whose text is nearest to a query's vector, nearest first; items without text come last."""
-    return _top(items.vectors(np.arange(items.size, dtype=np.int32)) @ vector, min(k, items.size))
+    return top(items.vectors(np.arange(items.size, dtype=np.int32)) @ vector, min(k, items.size))
 
 
 def _rankings(profile: Profile) -> list[Floats]:
@@ -51,7 +50,9 @@ def _rankings(profile: Profile) -> list[Floats]:
     everything = np.arange(items.size, dtype=np.int32)
     rankings = []
     if len(user.cf_rows):
-        rankings.append(neighbour_scores(user, everything))
+        similar = np.zeros(items.size, np.float32)
+        similar[user.cf_rows] = user.cf_scores
+        rankings.append(similar)
     if len(user.rows):
         lines = spread(profile.by_type.sum(profile.decay(120.0)), profile.by_type.lookup(items.type[: items.size]))
         rankings.append(lines * items.type_share)
@@ -72,20 +73,6 @@ def sales_votes(sales7: Floats, discount7: Floats) -> Floats:
 
 
 def _vote(votes: Floats, scores: Floats) -> None:
-    top = _top(scores, min(DEPTH, len(scores)))
-    top = top[scores[top] > 0]
-    votes[top] += (1.0 / (DAMPING + 1 + np.arange(len(top)))).astype(np.float32)
-
-
-def _top(scores: Floats, k: int) -> Ints:
-    """Indices of the k largest scores, largest first, ties by index: the same on every machine."""
-    if k <= 0:
-        return np.zeros(0, np.int32)
-    if k < len(scores):
-        threshold = -np.partition(-scores, k - 1)[k - 1]
-        above = np.flatnonzero(scores > threshold)
-        ties = np.flatnonzero(scores == threshold)[: k - len(above)]
-        chosen = np.sort(np.concatenate([above, ties]))
-    else:
-        chosen = np.arange(len(scores))
-    return chosen[np.argsort(-scores[chosen], kind="stable")].astype(np.int32)
+    best = top(scores, DEPTH)
+    best = best[scores[best] > 0]
+    votes[best] += (1.0 / (DAMPING + 1 + np.arange(len(best)))).astype(np.float32)

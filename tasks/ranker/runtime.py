@@ -37,28 +37,32 @@ def read_config(directory: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((directory / "config.json").read_bytes())
     if config["features"] != list(FEATURES) or config["token"] != list(TOKEN) or config["max_tokens"] != MAX_TOKENS:
         raise InputRejected(
-            f"{directory} was trained on other features than this code makes; serve it with the code of its release, or train anew"
+            f"{directory} was trained on other features than this code makes; serve it with the code of its release, "
+            f"or train anew"
         )
     return config
+
+
+def compiled(path: Path, threads: int | None, *, exact: bool = True) -> Any:
+    """An OpenVINO model on the CPU. `exact` keeps fp32 between the layers also where bf16 would be faster."""
+    from openvino import Core  # heavy: only who runs a model pays for it
+
+    core = Core()
+    options: dict[str, Any] = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if exact:
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    return core.compile_model(core.read_model(path), "CPU", options)
 
 
 class OpenVinoScorer:
     """The released model. One inference thread a process by default: replicas, not threads, use the cores."""
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
-        from openvino import Core  # heavy, and only this class needs it
-
         read_config(directory)
-        core = Core()
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else bf16 machines would answer other scores
-            "ENABLE_CPU_PINNING": False,
-        }
-        self._base = core.compile_model(core.read_model(directory / "base.xml"), "CPU", options).create_infer_request()
-        self._full = core.compile_model(core.read_model(directory / "full.xml"), "CPU", options).create_infer_request()
+        self._base = compiled(directory / "base.xml", threads).create_infer_request()
+        self._full = compiled(directory / "full.xml", threads).create_infer_request()
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         return _padded(self._base, BASE_SIZES, x, item_vec)

@@ -67,9 +67,13 @@ class ItemState:
         empty = np.zeros((1, self.text_vectors.shape[1]), np.float32)
         return np.vstack([self.text_vectors.astype(np.float32), empty])
 
+    def texts(self, text: Ints) -> Floats:
+        """Vectors of text rows; -1 means the zeros of no text."""
+        return self._vectors[text]
+
     def vectors(self, candidates: Ints) -> Floats:
         """Text vector of each row; zeros where an item has no text."""
-        return self._vectors[self.text[candidates]]
+        return self.texts(self.text[candidates])
 
     def rows(self, item_ids: Iterable[str]) -> Ints:
         """Row of each item in the catalogue, -1 for an item that cannot be ranked."""
@@ -77,7 +81,7 @@ class ItemState:
         return np.array([row if row < self.size else -1 for row in found], np.int32)
 
     def sold_at(self, store: int, candidates: Ints) -> tuple[Floats, Floats, float]:
-        """7-day and 28-day sales of the candidates in one store, and the store's share of all sales; zeros for store -1."""
+        """7-day and 28-day sales of the candidates in one store, and its share of all sales; zeros for store -1."""
         sales = np.zeros((2, self.size), np.float32)
         if not 0 <= store < len(self.store_ids):
             return sales[0, : len(candidates)], sales[1, : len(candidates)], 0.0

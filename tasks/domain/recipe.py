@@ -1,0 +1,103 @@
+"""How to train: one YAML file, read whole, refused at the first unknown or impossible field."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Record, digest_of
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class Data(Record):
+    """Which users and days make slates, and which candidates become training rows."""
+
+    users: int = Field(ge=2, description="households with most trips; the first champion's choice holds from then on")
+    train_from: date = Field(description="no slate of an earlier day is trained on")
+    train_days: int = Field(ge=1, description="at most this many days before the validation")
+    validation_days: int = Field(ge=1, description="choose the epoch and the compressed variant")
+    holdout_days: int = Field(ge=1, le=14, description="the last days: judged by evaluate, seen by nothing else")
+    keep_bought: float = Field(gt=0, le=1, description="share of unbought-today past products that become rows")
+    keep_other: float = Field(gt=0, le=1, description="share of the other candidates that become rows")
+
+
+class Network(Record):
+    """Sizes. The history transformer is `width` wide and reads at most 20 purchases."""
+
+    width: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    feed_forward: int = Field(ge=8)
+    text_width: int = Field(ge=1, description="item text vector after projection")
+    head: tuple[int, int] = Field(description="hidden layers of the feature head")
+    dropout: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Network:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Training(Record):
+    """AdamW with warm-up, linear decay and gradient clipping; the best epoch on validation is kept."""
+
+    epochs: int = Field(ge=1)
+    slates_a_step: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    final_share: float = Field(ge=0, le=1, description="of the learning rate, reached at the last step")
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    gradient_clip: float = Field(gt=0)
+    calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
+    base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
+
+
+Variant = Literal["fp32", "int8", "int8-low-rank"]
+
+
+class Compression(Record):
+    """Which variants are tried, and how much of the parent's validation quality one may lose."""
+
+    variants: tuple[Variant, ...]
+    margin: float = Field(gt=0, description="NDCG@10 that the lower bound of the paired difference may not fall below")
+    calibration_slates: int = Field(ge=1)
+    rank: int = Field(ge=1, description="of the factorised head")
+    text_calibration: int = Field(ge=1, description="item texts that calibrate the query encoder")
+
+    @field_validator("variants")
+    @classmethod
+    def _fp32_is_always_there(cls, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        if "fp32" not in variants:
+            raise ValueError("variants must hold fp32: it is what remains when no smaller one is good enough")
+        return variants
+
+
+class Recipe(Record):
+    name: str
+    data: Data
+    network: Network
+    training: Training
+    compression: Compression
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump(mode="json"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read tasks/recipes/NAME.yaml. Raises InputRejected with everything that is wrong with it."""
+    path = RECIPES / f"{name}.yaml"
+    if name != Path(name).name or not path.exists():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise InputRejected(f"there is no recipe {name!r}; known recipes: {known}")
+    try:
+        return Recipe(name=name, **yaml.safe_load(path.read_text()))
+    except (ValidationError, TypeError, yaml.YAMLError) as err:
+        raise InputRejected(f"recipe {path.name} is not valid: {err}") from err
