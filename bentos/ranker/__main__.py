@@ -23,6 +23,7 @@ for _variable, _value in (("BENTOML_DO_NOT_TRACK", "True"), ("OTEL_SDK_DISABLED"
     os.environ[_variable] = _value
 
 if TYPE_CHECKING:
+    from bentos.ranker.pages import BentoPages
     from tasks.serving.replica import Replica, ReplicaOptions
 
 log = logging.getLogger("freshrank.serving")
@@ -94,8 +95,9 @@ def _serve(options: ReplicaOptions, listener: socket.socket, drain_s: float) -> 
     from tasks.serving.replica import Replica
 
     replica = Replica(options)
+    pages = BentoPages(replica)
     config = uvicorn.Config(
-        FastPath(replica, BentoPages(replica)),
+        FastPath(replica, pages),
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -108,7 +110,7 @@ def _serve(options: ReplicaOptions, listener: socket.socket, drain_s: float) -> 
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FINISH_S,
     )
-    server = _server_class(uvicorn)(config, replica, drain_s)
+    server = _server_class(uvicorn)(config, replica, pages, drain_s)
     failure: list[str] = []
     threading.Thread(target=_load, args=(replica, server, failure), name="load", daemon=True).start()
     server.run(sockets=[listener])
@@ -137,8 +139,9 @@ def _server_class(uvicorn: Any) -> Any:
     class Server(uvicorn.Server):
         """On the first signal: not ready, answer on for `drain_s`, finish what is in flight. On the second: at once."""
 
-        def __init__(self, config: Any, replica: Replica, drain_s: float) -> None:
+        def __init__(self, config: Any, replica: Replica, pages: BentoPages, drain_s: float) -> None:
             super().__init__(config)
+            self._pages = pages
             self._replica = replica
             self._drain_s = drain_s
             self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,6 +149,7 @@ def _server_class(uvicorn: Any) -> Any:
         async def serve(self, sockets: list[socket.socket] | None = None) -> None:
             self._loop = asyncio.get_running_loop()
             await super().serve(sockets)
+            await self._pages.close()
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             if self._replica.state in ("loading", "broken", "draining") or self._loop is None:

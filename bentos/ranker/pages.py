@@ -1,4 +1,7 @@
-"""BentoML's own app behind the fast path: its page at / and /docs, /livez, /schema.json; imported when asked for."""
+"""The page at / and /docs, and BentoML's own app behind the fast path, imported when one of its paths is asked for.
+
+The page is ours because BentoML's loads a tracker from outside; the script that draws it is BentoML's local copy.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,17 @@ from typing import Any
 
 from tasks.serving.replica import Replica
 
-PATHS = ("/", "/docs", "/livez", "/schema.json")
-FOLDERS = ("/static_content/", "/assets/")
+PAGE = ("/", "/docs")
+PATHS = ("/livez", "/schema.json")
+FOLDER = "/static_content/"
+NOT_HERE = b'{"error":"there is nothing here; POST /rank ranks, GET /docs explains"}'
+HTML = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>freshrank ranker</title>
+<link rel="stylesheet" href="/static_content/swagger-ui.css"></head>
+<body><div id="page"><a href="/docs.json">OpenAPI document</a></div>
+<script src="/static_content/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/docs.json", dom_id: "#page", validatorUrl: null})</script></body></html>
+"""
 
 
 class BentoPages:
@@ -24,12 +36,12 @@ class BentoPages:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
-        if path not in PATHS and not path.startswith(FOLDERS):
-            await _not_found(send)
-            return
-        if path == "/docs":
-            scope = {**scope, "path": "/", "raw_path": b"/"}
-        await (await self._service())(scope, receive, send)
+        if path in PAGE:
+            await _answer(send, 200, HTML, b"text/html; charset=utf-8")
+        elif path in PATHS or path.startswith(FOLDER):
+            await (await self._service())(scope, receive, send)
+        else:
+            await _answer(send, 404, NOT_HERE, b"application/json")
 
     async def close(self) -> None:
         await self._open.aclose()
@@ -50,8 +62,7 @@ def _import_service(replica: Replica) -> Any:
     return service.Ranker.to_asgi()
 
 
-async def _not_found(send: Any) -> None:
-    body = b'{"error":"there is nothing here; POST /rank ranks, GET /docs explains"}'
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
+async def _answer(send: Any, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

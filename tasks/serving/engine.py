@@ -70,14 +70,13 @@ class Engine:
         scorer: Scorer,
         encoder: Encoder | None = None,
         users: UserView | None = None,
-        metrics: Metrics | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._items = items
         self._scorer = Guarded(scorer)
         self._encoder = encoder
         self._users = users
-        self._metrics = metrics
+        self.metrics: Metrics | None = None
         self._clock = clock
         self._queries: OrderedDict[str, Floats] = OrderedDict()
         items.row_of  # noqa: B018  # counted now, not in the first request
@@ -90,7 +89,6 @@ class Engine:
         *,
         valkey_url: str | None = None,
         threads: int = 1,
-        metrics: Metrics | None = None,
     ) -> Engine:
         """Load a checked release. Raises InputRejected where its parts, or the view, do not belong together."""
         items = ItemState.load(release.directory / "items")
@@ -100,7 +98,7 @@ class Engine:
             from tasks.ranker.text import QueryEncoder
 
             encoder = QueryEncoder(release.directory / "text", threads)
-        return cls(items, OpenVinoScorer(release.directory / "model", threads), encoder, users, metrics)
+        return cls(items, OpenVinoScorer(release.directory / "model", threads), encoder, users)
 
     def rank(
         self, request: RankRequest, pseudonym: str | None = None, *, deadline: float = FOREVER, named: bool = False
@@ -112,8 +110,8 @@ class Engine:
             named: the caller named a user, known or not.
         """
         user, source = self._user(request, pseudonym)
-        if named and user is None and self._metrics is not None:
-            self._metrics.unknown_users.inc()
+        if named and user is None and self.metrics is not None:
+            self.metrics.unknown_users.inc()
         profile = Profile(self._items, user or NOBODY, self._items.day)
         known = len(profile.user.rows) > 0
 
@@ -142,15 +140,15 @@ class Engine:
         if pseudonym is None or self._users is None:
             return None, ""
         user, source = self._users.find(pseudonym)
-        if self._metrics is not None:
-            self._metrics.views.labels(source).inc()
+        if self.metrics is not None:
+            self.metrics.views.labels(source).inc()
         return user, source
 
     def _given(self, candidates: Sequence[str]) -> Ints:
         rows = self._items.rows(candidates)
         unknown = int((rows < 0).sum())
-        if unknown and self._metrics is not None:
-            self._metrics.unknown_items.inc(unknown)
+        if unknown and self.metrics is not None:
+            self.metrics.unknown_items.inc(unknown)
         return rows
 
     def _search(self, request: RankRequest, profile: Profile, in_time: Callable[[], bool]) -> tuple[Ints, Floats, str]:

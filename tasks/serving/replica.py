@@ -111,9 +111,7 @@ class Replica:
             self._key = _read_key(options.secrets, release.record.key_id)
             self.metrics = Metrics(release.digest, options.name)
             self.release = release
-            engine = Engine.open(
-                release, options.view, valkey_url=options.valkey_url, threads=options.threads, metrics=self.metrics
-            )
+            engine = Engine.open(release, options.view, valkey_url=options.valkey_url, threads=options.threads)
             asked = 0
             for _ in range(WARM_UP_ROUNDS):
                 asked = self.worker.run(lambda: replay(engine, release.directory / "golden.json"), timeout_s=120)
@@ -122,6 +120,7 @@ class Replica:
         except Exception as err:
             self.state, self.reason = "broken", str(err)
             raise
+        engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
         self._engine = engine
         with self._lock:
             if self.state == "loading":

@@ -1,0 +1,116 @@
+"""A sealed release -> a bento in BENTOML_HOME, by `bentoml build` in a process of its own; no network, no docker.
+
+The image's packages are the part of our lock that the service needs, with its hashes: BentoML resolves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.serving.launch import launch_environment
+from tasks.serving.release import verify
+
+LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+NAME = "freshrank_ranker"
+SERVICE = "bentos.ranker.service:Ranker"
+TIMEOUT_S = 180
+# what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
+NEEDED = (
+    "bentoml", "boto3", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
+    "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
+)  # fmt: skip
+
+LEFT_OUT = ("nvidia-",)  # BentoML asks for nvidia-ml-py; our lock holds nothing of the kind, see README
+
+
+def build_bento(src: Path, digest: str, home: Path) -> Path:
+    """Build and return the bento's `src`, which is the release byte for byte. Building it again replaces it.
+
+    Raises:
+        InputRejected: BentoML refused, or what it built is not the release.
+        Unavailable: the build did not end in time.
+    """
+    bento = home / "bentos" / NAME / digest[:12]
+    shutil.rmtree(bento, ignore_errors=True)  # of an earlier try with this very release
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder) / "bentofile.yaml"
+        recipe.write_text(yaml.safe_dump(_recipe(), sort_keys=True))
+        command = [
+            sys.executable,
+            "-B",
+            "-m",
+            "bentoml",
+            "build",
+            str(src),
+            "-f",
+            str(recipe),
+            "--version",
+            digest[:12],
+        ]
+        environment = {**launch_environment(), "BENTOML_HOME": str(home)}
+        try:
+            done = subprocess.run(
+                command, cwd=src, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired as err:
+            raise Unavailable(f"bentoml build did not end within {TIMEOUT_S} s; run package again") from err
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-600:]
+        raise InputRejected(f"bentoml build failed with {done.returncode}: {said}")
+    (bento / "src" / "bentofile.yaml").unlink(missing_ok=True)  # BentoML's copy of the recipe is no part of the release
+    _keep_hashed(bento / "env" / "python" / "requirements.txt")
+    verify(bento / "src", digest)
+    return bento / "src"
+
+
+def locked_requirements(lock: str, needed: tuple[str, ...] = NEEDED) -> list[str]:
+    """`name==version --hash=...` of everything the service needs, dependencies of dependencies included.
+
+    Raises:
+        InputRejected: something needed is not in the lock.
+    """
+    locked = {
+        _plain(match["name"]): " ".join(match[0].replace("\\\n", " ").split())
+        for match in re.finditer(r"^(?P<name>[A-Za-z0-9._-]+)==[^\\\n]*(?:\\\n[^\\\n]*)*", lock, re.M)
+    }
+    closure, waiting = set[str](), [_plain(name) for name in needed]
+    while waiting:
+        name = waiting.pop()
+        if name in closure or name.startswith(LEFT_OUT):
+            continue
+        if name not in locked:
+            raise InputRejected(f"the service needs {name}, and requirements.lock does not name it; run `make lock`")
+        closure.add(name)
+        required = [Requirement(text) for text in metadata.requires(name) or ()]
+        waiting += [_plain(r.name) for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [locked[name] for name in sorted(closure)]
+
+
+def _recipe() -> dict[str, object]:
+    return {
+        "service": SERVICE,
+        "name": NAME,
+        "include": ["bentos/**", "tasks/**", "release/**"],
+        "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
+    }
+
+
+def _keep_hashed(requirements: Path) -> None:
+    """BentoML adds itself once more, without hashes; one such line makes an installer refuse all the others."""
+    lines = requirements.read_text().splitlines(keepends=True)
+    requirements.write_text("".join(line for line in lines if not re.fullmatch(r"[\w.-]+==\S+\n", line)))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,264 @@
+"""What may ship -> one immutable release, built as a bento and seen answering its golden requests over HTTP.
+
+The release is the bento's `src/`: the code that serves travels with the model. No clock and no absolute path goes into a
+file, so equal inputs make equal digests. The view (user histories) lies beside it and is named by it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tasks.adapters.bento import NAME, build_bento
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.manifest import canonical_json, digest_of
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/domain")
+READY_WITHIN_S = 120
+GOLDEN_QUERIES = ("whole milk", "fresh fruit")
+NOT_AN_ITEM = "not-an-item"
+
+
+def package(
+    choice: str,
+    candidate: Path | None,
+    champion: Path | None,
+    dataset: Path,
+    partition: str,
+    key_id: str,
+    bento_home: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Lay out, seal, build and try one release; `out` then holds `src/` (the release) and `view/`.
+
+    Args:
+        choice: weights (the candidate's), state (the champion's weights with the dataset's state) or bootstrap.
+        candidate: directory with model/ and text/, as compress leaves it. Needed unless `choice` is state.
+        champion: src directory of the release that serves. Needed for `state`.
+        dataset: directory with items/ and view/, the state of the coming morning.
+
+    Raises:
+        InputRejected: an input is missing, or the built service does not answer as the engine did.
+    """
+    src, view = out / "src", out / "view"
+    shutil.rmtree(out, ignore_errors=True)
+    release = src / "release"
+    model, text, train_end = _weights(choice, candidate, champion)
+    _copy_code(src)
+    for source, name in ((model, "model"), (text, "text"), (dataset / "items", "items")):
+        _copy_tree(source, release / name)
+    _copy_tree(dataset / "view", view)
+    view_digest, users, state_through = _seal_view(view, release)
+    _record_golden(release)
+    facts = {
+        "kind": choice,
+        "partition": partition,
+        "created": partition,
+        "view": view_digest,
+        "train_end": train_end,
+        "state_through": state_through,
+        "weights_digest": weights_digest(release / "model"),
+        "key_id": key_id,
+    }
+    from tasks.serving.release import seal
+
+    digest = seal(src, facts)
+    built = build_bento(src, digest, bento_home)
+    checked = _try_service(built, view, digest)
+    files = [path for path in src.rglob("*") if path.is_file()]
+    return {
+        "release": digest,
+        "view": view_digest,
+        "kind": choice,
+        "partition": partition,
+        "train_end": train_end,
+        "state_through": state_through,
+        "weights_digest": facts["weights_digest"],
+        "bento_tag": f"{NAME}:{digest[:12]}",
+        "golden_requests": checked,
+        "users": users,
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def weights_digest(model: Path) -> str:
+    """Names the weights alone: a release with new state and old weights has its champion's weights digest."""
+    from tasks.serving.release import file_digests
+
+    return digest_of(file_digests(model))
+
+
+def _weights(choice: str, candidate: Path | None, champion: Path | None) -> tuple[Path, Path, str]:
+    if choice == "state":
+        if champion is None:
+            raise InputRejected("a state release takes its weights from the champion, and none was given")
+        parent = champion / "release"
+        train_end = str(json.loads((parent / "release.json").read_bytes())["train_end"])
+        return parent / "model", parent / "text", train_end
+    if choice not in ("weights", "bootstrap"):
+        raise InputRejected(f"{choice!r} cannot be packaged; a release is of kind weights, state or bootstrap")
+    if candidate is None:
+        raise InputRejected(f"a {choice} release needs the candidate that compress made, and none was given")
+    config = json.loads((candidate / "model" / "config.json").read_bytes())
+    if "train_end" not in config:
+        raise InputRejected("the candidate's model/config.json names no train_end; the gate could not judge it later")
+    return candidate / "model", candidate / "text", str(config["train_end"])
+
+
+def _copy_code(src: Path) -> None:
+    for name in CODE:
+        source = ROOT / name
+        files = [source] if source.is_file() else [p for p in source.iterdir() if p.suffix in (".py", ".json")]
+        for file in files:
+            target = src / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise InputRejected(f"{source.name}/ is missing in {source.parent}; run the step that makes it again")
+    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def _seal_view(view: Path, release: Path) -> tuple[str, int, str]:
+    """(view digest, users, last day that the state knows); writes view.json and the schema that the release promises."""
+    from tasks.ranker.arrays import iso_day
+    from tasks.ranker.state import HISTORY_FIELDS, VIEW_VERSION, ItemState, View
+    from tasks.serving.release import seal_view
+
+    items, histories = ItemState.load(release / "items"), View(view)
+    if histories.items_digest != items.digest:
+        raise InputRejected(
+            "view/ numbers its items differently from items/; both must come from one build_dataset run"
+        )
+    schema = {"version": VIEW_VERSION, "items": items.digest, "fields": list(HISTORY_FIELDS)}
+    (release / "view_schema.json").write_bytes(canonical_json(schema))
+    return seal_view(view, len(histories)), len(histories), iso_day(items.day - 1)
+
+
+def _record_golden(release: Path) -> None:
+    from tasks.ranker.runtime import OpenVinoScorer
+    from tasks.ranker.state import ItemState
+    from tasks.ranker.text import QueryEncoder
+    from tasks.serving.engine import Engine
+    from tasks.serving.golden import record
+
+    items = ItemState.load(release / "items")
+    encoder = QueryEncoder(release / "text") if (release / "text" / "encoder.xml").exists() else None
+    engine = Engine(items, OpenVinoScorer(release / "model"), encoder)
+    requests = golden_requests(items)
+    if encoder is None:
+        requests = [request for request in requests if request["surface"] != "search"]
+    (release / "golden.json").write_bytes(record(engine, requests))
+
+
+def golden_requests(items: Any) -> list[dict[str, Any]]:
+    """Every way through the engine: histories long and short, nobody, candidates given and not, unknown items, queries."""
+    import numpy as np
+
+    from tasks.ranker.arrays import iso_day
+
+    sellers = [items.ids[row] for row in np.argsort(-items.sales28, kind="stable")[:200].tolist()]
+    days = [f"{iso_day(items.day - 1 - 3 * n)}T12:00:00Z" for n in range(40)]
+
+    def history(chosen: list[str]) -> list[dict[str, Any]]:
+        return [
+            {"item_id": item, "event_time": days[n % 40], "quantity": 1 + n % 2, "value": 2.0}
+            for n, item in enumerate(chosen)
+        ]
+
+    slate = [*sellers[::2][:99], NOT_AN_ITEM]
+    return [
+        {"surface": "recommendation", "history": history(sellers[:120]), "k": 100},
+        {"surface": "recommendation", "history": history(sellers[40:80]), "candidates": slate},
+        {"surface": "recommendation", "history": history(sellers[5:8]), "k": 20},
+        {"surface": "recommendation", "candidates": slate[::-1]},
+        {"surface": "recommendation", "k": 50},
+        *({"surface": "search", "query": query, "k": 20} for query in GOLDEN_QUERIES),
+        {"surface": "search", "query": GOLDEN_QUERIES[0], "history": history(sellers[:40]), "candidates": slate},
+    ]
+
+
+def _try_service(src: Path, view: Path, digest: str) -> int:
+    """Start the packaged service as the launcher will, and compare its answers with the golden ones."""
+    from tasks.serving.golden import Golden
+    from tasks.serving.launch import launch_command, launch_environment
+
+    golden = msgspec.json.decode((src / "release" / "golden.json").read_bytes(), type=Golden)
+    port = _free_port()
+    command = launch_command(src, view, port, "smoke", digest=digest)
+    with subprocess.Popen(
+        command, cwd=src, env=launch_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _wait_until_ready(port, process, digest)
+            for number, case in enumerate(golden.cases):
+                _compare(port, digest, number, case, golden.tolerance)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    return len(golden.cases)
+
+
+def _compare(port: int, digest: str, number: int, case: Any, tolerance: float) -> None:
+    from tasks.serving.golden import disagreement
+
+    status, headers, body = _ask(port, "/rank", json.dumps(case.request).encode())
+    if status != 200 or headers.get("x-freshrank-release") != digest:
+        raise InputRejected(f"the packaged service answered golden request {number} with {status}: {body[:300]!r}")
+    reply = json.loads(body)
+    got, scores = [item["item_id"] for item in reply["items"]], [item["score"] for item in reply["items"]]
+    difference = disagreement(case.items, case.scores, got, scores, tolerance)
+    if difference:
+        raise InputRejected(f"the packaged service answered golden request {number} with {difference}; not released")
+
+
+def _wait_until_ready(port: int, process: subprocess.Popen[str], digest: str) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = (process.stderr.read() if process.stderr else "").strip()[-600:]
+            raise InputRejected(f"the packaged service ended with {process.returncode} before it was ready: {said}")
+        try:
+            status, _, body = _ask(port, "/readyz")
+            if status == 200 and json.loads(body)["release"] == digest:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise Unavailable(f"the packaged service was not ready within {READY_WITHIN_S} s; run package again")
+
+
+def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, Any, bytes]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", body, {"content-type": "application/json"} if body else {}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code, err.headers, err.read()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
