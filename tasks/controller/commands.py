@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from tasks.controller.reconcile import Reconciler
@@ -79,8 +78,7 @@ class Commands:
             draft = rollout_commands.roll_back(state, op=idempotency_key, actor=actor, reason=reason, to=to)
             if draft is None:
                 assert state.champion is not None
-                serving = state.champion.release
-                return {"from": serving, "to": serving, "seconds": 0.0, "changed": False, "revision": state.revision}
+                return _nothing_to_do(state.champion.release, state)
             if draft.kind is Kind.ROLLBACK:
                 await self._warm(str(draft.to_release))
             try:
@@ -93,7 +91,8 @@ class Commands:
         await self._follow(row)
         seconds = round(time.monotonic() - began, 3)
         log.info("event=rolled-back from=%s to=%s seconds=%.3f", short(row.from_release), short(row.to_release), seconds)
-        return {"from": row.from_release, "to": row.to_release, "seconds": seconds, "changed": True, "revision": row.rev}
+        told = {"from": row.from_release, "to": row.to_release, "seconds": seconds, "changed": True}
+        return told | {"reason": row.reason, "revision": row.rev}
 
     async def abort(self, *, actor: str, reason: str, idempotency_key: str) -> dict[str, Any]:
         row = self._loop.log.find(idempotency_key)
@@ -226,3 +225,10 @@ class Commands:
             "started": one.started.isoformat(),
             "ended": one.ended.isoformat() if one.ended else None,
         }
+
+
+def _nothing_to_do(serving: str, state: RolloutState) -> dict[str, Any]:
+    further = f"; `freshrank rollback --to {state.previous.release}` goes one further back" if state.previous else ""
+    reason = f"{short(serving)} serves already, a rollback was made before{further}"
+    told = {"from": serving, "to": serving, "seconds": 0.0, "changed": False}
+    return told | {"reason": reason, "revision": state.revision}

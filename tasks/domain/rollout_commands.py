@@ -81,7 +81,13 @@ def step_forward(state: RolloutState, active: Rollout, reason: str, judgement: d
 
 
 def stop(
-    state: RolloutState, *, op: str, actor: str, reason: str, phase: str = "aborted", judgement: dict[str, Any] | None = None
+    state: RolloutState,
+    *,
+    op: str,
+    actor: str,
+    reason: str,
+    phase: str = "aborted",
+    judgement: dict[str, Any] | None = None,
 ) -> Draft:
     """End the live rollout; the champion keeps or takes back all traffic."""
     active = state.rollout
@@ -111,16 +117,16 @@ def stop_by_judge(state: RolloutState, active: Rollout, reason: str, judgement: 
 def roll_back(state: RolloutState, *, op: str, actor: str, reason: str, to: str | None = None) -> Draft | None:
     """Back to safety. During a rollout that is an abort; otherwise champion -> previous, once.
 
-    None means that nothing needs to change: pressing again never brings the bad release back.
+    None means that nothing needs to change: pressing again never brings the bad release back. `to` goes further.
     """
     champion = state.champion.release if state.champion else None
     if state.rollout:
         if to not in (None, champion):
             raise Conflict(f"{state.rollout.id} is running; `freshrank abort` ends it, then roll back to {short(to)}")
-        return stop(state, op=op, actor=actor, reason=reason)
+        return stop(state, op=op, actor=actor, reason=reason, judgement={"pressed_rollback": True})
     if champion is None:
         raise Conflict("nothing serves yet, so there is nothing to roll back")
-    if to == champion or (to is None and state.rolled_back):
+    if to == champion or (to is None and (state.rolled_back or state.settled)):
         return None
     target = checked_release(to) if to is not None else (state.previous.release if state.previous else None)
     if target is None:

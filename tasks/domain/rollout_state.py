@@ -39,7 +39,11 @@ class Rollout(Record):
 
 
 class RolloutState(Record):
-    """The fold of a log. `rolled_back` blocks a second rollback until something new is promoted: no ping-pong."""
+    """The fold of a log. `rolled_back` and `settled` make a second press of rollback do nothing: no ping-pong.
+
+    `rolled_back` holds until something new is promoted; `settled`, after a press that stopped a canary, until the next
+    rollout starts: of two people who press because of the same canary, the second must not unseat the good champion.
+    """
 
     revision: int = 0
     champion: Serving | None = None
@@ -47,6 +51,7 @@ class RolloutState(Record):
     rollout: Rollout | None = None
     frozen: bool = False
     rolled_back: bool = False
+    settled: bool = False
     refused: frozenset[str] = frozenset()
     champions: tuple[str, ...] = ()  # every release that ever was champion, oldest first
     ended: tuple[Rollout, ...] = ()
@@ -94,7 +99,7 @@ def _start(state: RolloutState, row: Row) -> RolloutState:
         entered=row.time,
         reason=row.reason,
     )
-    return state.model_copy(update={"rollout": rollout})
+    return state.model_copy(update={"rollout": rollout, "settled": False})
 
 
 def _boot(state: RolloutState, row: Row) -> RolloutState:
@@ -131,7 +136,7 @@ def _abort(state: RolloutState, row: Row) -> RolloutState:
     if state.rollout is None or state.rollout.id != row.rollout:
         raise _impossible(state, row)
     phase: Phase = row.details.get("state", "aborted")
-    state = _ended(state, row, phase)
+    state = _ended(state, row, phase).model_copy(update={"settled": bool(row.details.get("pressed_rollback"))})
     if phase == "failed":  # it never started, so nothing is known against it
         return state
     return state.model_copy(update={"refused": state.refused | {row.from_release}})
