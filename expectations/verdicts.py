@@ -161,7 +161,7 @@ def _of_day(name: str, sentence: str | None, action: str, reason: str) -> Findin
     if sentence is None:
         return Finding(rule=name, outcome="pass", rows=0, sentence=f"{name}: as expected")
     return Finding.model_validate(
-        {"rule": name, "outcome": action, "rows": 0, "sentence": f"{name}: {sentence}: {reason}"}
+        {"rule": name, "outcome": action, "rows": 0, "sentence": f"{name}: {sentence}; {reason}"}
     )
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tasks.adapters.partitions import (
     catalogue_key,
     content_digest,
+    contract_table,
     described,
     landed_days,
     landed_key,
@@ -39,7 +40,6 @@ from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import digest_of, partition_date
 from tasks.sources import Source, require_day
 
-__all__ = ["ingest", "land", "landed_days"]
 log = logging.getLogger("freshrank.ingest")
 
 
@@ -83,8 +83,8 @@ def land(source: Source, store: Store, day: str, items: _Items, names: _Pseudony
     assert isinstance(plan, pl.DataFrame)
     plan = plan.sort(PLAN.key, *PLAN.names[1:])
     files = [
-        described("events", parquet_bytes(_table(events, EVENT)), len(events)),
-        described("plan", parquet_bytes(_table(plan, PLAN)), len(plan)),
+        described("events", parquet_bytes(contract_table(events, EVENT)), len(events)),
+        described("plan", parquet_bytes(contract_table(plan, PLAN)), len(plan)),
     ]
     late = events.filter(pl.col("event_time").dt.date() < partition_date(day))
     identity = {
@@ -165,11 +165,6 @@ def _is_text_dictionary(kind: pa.DataType) -> bool:
     )
 
 
-def _table(frame: pl.DataFrame, contract: Contract) -> pa.Table:
-    schema = pa.schema([field.with_nullable(True) for field in arrow_schema(contract)])
-    return frame.to_arrow().cast(schema)
-
-
 def _same_key(store: Store, present: list[str], key_id: str) -> None:
     if present and (known := read_landed_manifest(store, present[-1]).pseudonym_key_id) != key_id:
         raise InputRejected(
@@ -222,7 +217,7 @@ class _Items:
         assert isinstance(frame, pl.DataFrame)
         frame = frame.sort(ITEM.key, *ITEM.names[1:])
         self.digest = content_digest(frame, ITEM.key)
-        self._file, self._body = described("items", parquet_bytes(_table(frame, ITEM)), len(frame))
+        self._file, self._body = described("items", parquet_bytes(contract_table(frame, ITEM)), len(frame))
         self.sha256 = self._file.sha256
         self._store, self._is_put = store, False
 

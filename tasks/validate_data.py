@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
@@ -24,28 +23,25 @@ from expectations.suites import ITEMS, PLANS
 from expectations.verdicts import RULES, Catalogues, JudgedDay, LandedDay, Past, judge_days
 from tasks.adapters.partitions import (
     READERS,
-    Accepted,
     Partition,
     accepted_days,
     accepted_key,
+    contract_table,
     described,
-    fetch_accepted,
     parquet_bytes,
     put_day,
     read_accepted_events,
     read_accepted_manifest,
     read_catalogue,
-    read_partition,
     read_partitions,
 )
 from tasks.adapters.store import Store
 from tasks.data_report import write_report
-from tasks.domain.behaviour import EVENT, AcceptedManifest, arrow_schema, next_day
+from tasks.domain.behaviour import EVENT, AcceptedManifest, next_day
 from tasks.domain.data_policy import DataPolicy
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
 
-__all__ = ["Accepted", "accepted_days", "fetch_accepted", "load_policy", "read_partition", "validate_data"]
 log = logging.getLogger("freshrank.validate_data")
 POLICY = Path(__file__).with_name("policies") / "data.yaml"
 REMEMBERED_DAYS = 120  # row counts of this many accepted days are read for the weekday bands
@@ -139,7 +135,7 @@ def _publish(day: JudgedDay, partition: Partition, store: Store, policy: DataPol
     """accepted/dt=DAY, manifest last. What is written depends on content only, so that two copies of a task agree."""
     report = {"day": day.day, "verdict": day.verdict, "findings": [finding.model_dump() for finding in day.findings]}
     files = [
-        described("accepted", parquet_bytes(_events(day.accepted)), len(day.accepted)),
+        described("accepted", parquet_bytes(contract_table(day.accepted, EVENT)), len(day.accepted)),
         described("quarantine", parquet_bytes(day.quarantine.to_arrow()), len(day.quarantine)),
         described("report", canonical_json(report), len(day.findings), ".json"),
     ]
@@ -186,7 +182,3 @@ def _write_quarantine(judged: list[JudgedDay], out: Path) -> None:
     schema = dict.fromkeys((*EVENT.names, RULES, "partition"), pl.String)
     frame = pl.concat(caught) if caught else pl.DataFrame(schema=schema)
     (out / "quarantine.parquet").write_bytes(parquet_bytes(frame.to_arrow()))
-
-
-def _events(frame: pl.DataFrame) -> pa.Table:
-    return frame.to_arrow().cast(arrow_schema(EVENT))

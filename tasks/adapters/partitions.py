@@ -137,6 +137,11 @@ def described(kind: str, body: bytes, rows: int, suffix: str = ".parquet") -> tu
     return PartitionFile(name=f"{kind}-{digest[:16]}{suffix}", bytes=len(body), sha256=digest, rows=rows), body
 
 
+def contract_table(frame: pl.DataFrame, contract: Contract) -> pa.Table:
+    """The frame in the contract's types. Nullable throughout: a null where none may be is a row to quarantine."""
+    return frame.to_arrow().cast(pa.schema([field.with_nullable(True) for field in arrow_schema(contract)]))
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", compression_level=3)

@@ -58,7 +58,7 @@ def judge_rows(name: str, rule: RowRule, caught: int, rows: int, reason: str) ->
     if caught == 0:
         return Finding(rule=name, outcome="pass", rows=0, sentence=numbers)
     outcome: Outcome = rule.beyond if share > rule.budget else rule.action
-    return Finding(rule=name, outcome=outcome, rows=caught, sentence=f"{numbers}: {reason}")
+    return Finding(rule=name, outcome=outcome, rows=caught, sentence=f"{numbers}; {reason}")
 
 
 def band(history: Sequence[int], mads: float, below: float, above: float) -> tuple[float, float]:
