@@ -115,7 +115,6 @@ def _benchmark(call: Call) -> dict[str, Any]:
         champion=_champion_release(call),
         champion_view=_champion_view(call),
         out=call.out,
-        work=call.work,
         seed=call.seed,
     )
 
