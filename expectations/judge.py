@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import polars as pl
@@ -38,6 +39,8 @@ class Judge:
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
+        # this one sets its own level when it is imported
+        logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
         self._gx = gx
         self._context: Any = gx.get_context(mode="ephemeral")
         self._context.enable_analytics(False)
@@ -62,7 +65,7 @@ class Judge:
         )
         by_name = {one.expectation_config.meta["name"]: one for one in result.results}
         judged = [_judged(expectation, by_name[expectation.name]) for expectation in suite.expectations]
-        return judged, _page(result)
+        return judged, _page(result, judged)
 
     def _built(self, suite: Suite) -> Any:
         import great_expectations.expectations as gxe
@@ -87,8 +90,8 @@ width:100%}td,th{border:1px solid #ccc;padding:.3rem .5rem;text-align:left;verti
 img,nav,.navbar,footer,.modal,#ge-cta-footer,button{display:none!important}</style>"""
 
 
-def _page(result: Any) -> str:
-    """The Data Docs page without what it would load from elsewhere: this must read on a machine without network."""
+def _page(result: Any, judged: list[Judged]) -> str:
+    """The Data Docs page, with our reasons on top and without what it would load from a network."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
@@ -98,4 +101,14 @@ def _page(result: Any) -> str:
     page = re.sub(r"<img\b[^>]*>", "", page, flags=re.IGNORECASE)
     page = re.sub(r"https?://[^\s\"'<>)]*", "#", page)
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    return page.replace("</head>", f"{viewport}{STYLE}</head>", 1)
+    page = page.replace("</head>", f"{viewport}{STYLE}</head>", 1)
+    return re.sub(r"<body[^>]*>", lambda found: found.group() + _reasons(judged), page, count=1)
+
+
+def _reasons(judged: list[Judged]) -> str:
+    rows = "".join(
+        f"<tr><td>{one.expectation.name}</td><td>{'holds' if one.success else f'fails for {len(one.rows)} rows'}</td>"
+        f"<td>{escape(one.expectation.reason)}</td></tr>"
+        for one in judged
+    )
+    return f"<table><tr><th>expectation</th><th>result</th><th>why it is there</th></tr>{rows}</table>"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
@@ -136,7 +137,7 @@ def _publish(day: JudgedDay, partition: Partition, store: Store, policy: DataPol
     report = {"day": day.day, "verdict": day.verdict, "findings": [finding.model_dump() for finding in day.findings]}
     files = [
         described("accepted", parquet_bytes(contract_table(day.accepted, EVENT)), len(day.accepted)),
-        described("quarantine", parquet_bytes(day.quarantine.to_arrow()), len(day.quarantine)),
+        described("quarantine", parquet_bytes(_quarantine_table(day.quarantine)), len(day.quarantine)),
         described("report", canonical_json(report), len(day.findings), ".json"),
     ]
     manifest = AcceptedManifest(
@@ -178,7 +179,16 @@ def _summary(verdict: str, days: list[str], judged: list[JudgedDay], seconds: fl
 def _write_quarantine(judged: list[JudgedDay], out: Path) -> None:
     """Every caught row of this call, refused days included, for a person to look at."""
     out.mkdir(parents=True, exist_ok=True)
-    caught = [day.quarantine.with_columns(pl.lit(day.day).alias("partition")) for day in judged if len(day.quarantine)]
-    schema = dict.fromkeys((*EVENT.names, RULES, "partition"), pl.String)
-    frame = pl.concat(caught) if caught else pl.DataFrame(schema=schema)
-    (out / "quarantine.parquet").write_bytes(parquet_bytes(frame.to_arrow()))
+    caught = pa.concat_tables(
+        [_quarantine_table(day.quarantine, day.day) for day in judged] or [_quarantine_table(pl.DataFrame(), "")]
+    )
+    (out / "quarantine.parquet").write_bytes(parquet_bytes(caught))
+
+
+def _quarantine_table(frame: pl.DataFrame, day: str | None = None) -> pa.Table:
+    """Event columns, then `rules`, then, where days are mixed, `partition`."""
+    if frame.is_empty():
+        frame = pl.DataFrame(schema=dict.fromkeys((*EVENT.names, RULES), pl.Null))
+    table = contract_table(frame.select(EVENT.names), EVENT)
+    table = table.append_column(RULES, frame[RULES].cast(pl.String).to_arrow().cast(pa.string()))
+    return table if day is None else table.append_column("partition", pa.array([day] * len(frame), pa.string()))
