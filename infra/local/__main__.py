@@ -40,9 +40,9 @@ def _run(options: argparse.Namespace, settings: Settings, console: Console) -> i
         case "supervise":
             from infra.local.supervisor import Supervisor
 
-            asyncio.run(Supervisor(settings, only).run())
+            asyncio.run(Supervisor(settings, only, options.owner).run())
         case "up":
-            bring_up(settings, console, only, options.timeout)
+            bring_up(settings, console, only, options.timeout, options.owner)
         case "wait":
             wait(settings, console, options.timeout)
         case "down":
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", help="data, logs and secrets of the stack (default: FRESHRANK_HOME or ./.freshrank)")
     parser.add_argument("--port-base", type=int, help="first of 100 ports (default: FRESHRANK_PORT_BASE or 28000)")
     parser.add_argument("--only", default="", help="comma-separated services; what they depend on comes along")
+    parser.add_argument("--owner", type=int, metavar="PID", help="stop the stack when this process ends")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds to wait until everything is ready")
     parser.add_argument("--json", action="store_true", help="status as JSON")
     return parser

@@ -38,13 +38,10 @@ def _end_supervisor(supervisor: psutil.Process, progress: Progress, began: float
     try:
         supervisor.terminate()
         with progress:
-            while time.monotonic() - began < PATIENCE_S:
+            while processes.runs(supervisor) and time.monotonic() - began < PATIENCE_S:
                 progress.show()
-                try:
-                    supervisor.wait(0.2)
-                    return
-                except psutil.TimeoutExpired:
-                    continue
-        supervisor.kill()
+                time.sleep(0.1)
+        if processes.runs(supervisor):
+            supervisor.kill()
     except psutil.NoSuchProcess:
         pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -68,12 +69,21 @@ def _sessions(settings: Settings) -> set[int]:
 def end(processes: Iterable[psutil.Process], grace_s: float) -> list[psutil.Process]:
     """Ask, wait, then kill. Returns what is still there, which is only what may not be signalled."""
     there = list(processes)
-    for process in there:
-        _quietly(process.terminate)
-    _, there = psutil.wait_procs(there, timeout=grace_s)
-    for process in there:
-        _quietly(process.kill)
-    _, there = psutil.wait_procs(there, timeout=5)
+    for action, patience_s in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, 5.0)):
+        for process in there:
+            try:
+                action(process)
+            except psutil.Error:
+                pass
+        there = _remaining(there, patience_s)
+    return there
+
+
+def _remaining(processes: list[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Not psutil.wait_procs: a dead process that nobody takes the exit status of counts as alive there."""
+    deadline = time.monotonic() + patience_s
+    while (there := [p for p in processes if runs(p)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return there
 
 
@@ -105,8 +115,8 @@ def _session(process: psutil.Process) -> int | None:
         return None
 
 
-def _quietly(action: object) -> None:
+def runs(process: psutil.Process) -> bool:
     try:
-        action()  # type: ignore[operator]
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        pass
+        return False

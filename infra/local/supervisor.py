@@ -36,6 +36,7 @@ BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 SETTLED_S = 60.0  # a service that was ready this long starts again at the shortest backoff
 FAILED_STARTS = 3  # before it is called failing; it is tried on all the same
 ROTATE_EVERY_S = 30.0
+OWNER_EVERY_S = 1.0
 
 
 class AlreadyRunning(Unavailable):
@@ -73,16 +74,21 @@ class Unit:
 
 
 class Supervisor:
-    """`run` returns when the stack was stopped by SIGTERM or SIGINT, or raises what made the start impossible."""
+    """`run` returns once the stack was stopped, by `stop` or a signal, or raises what made the start impossible.
+
+    With an `owner` the stack also stops when that process ends.
+    """
 
     def __init__(
         self,
         settings: Settings,
         only: tuple[str, ...] = (),
+        owner: int | None = None,
         table: Callable[[Settings], dict[str, ServiceSpec]] = services,
     ) -> None:
         self.settings = settings
         self.only = only
+        self._owner = owner
         self._table = table
         self._units: dict[str, Unit] = {}
         self._environment = base_environment(settings, dict(os.environ))
@@ -90,6 +96,10 @@ class Supervisor:
         self._sentence = ""
         self._stop = asyncio.Event()
         self._ask_threads: ThreadPoolExecutor | None = None
+
+    def stop(self) -> None:
+        """Let `run` end: all services stop, in order. Any number of times, at any moment."""
+        self._stop.set()
 
     async def run(self) -> None:
         with self._locked():
@@ -103,7 +113,7 @@ class Supervisor:
         self._enter("starting")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         strays, stubborn = processes.end_stack(self.settings)
         if strays:
@@ -118,7 +128,7 @@ class Supervisor:
         self._ask_threads = ThreadPoolExecutor(max_workers=len(table) + 4, thread_name_prefix="check")
         self._publish()
         keepers = [asyncio.create_task(self._keep(unit), name=name) for name, unit in self._units.items()]
-        helpers = [asyncio.create_task(self._announce_ready()), asyncio.create_task(self._rotate())]
+        helpers = [asyncio.create_task(job) for job in (self._announce_ready(), self._rotate(), self._mind_owner())]
         try:
             await self._stop.wait()
         finally:
@@ -307,6 +317,15 @@ class Supervisor:
             await asyncio.sleep(ROTATE_EVERY_S)
             for log in self.settings.logs.glob("*.log"):  # also those of the replicas and the router's access log
                 await self._in_thread(journal.rotate, log)
+
+    async def _mind_owner(self) -> None:
+        """A stack started for one test session must not outlive it, however that session ends."""
+        owner = psutil.Process(self._owner) if self._owner else None
+        while owner and processes.runs(owner):
+            await asyncio.sleep(OWNER_EVERY_S)
+        if owner:
+            self._log(f"process {owner.pid}, for which this stack was started, has ended")
+            self.stop()
 
     def _set(self, unit: Unit, state: str, note: str = "") -> None:
         unit.state, unit.note, unit.since = state, note, datetime.now(UTC)

@@ -24,8 +24,14 @@ POLL_S = 0.2
 PATIENCE_S = 300.0
 
 
-def bring_up(settings: Settings, console: Console, only: tuple[str, ...] = (), timeout_s: float = PATIENCE_S) -> None:
-    """Return when all services are ready. Safe to repeat and to interrupt.
+def bring_up(
+    settings: Settings,
+    console: Console,
+    only: tuple[str, ...] = (),
+    timeout_s: float = PATIENCE_S,
+    owner: int | None = None,
+) -> None:
+    """Return when all services are ready. Safe to repeat and to interrupt. The stack ends with process `owner`, if given.
 
     Raises:
         Unavailable: with the one thing that is in the way. What did start goes on running.
@@ -39,7 +45,7 @@ def bring_up(settings: Settings, console: Console, only: tuple[str, ...] = (), t
             _say(console, f"the stack is already up (supervisor pid {running['pid']}); nothing to do")
             return
         _say(console, f"the stack is already kept by supervisor pid {running['pid']}; waiting until it is ready")
-    pid = int(running["pid"]) if running else _launch(settings, only)
+    pid = int(running["pid"]) if running else _launch(settings, only, owner)
     try:
         _follow(settings, pid, began, timeout_s, console)
     except KeyboardInterrupt:
@@ -74,7 +80,7 @@ def _all_ready(running: dict[str, Any], settings: Settings) -> bool:
     return running["phase"] == "ready" and all(row["state"] in GOOD for row in rows.values())
 
 
-def _launch(settings: Settings, only: tuple[str, ...]) -> int:
+def _launch(settings: Settings, only: tuple[str, ...], owner: int | None) -> int:
     """Detached: it survives the terminal, and Ctrl-C there does not reach it."""
     log = journal.path(settings, "supervisor")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,10 @@ def _launch(settings: Settings, only: tuple[str, ...]) -> int:
     environment = {**os.environ, "FRESHRANK_HOME": home, "FRESHRANK_PORT_BASE": str(settings.port_base), MARKER: home}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "infra.local", "supervise", "--only", ",".join(only)],
+            [
+                *(sys.executable, "-m", "infra.local", "supervise", "--only", ",".join(only)),
+                *(("--owner", str(owner)) if owner else ()),
+            ],
             cwd=REPO,
             env=environment,
             stdin=subprocess.DEVNULL,
