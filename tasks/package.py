@@ -1,6 +1,6 @@
 """What may ship -> one immutable release, built as a bento and seen answering its golden requests over HTTP.
 
-The release is the bento's `src/`: the code that serves travels with the model. No clock and no absolute path goes into a
+The release is the bento's `src/`: the code that serves travels with the model. No clock and no path goes into a
 file, so equal inputs make equal digests. The view (user histories) lies beside it and is named by it.
 """
 
@@ -10,7 +10,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -46,7 +45,7 @@ def package(
         choice: weights (the candidate's), state (the champion's weights with the dataset's state) or bootstrap.
         candidate: directory with model/ and text/, as compress leaves it. Needed unless `choice` is state.
         champion: src directory of the release that serves. Needed for `state`.
-        dataset: directory with items/ and view/, the state of the coming morning.
+        dataset: directory with items/, view/ (the state of the coming morning) and dataset.json.
 
     Raises:
         InputRejected: an input is missing, or the built service does not answer as the engine did.
@@ -54,7 +53,7 @@ def package(
     src, view = out / "src", out / "view"
     shutil.rmtree(out, ignore_errors=True)
     release = src / "release"
-    model, text, train_end = _weights(choice, candidate, champion)
+    model, text, train_end = _weights(choice, candidate, champion, dataset)
     _copy_code(src)
     for source, name in ((model, "model"), (text, "text"), (dataset / "items", "items")):
         _copy_tree(source, release / name)
@@ -100,7 +99,7 @@ def weights_digest(model: Path) -> str:
     return digest_of(file_digests(model))
 
 
-def _weights(choice: str, candidate: Path | None, champion: Path | None) -> tuple[Path, Path, str]:
+def _weights(choice: str, candidate: Path | None, champion: Path | None, dataset: Path) -> tuple[Path, Path, str]:
     if choice == "state":
         if champion is None:
             raise InputRejected("a state release takes its weights from the champion, and none was given")
@@ -111,10 +110,8 @@ def _weights(choice: str, candidate: Path | None, champion: Path | None) -> tupl
         raise InputRejected(f"{choice!r} cannot be packaged; a release is of kind weights, state or bootstrap")
     if candidate is None:
         raise InputRejected(f"a {choice} release needs the candidate that compress made, and none was given")
-    config = json.loads((candidate / "model" / "config.json").read_bytes())
-    if "train_end" not in config:
-        raise InputRejected("the candidate's model/config.json names no train_end; the gate could not judge it later")
-    return candidate / "model", candidate / "text", str(config["train_end"])
+    trained_on = json.loads((dataset / "dataset.json").read_bytes())
+    return candidate / "model", candidate / "text", str(trained_on["train_end"])
 
 
 def _copy_code(src: Path) -> None:
@@ -134,7 +131,7 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _seal_view(view: Path, release: Path) -> tuple[str, int, str]:
-    """(view digest, users, last day that the state knows); writes view.json and the schema that the release promises."""
+    """(view digest, users, last day the state knows); writes view.json and the schema that the release promises."""
     from tasks.ranker.arrays import iso_day
     from tasks.ranker.state import HISTORY_FIELDS, VIEW_VERSION, ItemState, View
     from tasks.serving.release import seal_view
@@ -166,7 +163,7 @@ def _record_golden(release: Path) -> None:
 
 
 def golden_requests(items: Any) -> list[dict[str, Any]]:
-    """Every way through the engine: histories long and short, nobody, candidates given and not, unknown items, queries."""
+    """Every way through the engine: histories long and short, nobody, slates, unknown items, queries."""
     import numpy as np
 
     from tasks.ranker.arrays import iso_day

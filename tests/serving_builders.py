@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,9 +87,18 @@ def write_model(directory: Path, seed: int = 0) -> None:
             seen = op.reduce_sum(op.multiply(each, mask), op.constant(np.array([1])), True)
             score, inputs = op.add(score, seen), [*inputs, tokens, mask]
         model = ov.Model([op.squeeze(score, op.constant(np.array([1])))], inputs, name)
-        ov.save_model(model, directory / f"{name}.xml", compress_to_fp16=False)
+        _save(model, directory / f"{name}.xml")
     config = {"features": list(FEATURES), "token": list(TOKEN), "max_tokens": MAX_TOKENS, "parent": {}}
     (directory / "config.json").write_text(json.dumps(config, sort_keys=True))
+
+
+def _save(model: Any, path: Path) -> None:
+    import openvino as ov
+
+    for number, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"node-{number}")  # else names count what this process made before
+    model.outputs[0].get_tensor().set_names({"score"})
+    ov.save_model(model, path, compress_to_fp16=False)
 
 
 def write_text(directory: Path) -> None:
@@ -109,7 +119,7 @@ def write_text(directory: Path) -> None:
     weight = op.unsqueeze(op.convert(mask, "f32"), op.constant(np.array(2)))
     mean = op.reduce_sum(op.multiply(vectors, weight), op.constant(np.array([1])))
     unit = op.normalize_l2(mean, op.constant(np.array([1])), 1e-12, "max")
-    ov.save_model(ov.Model([unit], [ids, mask], "encoder"), directory / "encoder.xml", compress_to_fp16=False)
+    _save(ov.Model([unit], [ids, mask], "encoder"), directory / "encoder.xml")
 
 
 def golden_requests() -> list[dict[str, object]]:

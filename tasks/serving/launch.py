@@ -23,7 +23,7 @@ def launch_command(
     spool: Path | None = None,
     store_config: Path | None = None,
 ) -> list[str]:
-    """argv of a replica. Start it with `cwd=src`, so that the code of the release serves, and `launch_environment()`."""
+    """argv of a replica. Start it with `cwd=src`, so that the release's code serves, and `launch_environment()`."""
     command = [sys.executable, "-B", "-m", "bentos.ranker", "--release", str(src / "release"), "--port", str(port)]
     command += ["--replica", replica]
     named = {

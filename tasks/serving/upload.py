@@ -75,9 +75,8 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unique = [row for _, row in sorted({row["event_id"]: row for row in rows}.items())]
-    for row in unique:
-        row["event_time"] = datetime.fromisoformat(row["event_time"])
+    first = {row["event_id"]: row for row in reversed(rows)}
+    unique = [{**row, "event_time": datetime.fromisoformat(row["event_time"])} for _, row in sorted(first.items())]
     fields = [field.with_nullable(True) for field in arrow_schema(EVENT)]
     columns = [pa.array([row.get(field.name) for row in unique], field.type) for field in fields]
     sink = io.BytesIO()
