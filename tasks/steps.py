@@ -63,7 +63,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
         recipe=load_recipe(_recipe(call)),
         cache=call.cache,
         out=call.out,
-        champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
+        champion=_champion_view(call) if "resolve_champion" in call.inputs else None,
     )
 
 
