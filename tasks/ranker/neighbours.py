@@ -14,9 +14,7 @@ NEIGHBOURS = 100
 KEPT = 500  # items a user
 
 
-def neighbours(
-    log: EventLog, day: int, pool: Ints, users: Ints, row_of: Ints, size: int
-) -> list[tuple[Ints, Floats]]:
+def neighbours(log: EventLog, day: int, pool: Ints, users: Ints, row_of: Ints, size: int) -> list[tuple[Ints, Floats]]:
     """For each of `users`: (catalogue rows ascending, scores) of what the most similar members of `pool` buy.
 
     A score is the similarity-weighted mean of the neighbours' purchase rate in their last 50 trips, the user excluded.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,24 @@ class Ranking:
     stage: str  # full, base or retrieved
 
 
+@dataclass(frozen=True)
+class Slate:
+    """A profile and what is to be ranked for it: rows of the catalogue, -1 for an unknown item."""
+
+    profile: Profile
+    candidates: Ints
+
+    @cached_property
+    def known(self) -> Ints:
+        """Positions of the candidates that can be scored."""
+        return np.flatnonzero(self.candidates >= 0).astype(np.int32)
+
+    @cached_property
+    def x(self) -> Floats:
+        """Features of the known candidates; kept, so that several models can rank one slate."""
+        return columns(self.profile, self.candidates[self.known])
+
+
 def rank(
     scorer: Scorer,
     items: ItemState,
@@ -48,30 +67,31 @@ def rank(
 def rank_profile(
     scorer: Scorer, profile: Profile, candidates: Ints, in_time: Callable[[], bool] = lambda: True
 ) -> Ranking:
-    known = np.flatnonzero(candidates >= 0)
-    rows = candidates[known]
-    scores = np.full(len(candidates), LOWEST, np.float32)
+    return rank_slate(scorer, Slate(profile, candidates), in_time)
+
+
+def rank_slate(scorer: Scorer, slate: Slate, in_time: Callable[[], bool] = lambda: True) -> Ranking:
+    profile, known = slate.profile, slate.known
+    rows = slate.candidates[known]
+    scores = np.full(len(slate.candidates), LOWEST, np.float32)
     if not len(rows):
-        return Ranking(np.arange(len(candidates), dtype=np.int32), scores, "retrieved")
+        return Ranking(np.arange(len(scores), dtype=np.int32), scores, "retrieved")
     if not in_time():
-        scores[known] = profile.items.sales28[rows] * np.float32(1e-6)
+        scores[known] = LOWEST + 1 + profile.items.sales28[rows] * np.float32(1e-6)
         return _sorted(scores, "retrieved")
 
-    x, vectors = columns(profile, rows), profile.items.vectors(rows)
-    base = scorer.base(x, vectors)
-    scores[known] = np.maximum(base, LOWEST + 1)
+    vectors = profile.items.vectors(rows)
+    base = np.maximum(scorer.base(slate.x, vectors), LOWEST + 1)
+    scores[known] = base
     if not len(profile.user.rows) or not in_time():
         return _sorted(scores, "base")
 
     best = np.argsort(-base, kind="stable")[:RESCORED]
-    full = scorer.full(x[best], vectors[best], *tokenise(profile, rows[best]))
-    rest = np.ones(len(rows), bool)
-    rest[best] = False
+    full = np.maximum(scorer.full(slate.x[best], vectors[best], *tokenise(profile, rows[best])), LOWEST + 1)
     # the stages are on one scale but not of one mind: what was not re-scored stays below what was
-    scores[known[rest]] = np.minimum(scores[known[rest]], max(float(full.min()), float(LOWEST) + 1))
-    scores[known[best]] = np.maximum(full, LOWEST + 1)
-    ranking = _sorted(scores, "full", first=known[best])
-    return ranking
+    scores[known] = np.minimum(base, full.min())
+    scores[known[best]] = full
+    return _sorted(scores, "full", first=known[best], tie=base, known=known)
 
 
 def recommend(
@@ -88,10 +108,14 @@ def recommend(
     return candidates, rank_profile(scorer, profile, candidates, in_time)
 
 
-def _sorted(scores: Floats, stage: str, first: Ints | None = None) -> Ranking:
-    """Best first, ties in the order given; members of `first` win a tie against the others."""
-    later = np.ones(len(scores), bool)
-    if first is not None:
+def _sorted(
+    scores: Floats, stage: str, first: Ints | None = None, tie: Floats | None = None, known: Ints | None = None
+) -> Ranking:
+    """Best first. Ties: members of `first`, then the higher `tie`, then the order given."""
+    later, base = np.ones(len(scores), bool), np.full(len(scores), LOWEST, np.float32)
+    if first is not None and tie is not None and known is not None:
         later[first] = False
-    order = np.lexsort((np.arange(len(scores)), later, -scores)).astype(np.int32)
+        base[known] = tie
+        base[first] = 0
+    order = np.lexsort((np.arange(len(scores)), -base, later, -scores)).astype(np.int32)
     return Ranking(order, scores[order], stage)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,10 +16,13 @@ from tasks.ranker.arrays import Floats
 from tasks.ranker.features import FEATURES
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 
+if TYPE_CHECKING:
+    from tasks.ranker.model import Ranker
+
 # batch sizes are rounded up to one of these: a new shape costs OpenVINO a compilation
 BASE_SIZES = (16, 64, 128, 256, 512, 1_000)
 FULL_SIZES = (16, 64, 150)
-ZEROED = "zeroed"
+PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
 
 
 class Scorer(Protocol):
@@ -86,13 +89,22 @@ def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
 class TorchScorer:
     """The fp32 parent, for evaluation and as the reference of every compressed variant."""
 
-    def __init__(self, directory: Path, *, zeroed: bool = False) -> None:
+    def __init__(self, model: Ranker) -> None:
+        self._model = model
+
+    @classmethod
+    def load(cls, directory: Path, *, zeroed: bool = False) -> TorchScorer:
+        """zeroed: with the text and history transformers silent."""
         from tasks.ranker.model import load_model
 
-        self._model = load_model(directory, zeroed=zeroed)
+        return cls(load_model(directory, zeroed=zeroed))
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
-        return self._model.score_base(x, item_vec)
+        from tasks.ranker.model import as_numpy
+
+        return as_numpy(self._model, "base", x, item_vec)
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
-        return self._model.score_full(x, item_vec, tokens, mask)
+        from tasks.ranker.model import as_numpy
+
+        return as_numpy(self._model, "full", x, item_vec, tokens, mask)

@@ -1,0 +1,195 @@
+"""Accepted partitions -> a dataset: slates split by time, training rows of each day, and the state of the next morning.
+
+The last days are holdout: their slates are judged by evaluate and seen by nothing else. Every feature of a day is made
+from earlier days only. Rows of a day are cached: the next day's run makes only the new days.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import canonical_json, partition_date
+from tasks.domain.recipe import Recipe
+from tasks.progress import Progress
+from tasks.ranker.arrays import Ints, epoch_day, iso_day
+from tasks.ranker.build import StateBuilder, TextTable
+from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
+from tasks.ranker.days import day_keys, ensure_rows
+from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
+from tasks.ranker.state import save_view
+from tasks.ranker.text import encode_texts, encoder_digest
+
+SEED = 20170701
+WORKERS = min(8, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Which day is for what, as day numbers; `last` is the partition."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    holdout: tuple[int, ...]
+    last: int
+
+
+def split_days(partition: str, recipe: Recipe, *, holdout: bool) -> Days:
+    """Holdout last, validation before it, training before that. A first champion has no holdout: nobody to compare with."""
+    last, data = epoch_day(partition_date(partition)), recipe.data
+    end = last + 1 - (data.holdout_days if holdout else 0)
+    start_validation = end - data.validation_days
+    start = max(epoch_day(data.train_from), start_validation - data.train_days)
+    if start >= start_validation:
+        raise InputRejected(
+            f"recipe {recipe.name} trains from {data.train_from}, but validation for {partition} starts on "
+            f"{iso_day(start_validation)}; choose a later partition or an earlier train_from"
+        )
+    return Days(
+        train=tuple(range(start, start_validation)),
+        validation=tuple(range(start_validation, end)),
+        holdout=tuple(range(end, last + 1)),
+        last=last,
+    )
+
+
+def build_dataset(
+    accepted: list[Path],
+    plans: list[Path],
+    catalogue: Path,
+    partition: str,
+    recipe: Recipe,
+    cache: Path,
+    out: Path,
+    champion: Path | None,
+) -> dict[str, Any]:
+    """Write the dataset of `partition` under `out`.
+
+    Args:
+        accepted, plans: one file a day, in directories dt=DAY; files of later days than `partition` are not read.
+        champion: view directory of the release that serves (its users.json holds the selected users). None makes the
+            dataset of a first champion: users are chosen anew and there is no holdout.
+
+    Raises:
+        InputRejected: a day, the champion's users or the recipe cannot work with these data.
+    """
+    days = split_days(partition, recipe, holdout=champion is not None)
+    accepted, plans = _until(accepted, days.last), _until(plans, days.last)
+    log = read_log(accepted, catalogue)
+    planned = read_plans(plans, log)
+    users = chosen_users(log, champion) if champion else most_trips(log, days.last, recipe.data.users)
+
+    texts, digests = _texts(log, planned, users, days, cache)
+    save_builder(out, log, planned, users, texts, digests)
+    data, names = recipe.data, [log.user_ids[user] for user in users.tolist()]
+    options = [names, encoder_digest(), SEED, data.keep_bought, data.keep_other]
+    keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
+    slates, rows = _training_rows(out, days, keys, recipe, cache)
+
+    dataset = Dataset(out)
+    morning = dataset.builder.morning(days.last + 1)
+    morning.items.save(out / "items")
+    save_view(out / "view", morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
+    split = Split(
+        partition=partition,
+        train_days=tuple(iso_day(day) for day in days.train),
+        validation_days=tuple(iso_day(day) for day in days.validation),
+        holdout_days=tuple(iso_day(day) for day in days.holdout),
+        train_end=iso_day(days.validation[-1]),
+        recipe=recipe.digest,
+        seed=SEED,
+        slates=slates,
+        rows=rows,
+        log_digest=keys[days.last],
+    )
+    (out / "dataset.json").write_bytes(canonical_json(split.model_dump(mode="json")))
+    return {
+        "users": len(users),
+        "events": len(log.day),
+        "catalogue": morning.items.size,
+        "texts": len(texts.vectors),
+        "train_days": len(days.train),
+        "train_slates": split.slates,
+        "train_rows": split.rows,
+        "train_end": split.train_end,
+        "validation_days": len(days.validation),
+        "holdout_days": len(days.holdout),
+        "holdout_first_day": split.holdout_days[0] if days.holdout else None,
+        "state_through": partition,
+        "data_digest": split.log_digest,
+    }
+
+
+def most_trips(log: EventLog, last: int, count: int) -> Ints:
+    """The users with most shopping days up to `last`, ties by first purchase."""
+    before = log.before(last + 1)
+    trips = np.unique(log.user[:before].astype(np.int64) * 100_000 + log.day[:before]) // 100_000
+    counts = np.bincount(trips, minlength=len(log.user_ids))
+    if (counts > 0).sum() < 2:
+        raise InputRejected(f"the log up to {iso_day(last)} holds fewer than two users; there is nothing to train on")
+    best = np.argsort(-counts, kind="stable")[:count]
+    return np.sort(best[counts[best] > 0]).astype(np.int32)
+
+
+def chosen_users(log: EventLog, view: Path) -> Ints:
+    """The users of the champion's view. Users that were erased since are left out."""
+    path = view / "users.json"
+    if not path.exists():
+        raise InputRejected(f"{view} holds no users.json; build_dataset needs the view directory of the champion")
+    number = {user: n for n, user in enumerate(log.user_ids)}
+    found = [number[user] for user in json.loads(path.read_bytes())["users"] if user in number]
+    if not found:
+        raise InputRejected(f"none of the users of {path} is in the log; was the pseudonym key changed?")
+    return np.sort(np.array(found, np.int32))
+
+
+def _until(paths: list[Path], last: int) -> list[Path]:
+    return sorted(path for path in paths if partition_day(path) <= last)
+
+
+def _texts(log: EventLog, plans: Plans, users: Ints, days: Days, cache: Path) -> tuple[TextTable, NDArray[np.uint8]]:
+    """Vectors of every text that is in the catalogue of some day, and their digests."""
+    empty = TextTable(np.full(len(log.items.ids), -1, np.int32), np.zeros((0, 0), np.float16))
+    counting = StateBuilder(log, plans, users, empty)
+    wanted = np.unique(np.concatenate([counting.catalogue(day) for day in range(days.train[0], days.last + 2)]))
+    with Progress("encode item texts", 0, "texts") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.advance(done - bar.done)
+
+        rows, vectors = encode_texts((log.items.texts[item] for item in wanted.tolist()), cache, progress)
+    digests = np.frombuffer(b"".join(sorted(rows, key=rows.__getitem__)), np.uint8).reshape(-1, 16)
+    return text_table(log.items, wanted, rows, vectors), digests
+
+
+def _training_rows(out: Path, days: Days, keys: dict[int, str], recipe: Recipe, cache: Path) -> tuple[int, int]:
+    """Put each training day's rows under out/train, made or from the cache; returns how many slates and rows."""
+    folder, target = cache / "days", out / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    target.mkdir()
+    files = {day: folder / f"{keys[day]}.safetensors" for day in days.train}
+    ensure_rows(out, files, recipe.data.keep_bought, recipe.data.keep_other, SEED, WORKERS)
+    slates = rows = 0
+    for day, file in files.items():
+        link_or_copy(file, target / f"{iso_day(day)}.safetensors")
+        with safe_open(file, framework="numpy") as part:
+            slates += part.get_slice("ptr").get_shape()[0] - 1
+            rows += part.get_slice("label").get_shape()[0]
+    return slates, rows
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

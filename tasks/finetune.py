@@ -1,0 +1,130 @@
+"""Dataset -> the fp32 ranker: item text and purchase-history transformer fused with features, trained end to end.
+
+The epoch with the best validation NDCG@10 is kept. Never reads the holdout. A killed run goes on from its last epoch and
+ends with the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import canonical_json
+from tasks.domain.recipe import Recipe
+from tasks.progress import Progress
+from tasks.ranker.corpus import Corpus
+from tasks.ranker.dataset import Dataset
+from tasks.ranker.features import FEATURES
+from tasks.ranker.judge import judge, mean_of, prepare
+from tasks.ranker.model import Ranker
+from tasks.ranker.runtime import PARENT, TorchScorer
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN
+from tasks.ranker.training import QUALITY, Run
+
+log = logging.getLogger("freshrank.finetune")
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int, threads: int) -> dict[str, Any]:
+    """Train by `recipe` and write parent.safetensors, config.json and the learning curves under `out`.
+
+    Args:
+        workdir: holds the checkpoint; survives a crash, so that the same call resumes.
+
+    Raises:
+        InputRejected: the loss became NaN, or the dataset holds nothing to train on.
+    """
+    device = _prepare_torch(threads)
+    data = Dataset.open(dataset)
+    corpus = Corpus(data)
+    validation = prepare(data.mornings(data.split.validation_days))
+    if not validation:
+        raise InputRejected(f"the validation days {', '.join(data.split.validation_days)} hold no slate")
+    log.info("device=%s threads=%d slates=%d rows=%d", device, threads, corpus.slates, len(corpus.label))
+
+    torch.manual_seed(seed)
+    model = Ranker(recipe.network)
+    model.standardise(*corpus.statistics())
+    model.to(device)
+    run = Run(model, corpus, recipe.training, device, seed)
+    identity = hashlib.sha256(canonical_json([recipe.digest, data.split.log_digest, seed])).hexdigest()
+    run.resume(workdir / CHECKPOINT, identity)
+    with Progress("train", recipe.training.epochs * run.steps_an_epoch, "steps") as bar:
+        bar.advance(run.epoch * run.steps_an_epoch)
+        while run.epoch < recipe.training.epochs:
+            loss, began = run.train_epoch(bar), time.monotonic()
+            scorer = TorchScorer(model)
+            quality = mean_of(judge(scorer, one) for one in validation)
+            run.finish_epoch(loss, quality)
+            run.save(workdir / CHECKPOINT, identity)
+            told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
+            log.info("epoch=%d loss=%.4f ndcg_at_10 %s judged_s=%.1f", run.epoch, loss, told, time.monotonic() - began)
+    return _write(out, run, data, recipe, seed, len(validation))
+
+
+def _prepare_torch(threads: int) -> torch.device:
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _write(out: Path, run: Run, data: Dataset, recipe: Recipe, seed: int, slates: int) -> dict[str, Any]:
+    save_file({name: value.contiguous() for name, value in run.best.items()}, out / PARENT)
+    digest = hashlib.sha256((out / PARENT).read_bytes()).hexdigest()
+    best = run.curve[run.best_epoch - 1]
+    config = {
+        "features": list(FEATURES),
+        "token": list(TOKEN),
+        "max_tokens": MAX_TOKENS,
+        "network": recipe.network.model_dump(mode="json"),
+        "partition": data.split.partition,
+        "train_end": data.split.train_end,
+        "recipe": recipe.name,
+        "recipe_digest": recipe.digest,
+        "data_digest": data.split.log_digest,
+        "seed": seed,
+        "parent": {"sha256": digest, "epoch": run.best_epoch, "validation": best},
+    }
+    (out / "config.json").write_bytes(canonical_json(config))
+    (out / "curves.json").write_text(json.dumps(run.curve, indent=1))
+    draw_curves(run.curve, run.best_epoch, out / "curves.png")
+    return {
+        "device": run.device.type,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "train_slates": run.corpus.slates,
+        "train_rows": len(run.corpus.label),
+        "validation_slates": slates,
+        "best_epoch": run.best_epoch,
+        "loss": best["loss"],
+        "validation": {name: value for name, value in best.items() if name.startswith(("ndcg", "logloss"))},
+        "weights_digest": digest,
+        "train_end": data.split.train_end,
+    }
+
+
+def draw_curves(curve: list[dict[str, float]], best: int, path: Path) -> None:
+    """Loss and validation NDCG@10 by epoch, the kept epoch marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in curve]
+    left.plot(epochs, [row["loss"] for row in curve], marker="o")
+    left.set(title="training loss", xlabel="epoch")
+    for task in ("all", "new", "repeat"):
+        right.plot(epochs, [row.get(f"ndcg_at_10[{task}]", float("nan")) for row in curve], marker="o", label=task)
+    right.axvline(best, color="grey", linestyle=":", label="kept")
+    right.set(title="validation NDCG@10", xlabel="epoch")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+__all__ = ["CHECKPOINT", "QUALITY", "draw_curves", "finetune"]

@@ -1,0 +1,111 @@
+"""All training rows in memory, and batches of whole slates as tensors sorted by history length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats, Halves
+from tasks.ranker.dataset import Dataset
+from tasks.ranker.model import BUCKETS
+from tasks.ranker.slates import Rows
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    x: Tensor
+    item_vec: Tensor
+    tokens: Tensor
+    mask: Tensor
+    label: Tensor
+    weight: Tensor
+    slate: Tensor  # 0..slates-1
+    slates: int
+    cuts: list[tuple[int, int, int]]  # rows a..b have at most `length` tokens
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        names = ("x", "item_vec", "tokens", "mask", "label", "weight", "slate")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return Batch(**moved, slates=self.slates, cuts=self.cuts)
+
+
+class Corpus:
+    def __init__(self, dataset: Dataset) -> None:
+        parts = list(dataset.training_rows())
+        self.ptr = _joined_ptr(parts)
+        if self.slates == 0:
+            raise InputRejected("the training days hold no slate; the recipe's days or users do not fit the data")
+        self.x: Halves = np.concatenate([part.x for part in parts])
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.tokens: Halves = np.concatenate([part.tokens for part in parts])
+        self.offset = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        self.label = np.concatenate([part.label for part in parts])
+        self.weight: Floats = np.concatenate([part.weight for part in parts])
+        self.text = _joined_texts(parts, dataset.text_digests)
+        vectors = dataset.builder.texts.vectors.astype(np.float32)
+        self.vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])  # row -1: no text
+
+    @property
+    def slates(self) -> int:
+        return len(self.ptr) - 1
+
+    def statistics(self) -> tuple[Floats, Floats]:
+        """Mean and 1 / standard deviation of every feature; 0 where a feature never varies."""
+        sample = self.x[:: max(1, len(self.x) // 200_000)].astype(np.float64)
+        deviation = sample.std(0)
+        scale = np.where(deviation > 1e-4, 1 / np.maximum(deviation, 1e-4), 0)
+        return sample.mean(0).astype(np.float32), scale.astype(np.float32)
+
+    def batch(self, slates: NDArray[np.int64]) -> Batch:
+        counts = self.ptr[slates + 1] - self.ptr[slates]
+        rows = _ranges(self.ptr[slates], counts)
+        owner = np.repeat(np.arange(len(slates)), counts)
+        order = np.argsort(self.lengths[rows], kind="stable")
+        rows, owner = rows[order], owner[order]
+        lengths = self.lengths[rows]
+        mask = np.arange(MAX_TOKENS) < lengths[:, None]
+        tokens = np.zeros((len(rows), MAX_TOKENS, TOKEN_WIDTH), np.float32)
+        tokens[mask] = self.tokens[_ranges(self.offset[rows], lengths.astype(np.int64))]
+        edges = np.searchsorted(lengths, np.array(BUCKETS) + 1)
+        cuts = [(int(a), int(b), n) for a, b, n in zip([0, *edges[:-1]], edges, BUCKETS, strict=True) if b > a]
+        return Batch(
+            x=torch.from_numpy(self.x[rows].astype(np.float32)),
+            item_vec=torch.from_numpy(self.vectors[self.text[rows]]),
+            tokens=torch.from_numpy(tokens),
+            mask=torch.from_numpy(mask.astype(np.float32)),
+            label=torch.from_numpy(self.label[rows].astype(np.float32)),
+            weight=torch.from_numpy(self.weight[rows]),
+            slate=torch.from_numpy(owner),
+            slates=len(slates),
+            cuts=cuts,
+        )
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """starts[0], starts[0] + 1, ... counts[0] of them, then those of starts[1], and so on."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+def _joined_ptr(parts: list[Rows]) -> NDArray[np.int64]:
+    sizes = [np.diff(part.ptr) for part in parts]
+    return np.concatenate([[0], np.cumsum(np.concatenate([*sizes, np.zeros(0)]))]).astype(np.int64)
+
+
+def _joined_texts(parts: Iterable[Rows], table: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Row of the dataset's text table for every row; -1 without text."""
+    number = {bytes(digest): n for n, digest in enumerate(table)}
+    joined = []
+    for part in parts:
+        local = np.array([*(number[bytes(digest)] for digest in part.digests), -1], np.int32)
+        joined.append(local[part.text])
+    return np.concatenate(joined)

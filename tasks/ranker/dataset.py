@@ -1,0 +1,143 @@
+"""The directory that build_dataset writes: the log, item texts, training rows of each day, and how the days are split.
+
+Slates of validation and holdout are not stored: they are made from the log, by the code that serves, when they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Record, canonical_json
+from tasks.ranker.arrays import Halves, Ints, epoch_day
+from tasks.ranker.build import Morning, StateBuilder, TextTable
+from tasks.ranker.log import EventLog, Items, Plans
+from tasks.ranker.slates import Rows, Slate, slates_on
+
+VERSION = 1
+ITEM_CODES = ("type", "category", "brand")
+
+
+class Split(Record):
+    """dataset.json: which day is for what. The weights may see the days up to `train_end`, validation included."""
+
+    version: int = VERSION
+    partition: str
+    train_days: tuple[str, ...]
+    validation_days: tuple[str, ...]
+    holdout_days: tuple[str, ...]
+    train_end: str
+    recipe: str
+    seed: int
+    slates: int
+    rows: int
+    log_digest: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    directory: Path
+
+    @classmethod
+    def open(cls, directory: Path) -> Dataset:
+        if not (directory / "dataset.json").exists():
+            raise InputRejected(f"{directory} holds no dataset.json; run build_dataset")
+        return cls(directory)
+
+    @cached_property
+    def split(self) -> Split:
+        return Split.model_validate_json((self.directory / "dataset.json").read_bytes())
+
+    @cached_property
+    def builder(self) -> StateBuilder:
+        return load_builder(self.directory)
+
+    @cached_property
+    def text_digests(self) -> NDArray[np.uint8]:
+        return load_file(self.directory / "texts.safetensors")["digests"]
+
+    def training_rows(self) -> Iterator[Rows]:
+        for day in self.split.train_days:
+            yield Rows.load(self.directory / "train" / f"{day}.safetensors")
+
+    def mornings(self, days: tuple[str, ...]) -> Iterator[tuple[Morning, list[Slate]]]:
+        for day in days:
+            yield slates_on(self.builder, epoch_day(day))
+
+    def holdout_digest(self) -> str:
+        """Names the holdout: which users bought which catalogue items on which days."""
+        digest = hashlib.sha256()
+        for day in self.split.holdout_days:
+            digest.update(slates_digest(self.builder, epoch_day(day)))
+        return digest.hexdigest()
+
+
+def slates_digest(builder: StateBuilder, day: int) -> bytes:
+    morning, slates = slates_on(builder, day)
+    digest = hashlib.sha256(str(day).encode())
+    for slate in slates:
+        bought = [morning.items.ids[row] for row in slate.positives.tolist()]
+        digest.update(canonical_json([builder.log.user_ids[slate.user], bought, slate.new.tolist()]))
+    return digest.digest()
+
+
+def save_builder(
+    directory: Path, log: EventLog, plans: Plans, users: Ints, texts: TextTable, digests: NDArray[np.uint8]
+) -> None:
+    """What a StateBuilder is made of, so that other processes and later steps can make one."""
+    items, arrays = log.items, {f.name: getattr(log, f.name) for f in fields(log)}
+    names = {"users": arrays.pop("user_ids"), "stores": arrays.pop("store_ids")}
+    arrays.pop("items")
+    days = sorted(plans.by_day)
+    parts = [plans.by_day[day] for day in days] or [plans.on(0)]
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        | {f"item_{name}": getattr(items, name) for name in ITEM_CODES}
+        | {"selected": users},
+        directory / "log.safetensors",
+    )
+    save_file(
+        {
+            "day": np.array(days, np.int32),
+            "ptr": np.cumsum([0, *(len(part[0]) for part in parts)]).astype(np.int32),
+            "item": np.concatenate([part[0] for part in parts]).astype(np.int32),
+            "display": np.concatenate([part[1] for part in parts]).astype(np.float32),
+            "mailer": np.concatenate([part[2] for part in parts]).astype(np.float32),
+        },
+        directory / "plans.safetensors",
+    )
+    save_file({"row": texts.row, "vectors": texts.vectors, "digests": digests}, directory / "texts.safetensors")
+    (directory / "names.json").write_bytes(canonical_json({**names, "items": items.ids, "texts": items.texts}))
+
+
+def load_builder(directory: Path) -> StateBuilder:
+    arrays = load_file(directory / "log.safetensors")
+    names = json.loads((directory / "names.json").read_bytes())
+    items = Items(ids=names["items"], texts=names["texts"], **{name: arrays.pop(f"item_{name}") for name in ITEM_CODES})
+    users = arrays.pop("selected")
+    log = EventLog(items=items, user_ids=names["users"], store_ids=names["stores"], **arrays)
+    plan = load_file(directory / "plans.safetensors")
+    by_day = {}
+    for n, day in enumerate(plan["day"].tolist()):
+        part = slice(plan["ptr"][n], plan["ptr"][n + 1])
+        by_day[day] = (plan["item"][part], plan["display"][part], plan["mailer"][part])
+    texts = load_file(directory / "texts.safetensors")
+    return StateBuilder(log, Plans(by_day), users, TextTable(texts["row"], texts["vectors"]))
+
+
+def text_table(items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves) -> TextTable:
+    """The vectors of the `wanted` items' texts; every other item of the log has none."""
+    from tasks.ranker.text import text_digest
+
+    row = np.full(len(items.ids), -1, np.int32)
+    row[wanted] = [rows[text_digest(items.texts[item])] for item in wanted.tolist()]
+    return TextTable(row, vectors)

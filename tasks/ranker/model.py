@@ -1,0 +1,150 @@
+"""The network: a head over features and item text (stage 1), and what a transformer over the purchase history adds to it.
+
+`base(x, item_vec)` and `full = base + delta`. Zeroed, the parts that come from transformers (item text and history) are
+silent and `full` equals what features alone say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tasks.domain.recipe import Network
+from tasks.ranker.arrays import Floats
+from tasks.ranker.features import FEATURES, FROM_TEXT
+from tasks.ranker.runtime import PARENT, read_config
+from tasks.ranker.text import WIDTH
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
+
+CLIP = 6.0
+# rows are run in groups of like length: most have few tokens, and padding to 20 would triple the work
+BUCKETS = (0, 3, 6, 10, 14, MAX_TOKENS)
+
+
+class Attention(nn.Module):
+    """Pre-norm attention of `queries` over `context`, then a feed-forward layer."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.forward_norm = nn.LayerNorm(width)
+        self.expand, self.contract = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
+
+    def forward(self, context: Tensor, blocked: Tensor, *, first_only: bool) -> Tensor:
+        n, length, width = context.shape
+        normal = self.norm(context)
+        asking = normal[:, :1] if first_only else normal
+        query = self.query(asking).view(n, -1, self.heads, width // self.heads).transpose(1, 2)
+        key, value = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        weight = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5 + blocked[:, None, None, :]
+        seen = (torch.softmax(weight, -1) @ value).transpose(1, 2).reshape(n, -1, width)
+        state = (context[:, :1] if first_only else context) + self.out(seen)
+        return state + self.contract(nn.functional.gelu(self.expand(self.forward_norm(state))))
+
+
+class HistoryEncoder(nn.Module):
+    """Reads [the candidate, its tokens] and answers what the history says about the candidate."""
+
+    def __init__(self, network: Network, inputs: int) -> None:
+        super().__init__()
+        width = network.width
+        self.token = nn.Sequential(nn.Linear(TOKEN_WIDTH, width), nn.GELU(), nn.Linear(width, width))
+        self.candidate = nn.Linear(inputs, width)
+        self.layers = nn.ModuleList(
+            Attention(width, network.heads, network.feed_forward) for _ in range(network.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, candidate: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        state = torch.cat([self.candidate(candidate)[:, None], self.token(tokens)], 1)
+        blocked = torch.cat([torch.zeros_like(candidate[:, :1]), (1 - mask) * -1e4], 1)
+        for n, layer in enumerate(self.layers):
+            # after the last layer only the candidate is read, so only it needs to ask
+            state = layer(state, blocked, first_only=n == len(self.layers) - 1)
+        return self.norm(state[:, 0])
+
+
+class Ranker(nn.Module):
+    mean: Tensor
+    scale: Tensor
+    without_text: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        inputs, (first, second) = len(FEATURES) + network.text_width, network.head
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+        audible = torch.ones(len(FEATURES))
+        audible[list(FROM_TEXT)] = 0
+        self.register_buffer("without_text", audible, persistent=False)
+        self.zeroed = False
+        self.text = nn.Linear(WIDTH, network.text_width)
+        self.trunk = nn.Sequential(
+            nn.Linear(inputs, first), nn.GELU(), nn.Dropout(network.dropout), nn.Linear(first, second), nn.GELU()
+        )
+        self.base_out, self.skip = nn.Linear(second, 1), nn.Linear(inputs, 1)
+        self.history = HistoryEncoder(network, inputs)
+        self.delta = nn.Sequential(
+            nn.Linear(second + network.width, second), nn.GELU(), nn.Dropout(network.dropout), nn.Linear(second, 1)
+        )
+
+    def standardise(self, mean: Floats, scale: Floats) -> None:
+        """Features enter as (x - mean) * scale, so a scale of 0 leaves one out."""
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(scale))
+
+    def inputs(self, x: Tensor, item_vec: Tensor) -> Tensor:
+        """Standardised features and projected text, side by side."""
+        normal = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
+        text = self.text(item_vec)
+        if self.zeroed:
+            normal, text = normal * self.without_text, torch.zeros_like(text)
+        return torch.cat([normal, text], 1)
+
+    def base(self, x: Tensor, item_vec: Tensor) -> Tensor:
+        return self._base(self.inputs(x, item_vec))[0]
+
+    def full(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        inputs = self.inputs(x, item_vec)
+        base, hidden = self._base(inputs)
+        return base + self._delta(hidden, self.history(inputs, tokens, mask))
+
+    def both(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor, cuts: list[tuple[int, int, int]]) -> Any:
+        """(base, full) of rows that are sorted by length: rows a..b have at most `length` tokens, for each cut."""
+        inputs = self.inputs(x, item_vec)
+        base, hidden = self._base(inputs)
+        seen = [self.history(inputs[a:b], tokens[a:b, :length], mask[a:b, :length]) for a, b, length in cuts]
+        return base, base + self._delta(hidden, torch.cat(seen))
+
+    def _base(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.trunk(inputs)
+        return (self.base_out(hidden) + self.skip(inputs)).squeeze(1), hidden
+
+    def _delta(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        delta: Tensor = self.delta(torch.cat([hidden, seen], 1)).squeeze(1)
+        return torch.zeros_like(delta) if self.zeroed else delta
+
+
+def load_model(directory: Path, *, zeroed: bool = False) -> Ranker:
+    """The fp32 parent of a model directory, ready to score."""
+    config = read_config(directory)
+    model = Ranker(Network(**config["network"]))
+    model.load_state_dict(load_file(directory / PARENT))
+    model.zeroed = zeroed
+    return model.eval()
+
+
+def as_numpy(model: Ranker, stage: str, *arrays: Floats) -> Floats:
+    """Run one stage on numpy rows, without dropout."""
+    model.eval()
+    device = model.mean.device
+    with torch.inference_mode():
+        scores: Tensor = getattr(model, stage)(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+        return scores.cpu().numpy()

@@ -1,0 +1,126 @@
+"""A slate: what one user bought on one day, to be found among the catalogue of that morning; and training rows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from tasks.ranker.arrays import Floats, Halves, Ints
+from tasks.ranker.build import Morning, StateBuilder
+from tasks.ranker.features import FEATURES, columns
+from tasks.ranker.profile import Profile
+from tasks.ranker.retrieve import candidates_of
+from tasks.ranker.tokens import TOKEN_WIDTH, tokenise
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """`positives` are catalogue rows of the morning; `new` marks those that the user had never bought before."""
+
+    day: int
+    user: int
+    positives: Ints
+    new: NDArray[np.bool_]
+
+
+def slates_of(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[Slate]:
+    """One slate for each selected user who bought something of the catalogue on `day`. Reads the day: these are labels."""
+    log = builder.log
+    first, after = log.before(day), log.before(day + 1)
+    rows = row_of[log.item[first:after]]
+    kept = (rows >= 0) & (rows < size) & np.isin(log.user[first:after], builder.users)
+    rows, users, new = rows[kept], log.user[first:after][kept], builder.previous[first:after][kept] < 0
+    slates = []
+    for user in np.unique(users):
+        mine = users == user
+        order = np.argsort(rows[mine])
+        slates.append(Slate(day, int(user), rows[mine][order].astype(np.int32), new[mine][order]))
+    return slates
+
+
+def slates_on(builder: StateBuilder, day: int) -> tuple[Morning, list[Slate]]:
+    """The morning of `day` and its slates, with the histories of exactly their users."""
+    items, row_of = builder.items(day)
+    slates = slates_of(builder, day, row_of, items.size)
+    return builder.morning(day, np.array([slate.user for slate in slates], np.int32)), slates
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Training rows of whole slates. Tokens of all rows lie behind each other, `lengths` says how many each has."""
+
+    ptr: Ints  # slate s holds rows ptr[s]:ptr[s + 1]
+    x: Halves  # [rows, features]
+    text: Ints  # row of `digests`, -1 without text
+    digests: NDArray[np.uint8]  # [texts, 16]: texts by digest, so that a file outlives any numbering
+    lengths: NDArray[np.uint8]
+    tokens: Halves  # [sum of lengths, TOKEN_WIDTH]
+    label: NDArray[np.uint8]
+    weight: Floats  # 1 / share kept
+
+    def save(self, path: Path) -> None:
+        save_file({f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Rows:
+        return cls(**load_file(path))
+
+
+def training_rows(
+    builder: StateBuilder, day: int, text_digests: NDArray[np.uint8], keep_bought: float, keep_other: float, seed: int
+) -> Rows:
+    """Rows of every slate of `day`: all positives, and a share of the other candidates weighted to stand for all."""
+    morning, slates = slates_on(builder, day)
+    parts = []
+    for slate in slates:
+        profile = Profile(morning.items, morning.histories[slate.user], day)
+        rng = np.random.default_rng((seed, day, slate.user))
+        rows, weight = _sampled(profile, slate, keep_bought, keep_other, rng)
+        tokens, mask = tokenise(profile, rows)
+        parts.append((rows, weight, np.isin(rows, slate.positives), columns(profile, rows), tokens, mask > 0))
+    if not parts:
+        return _no_rows()
+    rows, weight, label, x, tokens, mask = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # a state numbers its own texts; the file names them by digest
+    table_row = builder.texts.row[builder.catalogue(day)][rows]
+    used, text = np.unique(table_row[table_row >= 0], return_inverse=True)
+    local = np.full(len(rows), -1, np.int32)
+    local[table_row >= 0] = text
+    return Rows(
+        ptr=np.cumsum([0, *(len(part[0]) for part in parts)]).astype(np.int32),
+        x=x.astype(np.float16),
+        text=local,
+        digests=text_digests[used],
+        lengths=mask.sum(1).astype(np.uint8),
+        tokens=tokens[mask].astype(np.float16),
+        label=label.astype(np.uint8),
+        weight=weight,
+    )
+
+
+def _sampled(
+    profile: Profile, slate: Slate, keep_bought: float, keep_other: float, rng: np.random.Generator
+) -> tuple[Ints, Floats]:
+    candidates = candidates_of(profile)
+    others = candidates[~np.isin(candidates, slate.positives)]
+    share = np.where(np.isin(others, profile.by_item.keys), keep_bought, keep_other).astype(np.float32)
+    kept = rng.random(len(others)) < share
+    weight = np.concatenate([np.ones(len(slate.positives), np.float32), 1 / share[kept]])
+    return np.concatenate([slate.positives, others[kept]]), weight
+
+
+def _no_rows() -> Rows:
+    return Rows(
+        ptr=np.zeros(1, np.int32),
+        x=np.zeros((0, len(FEATURES)), np.float16),
+        text=np.zeros(0, np.int32),
+        digests=np.zeros((0, 16), np.uint8),
+        lengths=np.zeros(0, np.uint8),
+        tokens=np.zeros((0, TOKEN_WIDTH), np.float16),
+        label=np.zeros(0, np.uint8),
+        weight=np.zeros(0, np.float32),
+    )
