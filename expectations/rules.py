@@ -126,7 +126,8 @@ def usual_rows(day: str, rows_before: Mapping[str, int], settings: Settings) -> 
     past = [(date - timedelta(weeks=week)).isoformat() for week in range(1, int(settings["weeks"]) + 1)]
     history = [rows_before[one] for one in past if rows_before.get(one)]
     if len(history) < at_least:
-        history = [rows for one, rows in sorted(rows_before.items())[-14:] if one < day and rows]
+        history = [rows for one, rows in sorted(rows_before.items()) if one < day and rows][-14:]
+        at_least = settings["at_least_days"]
     if len(history) < at_least:
         return None
     return band(history, settings["mads"], settings["below"], settings["above"])

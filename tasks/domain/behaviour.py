@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
@@ -17,7 +17,6 @@ from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record, partition_date
 
 CONTRACT_VERSION: Final = 1
-REPLAY_FIRST_DAY = date(2017, 7, 1)  # the data day that the first `make run` of a stack stands for
 
 Type = Literal["string", "timestamp", "int32", "float64", "float32", "bool"]
 
@@ -219,14 +218,6 @@ def _checked(key: bytes) -> bytes:
             f"the pseudonym key has {len(key)} bytes, it needs 32; `freshrank doctor` checks secrets.json"
         )
     return key
-
-
-def data_day(anchor: str, wall_day: str) -> str:
-    """The partition that `wall_day` stands for when the replay began on `anchor`: 2017-07-01 plus whole days.
-
-    Any wall day has an answer; whether the source has that day is the source's to say.
-    """
-    return (REPLAY_FIRST_DAY + (partition_date(wall_day) - partition_date(anchor))).isoformat()
 
 
 def next_day(day: str, days: int = 1) -> str:

@@ -1,15 +1,12 @@
-"""The contract: its page lists it, its schema follows it, the replay clock counts whole days."""
+"""The contract: its page lists it, its schema follows it."""
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tasks.domain.behaviour import CONTRACTS, EVENT, arrow_schema, data_day, pseudonym
+from tasks.domain.behaviour import CONTRACTS, EVENT, arrow_schema, pseudonym
 from tasks.domain.errors import InputRejected
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data-contract.md"
@@ -43,12 +40,6 @@ def test_the_schema_has_the_columns_in_order_and_the_key_is_required(contract):
 
 def test_times_are_utc_to_the_microsecond():
     assert str(arrow_schema(EVENT).field("event_time").type) == "timestamp[us, tz=UTC]"
-
-
-@given(anchor=st.dates(date(2020, 1, 1), date(2090, 1, 1)), days=st.integers(-30, 400))
-def test_the_replay_clock_counts_whole_days_from_the_anchor(anchor, days):
-    wall = anchor + timedelta(days=days)
-    assert data_day(anchor.isoformat(), wall.isoformat()) == (date(2017, 7, 1) + timedelta(days=days)).isoformat()
 
 
 def test_a_pseudonym_is_hex_stable_and_needs_a_real_key():

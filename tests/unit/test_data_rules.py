@@ -115,6 +115,12 @@ def test_row_count_is_held_against_the_same_weekday(rows, stops):
     assert bool(said("row_count", the_day(a_day(DAY, rows), rows_before=history))) == stops
 
 
+def test_row_count_falls_back_to_any_seven_days_before_there_are_enough_weeks():
+    days = {f"2017-01-{day}": 150 for day in range(26, 32)}
+    assert said("row_count", the_day(a_day(DAY, 89), rows_before=days)) is None
+    assert said("row_count", the_day(a_day(DAY, 89), rows_before=days | {"2017-01-25": 150})) is not None
+
+
 def test_row_count_says_nothing_without_a_past_and_ignores_empty_and_later_days():
     assert said("row_count", the_day(a_day(DAY, 7))) is None
     later = {"2017-02-08": 10_000, "2017-02-15": 10_000, "2017-02-22": 10_000}
