@@ -23,7 +23,9 @@ for argument in ("release", "view", "port", "replica", "valkey", "spool", "secre
 options, _ = parser.parse_known_args()
 
 SRC = Path(options.release).parent
-FILES = {p.relative_to(SRC).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in SRC.rglob("*") if p.is_file()}
+FILES = {
+    p.relative_to(SRC).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in SRC.rglob("*") if p.is_file()
+}
 DIGEST = hashlib.sha256(json.dumps(FILES, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 BEHAVIOUR = json.loads((Path(options.release) / "behaviour.json").read_text())
 ITEMS = [f"item-{number}" for number in range(50)]

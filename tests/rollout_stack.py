@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from tasks.domain.errors import FreshrankError
 from tasks.serving.release import seal, seal_view
 from tasks.settings import PORT_OFFSETS, Settings
 
+PORT_BASES = range(22_700, 27_900, 100)  # clear of the default stack, and below what the kernel hands out
 PROGRAM = Path(__file__).parent / "replica_program.py"
 FAST = {
     "ready_within_s": 30,
@@ -46,7 +48,7 @@ FAST = {
 
 def free_port_base() -> int:
     """A block of ports that nothing uses, so that tests run beside a live stack and beside each other."""
-    for base in range(int(os.environ.get("FRESHRANK_PORT_BASE", "36000")), 54_000, 100):
+    for base in random.sample(PORT_BASES, len(PORT_BASES)):
         if not any(_taken(base + offset) for offset in (*PORT_OFFSETS.values(), 21, 22, 23)):
             return base
     raise RuntimeError("no free block of ports")
@@ -105,7 +107,15 @@ class Stack:
         envoy_bootstrap.write(self.settings)
         write_initial(self.settings)
         binary = str(binaries.envoy(self.settings))
-        options = ["-c", str(envoy_bootstrap.path(self.settings)), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+        options = [
+            "-c",
+            str(envoy_bootstrap.path(self.settings)),
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+        ]
         with (self.settings.logs / "envoy.log").open("ab") as log:
             self.envoy = subprocess.Popen([binary, *options], stdout=log, stderr=log)
         admin = f"http://127.0.0.1:{self.settings.port('envoy_admin')}/ready"
@@ -157,7 +167,10 @@ class Stack:
 
     async def reached(self, rollout: str, step: str, deadline_s: float = 60) -> None:
         await asyncio.to_thread(
-            wait_until, lambda: self.client.rollout(rollout)["step"].startswith(step), f"{rollout} in {step}", deadline_s
+            wait_until,
+            lambda: self.client.rollout(rollout)["step"].startswith(step),
+            f"{rollout} in {step}",
+            deadline_s,
         )
 
     def log_text(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from tasks.domain.manifest import Record, digest_of
 from tasks.settings import Settings
@@ -31,10 +31,10 @@ class Traffic(Record):
     changes routes only, to a cluster that Envoy already watches.
     """
 
-    weights: dict[str, int] = {}
-    fallback: dict[str, str] = {}  # release -> the release that answers when it cannot
+    weights: dict[str, int] = Field(default_factory=dict)
+    fallback: dict[str, str] = Field(default_factory=dict)  # release -> the release that answers when it cannot
     mirror: str | None = None
-    backends: dict[str, tuple[int, ...]] = {}
+    backends: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _complete(self) -> Traffic:
@@ -147,7 +147,10 @@ def _breakers() -> dict[str, Any]:
 def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
     hosts = [{"endpoint": {"address": _address(port)}} for port in sorted(ports)]
     # the router closes idle connections before the replica does: else a request meets a closing one
-    http = {"common_http_protocol_options": {"idle_timeout": "60s"}, "explicit_http_config": {"http_protocol_options": {}}}
+    http = {
+        "common_http_protocol_options": {"idle_timeout": "60s"},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
     return {
         "@type": f"{TYPE}config.cluster.v3.Cluster",
         "name": cluster_name(release),

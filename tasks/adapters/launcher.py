@@ -1,4 +1,4 @@
-"""Replicas of releases: the promise, its values, and the in-memory twin. Real processes are in tasks.adapters.processes."""
+"""Replicas of releases: the promise, its values, and the in-memory twin. Real ones are in tasks.adapters.processes."""
 
 from __future__ import annotations
 

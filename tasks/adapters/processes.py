@@ -245,7 +245,7 @@ def _write_store_config(settings: Settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".store-{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(canonical_json(config))
     draft.replace(path)
     return path

@@ -22,7 +22,7 @@ from tasks.domain.manifest import Record, canonical_json
 from tasks.settings import Settings
 
 CONFIRM_S = 10.0
-REJECTED = ("rds.model.update_rejected", "cluster_manager.cds.update_rejected", "listener_manager.lds.update_rejected")
+REJECTED = ("update_rejected", "update_failure")  # refused by its meaning; not even readable
 
 
 class Counts(Record):
@@ -117,7 +117,8 @@ class EnvoyFileRouter:
         path = self._xds / f"{kind}.json"
         if _read_resources(path) != resources:
             _write_resources(path, resources)
-        stat = "cluster_manager.cds.version_text" if kind == "cds" else f"http.{envoy.STATS}.rds.{envoy.ROUTES}.version_text"
+        part = "cluster_manager.cds" if kind == "cds" else f"http.{envoy.STATS}.rds.{envoy.ROUTES}"
+        stat = f"{part}.version_text"
         wanted = envoy.version(resources)
         until = time.monotonic() + self._confirm_s
         pause = 0.01
@@ -126,7 +127,8 @@ class EnvoyFileRouter:
             if stats.get(stat) == wanted and (not warm or set(warm) <= await self._warm()):
                 return
             if time.monotonic() > until:
-                rejected = {name: int(stats[name]) for name in stats if name.endswith(REJECTED) and stats[name] not in ("0", "")}
+                counted = {name: stats[f"{part}.{name}"] for name in REJECTED if f"{part}.{name}" in stats}
+                rejected = {name: int(count) for name, count in counted.items() if count != "0"}
                 raise Unavailable(
                     f"the router does not confirm {path.name} {wanted} after {self._confirm_s:g} s: it uses "
                     f"{stats.get(stat) or 'nothing'}, rejected so far {rejected or 'nothing'}; see logs/envoy.log"
@@ -135,7 +137,7 @@ class EnvoyFileRouter:
             pause = min(pause * 1.5, 0.2)
 
     async def _stats(self) -> dict[str, str]:
-        text = await self._ask("/stats?filter=(version_text|update_rejected)$")
+        text = await self._ask("/stats?filter=(version_text|update_rejected|update_failure)$")
         pairs = (line.split(": ", 1) for line in text.splitlines() if ": " in line)
         return {name: value.strip('"') for name, value in pairs}
 
@@ -149,7 +151,8 @@ class EnvoyFileRouter:
             reply.raise_for_status()
             return reply.text
         except httpx.HTTPError as err:
-            raise Unavailable(f"the router's admin page does not answer ({type(err).__name__}); it keeps its last routes") from err
+            why = f"the router's admin page does not answer ({type(err).__name__}); it keeps its last routes"
+            raise Unavailable(why) from err
 
 
 def _counts(hosts: list[dict[str, Any]]) -> Counts:
@@ -158,8 +161,8 @@ def _counts(hosts: list[dict[str, Any]]) -> Counts:
         for stat in host.get("stats", []):
             if stat["name"] in totals:
                 totals[stat["name"]] += int(stat.get("value", 0))
-    states = [host.get("health_status", {}) for host in hosts]
-    healthy = any(not state.get("failed_active_health_check") and not state.get("failed_outlier_check") for state in states)
+    bad = ("failed_active_health_check", "failed_outlier_check")
+    healthy = any(not any(host.get("health_status", {}).get(sign) for sign in bad) for host in hosts)
     return Counts(
         # a refused connection is an error that never became a request
         requests=max(totals["rq_total"] + totals["cx_connect_fail"], totals["rq_error"]),

@@ -1,1 +1,1 @@
-"""What serves and why: the rollout log, the reconcile loop, the judge and their HTTP door. Needs nothing that trains."""
+"""What serves and why: the rollout log, the reconcile loop, the judge and their HTTP door. Nothing here trains."""

@@ -1,4 +1,7 @@
-"""`python -m tasks.controller`: the HTTP door and the reconcile loop in one process. Replicas outlive it; the next one adopts them."""
+"""`python -m tasks.controller`: the HTTP door and the reconcile loop in one process.
+
+Replicas outlive it; the next one adopts them.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,8 @@ def main() -> int:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputRejected(f"another controller of {settings.home} is running; only one may move traffic") from None
+                why = f"another controller of {settings.home} is running; only one may move traffic"
+                raise InputRejected(why) from None
             asyncio.run(serve(settings))
     except FreshrankError as err:
         log.error("event=refused why=%s", err)

@@ -1,4 +1,4 @@
-"""The controller's HTTP door: reads for everybody on this machine, changes for who holds the token. Errors are sentences."""
+"""The controller's HTTP door: reads for everybody on this machine, changes for who holds the token."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
 
 MAX_BODY = 64 * 1024
+NO_TOKEN = "the controller's token is missing or wrong; it is in secrets.json of FRESHRANK_HOME"
 Text = Field(min_length=1, max_length=2000)
 Key = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=200)
 
@@ -59,7 +60,7 @@ def create_app(commands: Commands, token: str) -> Starlette:
         async def checked(request: Request) -> Response:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
-                raise HTTPException(401, "the controller's token is missing or wrong; it is in secrets.json of FRESHRANK_HOME")
+                raise HTTPException(401, NO_TOKEN)
             return await handle(request)
 
         return checked
@@ -162,7 +163,8 @@ def _metrics(status: dict[str, Any]) -> str:
     lines = ["# TYPE freshrank_rollout_revision counter", f"freshrank_rollout_revision {status['revision']}"]
     lines += ["# TYPE freshrank_rollout_frozen gauge", f"freshrank_rollout_frozen {int(status['frozen'])}"]
     lines += ["# TYPE freshrank_rollout_weight_percent gauge"]
-    lines += [f'freshrank_rollout_weight_percent{{release="{r[:12]}"}} {w}' for r, w in sorted(status["weights"].items())]
+    for release, weight in sorted(status["weights"].items()):
+        lines.append(f'freshrank_rollout_weight_percent{{release="{release[:12]}"}} {weight}')
     lines += ["# TYPE freshrank_champion_since_seconds gauge"]
     if status["champion"]:
         since = datetime.fromisoformat(status["champion"]["since"]).timestamp()

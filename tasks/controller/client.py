@@ -1,4 +1,4 @@
-"""Talk to the controller: for the command line, the DAGs and the steps. Its refusals arrive as the same errors it raised."""
+"""Talk to the controller: for the command line, the DAGs and the steps. Its refusals arrive as the errors it raised."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ POLL_S = 0.5
 
 
 class ControllerClient:
-    """One connection pool. Reads and keyed writes are sent again once when the connection breaks: both are idempotent."""
+    """One connection pool. What breaks is sent again once: reads change nothing, and writes carry a key."""
 
-    def __init__(self, settings: Settings, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, settings: Settings, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self._url = settings.url("controller")
         headers = {"authorization": f"Bearer {settings.secrets.controller_token}"}
         self._http = httpx.Client(base_url=self._url, timeout=timeout_s, headers=headers, transport=transport)
@@ -40,8 +42,9 @@ class ControllerClient:
         expected_champion: str | None = None,
     ) -> dict[str, Any]:
         """Start a rollout, or find the one that this key started: {rollout, revision}."""
-        body = {"release": release, "kind": kind, "policy": policy, "actor": actor, "reason": reason}
-        return self._post("/rollouts", body | {"idempotency_key": idempotency_key, "expected_champion": expected_champion})
+        body: dict[str, Any] = {"release": release, "kind": kind, "policy": policy, "actor": actor, "reason": reason}
+        body |= {"idempotency_key": idempotency_key, "expected_champion": expected_champion}
+        return self._post("/rollouts", body)
 
     def rollout(self, rollout: str) -> dict[str, Any]:
         return self._get(f"/rollouts/{rollout}")
@@ -67,10 +70,13 @@ class ControllerClient:
                 if time.monotonic() > until:
                     raise
             if time.monotonic() > until:
-                raise Unavailable(f"{rollout} is still {' '.join(last)} after {deadline_s:.0f} s; `freshrank status` follows it")
+                where = " ".join(last)
+                raise Unavailable(f"{rollout} is still {where} after {deadline_s:.0f} s; `freshrank status` follows it")
             time.sleep(POLL_S)
 
-    def rollback(self, *, actor: str, reason: str, to: str | None = None, idempotency_key: str | None = None) -> dict[str, Any]:
+    def rollback(
+        self, *, actor: str, reason: str, to: str | None = None, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
         """{from, to, seconds, changed}, once no new request reaches `from`."""
         return self._post("/rollback", {"to": to} | _press(actor, reason, idempotency_key), timeout_s=90)
 
@@ -106,12 +112,13 @@ class ControllerClient:
                 reply = self._http.request(method, path, **given)
                 break
             except httpx.TimeoutException as err:
-                raise Unavailable(f"the controller at {self._url} did not answer {path} in time; what it was told may still happen") from err
+                why = f"the controller at {self._url} did not answer {path} in time; what it was told may still happen"
+                raise Unavailable(why) from err
             except httpx.HTTPError as err:
                 if attempt == 2:
                     raise Unavailable(
-                        f"the controller at {self._url} does not answer ({type(err).__name__}); traffic stays as it is. "
-                        f"See logs/controller.log, or start the stack: `make run`"
+                        f"the controller at {self._url} does not answer ({type(err).__name__}); "
+                        f"traffic stays as it is. See logs/controller.log, or start the stack: `make run`"
                     ) from err
         if reply.is_success:
             return reply.json()

@@ -1,4 +1,4 @@
-"""What people and pipelines ask the controller for. A command appends one log row, then sees to it that traffic follows.
+"""What people and pipelines ask the controller for: append one log row, then see to it that traffic follows.
 
 None of it opens a connection to Airflow, MLflow, the object store or Valkey.
 """
@@ -70,7 +70,8 @@ class Commands:
         began = time.monotonic()
         row = self._loop.log.find(idempotency_key)
         if row is not None and row.kind not in (Kind.ROLLBACK, Kind.ABORT):
-            raise Conflict(f"idempotency key {idempotency_key!r} was used for {row.kind} at revision {row.rev}; use a new key")
+            used = f"{row.kind} at revision {row.rev}"
+            raise Conflict(f"idempotency key {idempotency_key!r} was used for {used}; use a new key")
         for _ in range(TRIES):
             if row is not None:
                 break
@@ -90,7 +91,8 @@ class Commands:
         self._loop.held.discard(str(row.to_release))
         await self._follow(row)
         seconds = round(time.monotonic() - began, 3)
-        log.info("event=rolled-back from=%s to=%s seconds=%.3f", short(row.from_release), short(row.to_release), seconds)
+        moved = (short(row.from_release), short(row.to_release), seconds)
+        log.info("event=rolled-back from=%s to=%s seconds=%.3f", *moved)
         told = {"from": row.from_release, "to": row.to_release, "seconds": seconds, "changed": True}
         return told | {"reason": row.reason, "revision": row.rev}
 
@@ -175,7 +177,8 @@ class Commands:
             raise Unavailable(f"revision {row.rev} ({row.kind}) is written and will be applied, but: {err}") from err
         state = self._loop.state()
         if not self._loop.is_routed(state):
-            raise Unavailable(f"revision {row.rev} ({row.kind}) is written; {short(row.to_release)} is starting, then it is applied")
+            written = f"revision {row.rev} ({row.kind}) is written"
+            raise Unavailable(f"{written}; {short(row.to_release)} is starting, then it is applied")
         await self._last_reply(row.from_release)
 
     async def _last_reply(self, release: str | None) -> None:

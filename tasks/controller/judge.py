@@ -79,7 +79,7 @@ class Evidence:
         self._constant = 0
 
     async def gather(self, reader: Reader, replicas: dict[str, Replica], counts: dict[str, Counts]) -> None:
-        """Add what happened since the last call. A replica that does not answer adds nothing: its errors are counted."""
+        """Add what happened since the last call. A silent replica adds nothing; the router counts that."""
         for release in self.releases:
             seen = counts.get(release[:12])
             if seen:

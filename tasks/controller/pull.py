@@ -1,9 +1,12 @@
-"""Releases and views on this machine: pulled once, every file verified, never written again. After that no store is needed."""
+"""Releases and views on this machine: pulled once, every file verified. After that no store is needed."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,13 +72,16 @@ class ReleaseLibrary:
         store = self._open_store()
         (self._root / "releases").mkdir(parents=True, exist_ok=True)
         (self._root / "views").mkdir(parents=True, exist_ok=True)
-        fetch(store, "releases", checked_release(release), self._root / "releases" / release)
-        self.verify(release)
+        src = self._root / "releases" / checked_release(release)
+        fetch(store, "releases", release, src)
+        with _kept_only_if_good(src):
+            self.verify(release)
         view = self._view(release)
         fetch(store, "views", view.name, view)
-        verify_view(view, view.name)
+        with _kept_only_if_good(view):
+            verify_view(view, view.name)
         self._publish(view)
-        return Local(src=str(self._root / "releases" / release), view=str(view))
+        return Local(src=str(src), view=str(view))
 
     def verify(self, release: str) -> None:
         from tasks.serving.release import verify
@@ -83,8 +89,6 @@ class ReleaseLibrary:
         verify(self._root / "releases" / checked_release(release), release)
 
     def describe(self, release: str) -> dict[str, Any]:
-        import json
-
         try:
             path = self._root / "releases" / checked_release(release) / "release" / "release.json"
             told: dict[str, Any] = json.loads(path.read_bytes())
@@ -96,7 +100,8 @@ class ReleaseLibrary:
         try:
             return self._root / "views" / checked_release(self.describe(release).get("view"))
         except InputRejected:
-            raise InputRejected(f"release {release[:12]} names no view; it cannot serve known users, package it again") from None
+            why = f"release {release[:12]} names no view; it cannot serve known users, package it again"
+            raise InputRejected(why) from None
 
     def _publish(self, view: Path) -> None:
         """Into Valkey, if it answers: without it, replicas read the snapshot beside the release."""
@@ -108,3 +113,13 @@ class ReleaseLibrary:
             log.info("view=%s event=published users=%d", view.name[:12], publish(view, self._valkey_url))
         except FreshrankError as err:
             log.warning("view=%s event=not-published why=%s", view.name[:12], err)
+
+
+@contextmanager
+def _kept_only_if_good(directory: Path) -> Iterator[None]:
+    """What is not what its name says must not lie there under that name."""
+    try:
+        yield
+    except InputRejected:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

@@ -105,7 +105,7 @@ class Reconciler:
             log.info("release=%s event=replica-started", short(release))
 
     async def route(self) -> None:
-        """Apply the log's weights, unless a release that needs traffic has no replica yet: then routes stay as they are.
+        """Apply the log's weights. While a release that needs traffic has no replica, routes stay as they are.
 
         Raises:
             Unavailable: the router has not confirmed.
@@ -128,7 +128,7 @@ class Reconciler:
     def traffic(self, state: RolloutState) -> Traffic | None:
         """A pure function of the log and of which replicas have ever been ready. None: not possible yet."""
         seen = self._confirmed[0].backends if self._confirmed else {}
-        backends = {
+        backends: dict[str, tuple[int, ...]] = {
             release: (replica.port,)
             for release, replica in self.launcher.replicas().items()
             # a crashed replica keeps its place: it comes back on the same port, and others answer meanwhile

@@ -16,7 +16,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 def checked_release(release: object) -> str:
     if isinstance(release, str) and DIGEST.fullmatch(release):
         return release
-    raise InputRejected(f"release {release!r} is not a digest of 64 hex digits; `freshrank status` prints the known ones")
+    raise InputRejected(f"release {release!r} is not a digest of 64 hex digits; `freshrank status` prints what serves")
 
 
 def submit(
@@ -42,8 +42,8 @@ def submit(
         raise Conflict("rollouts are frozen; `freshrank freeze --off` allows them again")
     if expected_champion is not None and expected_champion != champion:
         raise Conflict(
-            f"{short(release)} was judged against champion {short(expected_champion)} but {short(champion)} serves now; "
-            f"run the refresh again"
+            f"{short(release)} was judged against champion {short(expected_champion)} but {short(champion)} serves "
+            f"now; run the refresh again"
         )
     if release == champion:
         raise Conflict(f"{short(release)} is the champion already; there is nothing to roll out")
@@ -60,7 +60,7 @@ def submit(
 
 
 def step_forward(state: RolloutState, active: Rollout, reason: str, judgement: dict[str, Any]) -> Draft:
-    """The row that moves a rollout one rung up. Its key names rung and time of entry, so a crash cannot append it twice."""
+    """The row that moves a rollout one rung up. Its key names the rung, so that a crash cannot append it twice."""
     kind = Kind.ADVANCE
     if active.kind == "bootstrap":
         kind = Kind.BOOT

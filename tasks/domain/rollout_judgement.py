@@ -18,8 +18,8 @@ WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 class Sample(Record):
     """What one release did in the window: counts as the router saw them, latencies as the service measured them."""
 
-    requests: int = Field(0, ge=0)
-    errors: int = Field(0, ge=0)
+    requests: int = Field(default=0, ge=0)
+    errors: int = Field(default=0, ge=0)
     latencies_ms: tuple[float, ...] = ()
 
     @property
@@ -38,8 +38,8 @@ class Window(Record):
     unusable: int = 0  # slates of the challenger with a score that is missing or not finite
     constant: int = 0  # slates of the challenger whose scores are all equal
     restarts: int = 0
-    online_ndcg: dict[str, float] = {}
-    online_slates: dict[str, int] = {}
+    online_ndcg: dict[str, float] = Field(default_factory=dict)
+    online_slates: dict[str, int] = Field(default_factory=dict)
 
 
 class Finding(Record):
@@ -86,7 +86,8 @@ def percentile(values: Sequence[float], q: float) -> float:
 def _enough(policy: RolloutPolicy, window: Window) -> Finding:
     seen = window.challenger.requests
     outcome = Outcome.PASS if seen >= policy.min_requests else Outcome.INCONCLUSIVE
-    return Finding(name="requests", outcome=outcome, said=f"challenger answered {seen} of {policy.min_requests} requests needed")
+    said = f"challenger answered {seen} of {policy.min_requests} requests needed"
+    return Finding(name="requests", outcome=outcome, said=said)
 
 
 def _errors(policy: RolloutPolicy, window: Window) -> Finding:
@@ -143,13 +144,15 @@ def _overlap(policy: RolloutPolicy, window: Window) -> Finding:
         said = f"{window.paired} of {policy.min_requests} requests answered by both"
         return Finding(name="overlap_at_10", outcome=Outcome.INCONCLUSIVE, said=said)
     outcome = Outcome.PASS if window.overlap_at_10 >= policy.min_overlap_at_10 else Outcome.FAIL
-    said = f"overlap_at_10 {window.overlap_at_10:.2f} on {window.paired} requests (at least {policy.min_overlap_at_10:.2f})"
+    bound = f"at least {policy.min_overlap_at_10:.2f}"
+    said = f"overlap_at_10 {window.overlap_at_10:.2f} on {window.paired} requests ({bound})"
     return Finding(name="overlap_at_10", outcome=outcome, said=said)
 
 
 def _online(window: Window) -> list[Finding]:
     """Reported, never blocking: one canary window holds far too few purchases to decide on."""
-    parts = [f"{who} {window.online_ndcg[who]:.3f} on {window.online_slates[who]} slates" for who in sorted(window.online_ndcg)]
-    if not parts:
+    if not window.online_ndcg:
         return []
-    return [Finding(name="online_ndcg", outcome=Outcome.PASS, said="online ndcg_at_10: " + ", ".join(parts) + " (reported)")]
+    found = sorted(window.online_ndcg.items())
+    parts = ", ".join(f"{who} {value:.3f} on {window.online_slates[who]} slates" for who, value in found)
+    return [Finding(name="online_ndcg", outcome=Outcome.PASS, said=f"online ndcg_at_10: {parts} (reported)")]

@@ -36,8 +36,8 @@ class Draft(Record):
     rollout: str | None = None
     from_release: str | None = None
     to_release: str | None = None
-    weight: int = Field(0, ge=0, le=100)  # percent on to_release once this row is in effect
-    details: dict[str, Any] = {}  # policy of a start, evidence of a decision
+    weight: int = Field(default=0, ge=0, le=100)  # percent on to_release once this row is in effect
+    details: dict[str, Any] = Field(default_factory=dict)  # policy of a start, evidence of a decision
 
 
 class Row(Draft):

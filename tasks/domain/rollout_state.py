@@ -1,10 +1,12 @@
-"""What the rollout log means: champion, previous, challenger, weights. A pure fold, so it can be replayed for any time."""
+"""What the rollout log means: champion, previous, challenger, weights. A fold, so it can be replayed for any time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Literal
+
+from pydantic import Field
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
@@ -35,7 +37,7 @@ class Rollout(Record):
     state: Phase = "pending"
     reason: str
     ended: datetime | None = None
-    judgement: dict[str, Any] = {}
+    judgement: dict[str, Any] = Field(default_factory=dict)
 
 
 class RolloutState(Record):
@@ -81,7 +83,8 @@ def fold(rows: Iterable[Row], start: RolloutState | None = None) -> RolloutState
     state = start or RolloutState()
     for row in rows:
         if row.rev != state.revision + 1:
-            raise InputRejected(f"rollout log jumps from revision {state.revision} to {row.rev}; restore it from a backup")
+            jump = f"from revision {state.revision} to {row.rev}"
+            raise InputRejected(f"rollout log jumps {jump}; restore it from a backup")
         state = _APPLY[row.kind](state, row).model_copy(update={"revision": row.rev})
     return state
 

@@ -79,7 +79,9 @@ Damage = Callable[[sqlite3.Connection], object]
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(lambda db: db.execute("UPDATE rollout_log SET body = replace(body, 'because', 'why not')"), id="edited"),
+        pytest.param(
+            lambda db: db.execute("UPDATE rollout_log SET body = replace(body, 'because', 'why not')"), id="edited"
+        ),
         pytest.param(lambda db: db.execute("DELETE FROM rollout_log WHERE rev = 2"), id="dropped"),
         pytest.param(lambda db: db.execute("UPDATE rollout_log SET rev = 5 - rev WHERE rev > 1"), id="reordered"),
     ],

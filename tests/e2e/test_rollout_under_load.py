@@ -46,7 +46,9 @@ def test_a_good_release_is_promoted_and_rolled_back_without_a_failed_request(sta
         assert seen.total > 150
         assert {release for _, _, release in seen.trail} == {first, second}
         late = [release for sent, _, release in seen.trail if sent > returned]
-        assert late and set(late) == {first}, "a request sent after the rollback returned was answered by the newer release"
+        assert late and set(late) == {first}, (
+            "a request sent after the rollback returned was answered by the newer release"
+        )
         print(f"\n{seen.total} requests, 0 failed; rollback took {done['seconds']} s")
 
     asyncio.run(scenario())
@@ -97,7 +99,9 @@ def test_a_champion_killed_is_answered_for_by_the_previous_release(stack: Stack)
         pytest.param({"delay_ms": 400}, "latency_p50", id="is slow"),
     ],
 )
-def test_a_bad_release_is_refused_in_shadow_and_no_user_sees_it(stack: Stack, behaviour: dict[str, int], said: str) -> None:
+def test_a_bad_release_is_refused_in_shadow_and_no_user_sees_it(
+    stack: Stack, behaviour: dict[str, int], said: str
+) -> None:
     async def scenario() -> None:
         first, bad = stack.champion("first"), stack.release("bad", **behaviour)
         async with load(stack.settings) as seen:

@@ -85,7 +85,9 @@ def test_a_freeze_holds_good_news_but_not_bad_news() -> None:
 
 @given(step=st.integers(PENDING, 2), seconds=st.floats(0, 1e6))
 def test_without_evidence_nothing_ever_moves_forward(step: int, seconds: float) -> None:
-    action = next_action(a_policy(), Position(step=step, since=NOON), Outcome.INCONCLUSIVE, NOON + timedelta(seconds=seconds))
+    action = next_action(
+        a_policy(), Position(step=step, since=NOON), Outcome.INCONCLUSIVE, NOON + timedelta(seconds=seconds)
+    )
     assert action in (Action.WAIT, Action.ROLL_BACK)
 
 
@@ -208,7 +210,14 @@ def test_a_release_that_never_became_ready_may_be_tried_again() -> None:
 def test_a_log_that_skips_a_rung_is_refused(weight: int) -> None:
     history = History().promoted(A).submit(B)
     skipping = Draft(
-        op="skip", kind=Kind.ADVANCE, actor="x", reason="x", rollout="rollout-3", from_release=A, to_release=B, weight=weight
+        op="skip",
+        kind=Kind.ADVANCE,
+        actor="x",
+        reason="x",
+        rollout="rollout-3",
+        from_release=A,
+        to_release=B,
+        weight=weight,
     )
     with pytest.raises(InputRejected, match="cannot follow"):
         history.add(skipping).state  # noqa: B018
@@ -216,7 +225,9 @@ def test_a_log_that_skips_a_rung_is_refused(weight: int) -> None:
 
 def test_a_log_that_promotes_before_100_percent_is_refused() -> None:
     history = History().promoted(A).submit(B).step().step()
-    early = Draft(op="early", kind=Kind.PROMOTE, actor="x", reason="x", rollout="rollout-3", from_release=A, to_release=B)
+    early = Draft(
+        op="early", kind=Kind.PROMOTE, actor="x", reason="x", rollout="rollout-3", from_release=A, to_release=B
+    )
     with pytest.raises(InputRejected, match="cannot follow"):
         history.add(early).state  # noqa: B018
 

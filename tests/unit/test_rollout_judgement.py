@@ -43,7 +43,9 @@ def a_sample(requests: int = 100, errors: int = 0, latency_ms: float = 10.0, tim
         pytest.param(a_window(challenger=a_sample(30, errors=4)), Outcome.FAIL, id="four errors of thirty"),
         pytest.param(a_window(challenger=a_sample(0, errors=4)), Outcome.FAIL, id="dead: only refused connections"),
         pytest.param(
-            a_window(challenger=a_sample(errors=5), champion=a_sample(errors=5)), Outcome.PASS, id="both have the same trouble"
+            a_window(challenger=a_sample(errors=5), champion=a_sample(errors=5)),
+            Outcome.PASS,
+            id="both have the same trouble",
         ),
         pytest.param(a_window(challenger=a_sample(latency_ms=21)), Outcome.FAIL, id="slow"),
         pytest.param(a_window(challenger=a_sample(latency_ms=15)), Outcome.PASS, id="slower within the slack"),

@@ -1,0 +1,170 @@
+"""One promise, two launchers: in memory and real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica
+from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
+from tasks.serving.release import verify
+from tasks.settings import Settings
+from tests.rollout_stack import free_port_base, make_release, wait_until
+
+PROCESSES = pytest.param("processes", marks=pytest.mark.stack)
+
+
+class Bench:
+    """Launchers on one machine, and ways to hurt what they started."""
+
+    def __init__(self, kind: str, home: Path) -> None:
+        self.kind = kind
+        self.settings = Settings(home=home, port_base=free_port_base())
+        self.world: dict[str, Replica] = {}
+
+    def launcher(self) -> Launcher:
+        return ProcessLauncher(self.settings) if self.kind == "processes" else MemoryLauncher(self.world)
+
+    def release(self, name: str = "one", **behaviour: Any) -> tuple[str, Path, Path]:
+        serving = self.settings.data / "serving"
+        digest = make_release(serving, name, **behaviour)
+        src = serving / "releases" / digest
+        return digest, src, serving / "views" / verify(src).record.view
+
+    def kill(self, launcher: Launcher, release: str) -> None:
+        if isinstance(launcher, MemoryLauncher):
+            launcher.crash(release)
+        else:
+            os.kill(launcher.replicas()[release].pid, signal.SIGKILL)
+
+
+async def until(launcher: Launcher, holds: Callable[[dict[str, Replica]], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds(launcher.replicas()):
+        assert time.monotonic() < deadline, f"gave up waiting until {what}: {launcher.replicas()}"
+        await launcher.tick()
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def bench(kind: str, home: Path) -> AsyncIterator[Bench]:
+    found = Bench(kind, home)
+    try:
+        yield found
+    finally:
+        stop_all(found.settings)
+
+
+@pytest.mark.parametrize("kind", ["memory", PROCESSES])
+def test_the_life_of_a_replica(kind: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench(kind, tmp_path) as machine:
+            launcher = machine.launcher()
+            await launcher.adopt()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            first = launcher.replicas()[digest]
+
+            await launcher.start(digest, src, view)
+            assert launcher.replicas() == {digest: first}, "a second start changed something"
+
+            machine.kill(launcher, digest)
+            await until(launcher, lambda found: found[digest].restarts == 1, "it is restarted")
+            await until(launcher, lambda found: found[digest].state == "ready", "it is ready again")
+            assert launcher.replicas()[digest].port == first.port, "the router would have to learn a new port"
+
+            successor = machine.launcher()
+            await successor.adopt()
+            await until(successor, lambda found: digest in found and found[digest].state == "ready", "it is adopted")
+            assert successor.replicas()[digest].pid == launcher.replicas()[digest].pid
+
+            await successor.stop(digest)
+            await successor.stop(digest)
+            await until(successor, lambda found: not found, "it is gone")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_processes_that_nobody_remembers_are_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            (machine.settings.data / "controller" / "replicas.json").unlink()
+            successor = machine.launcher()
+            await successor.adopt()
+            assert successor.replicas() == {}
+            wait_until(lambda: marked_processes(machine.settings.home) == [], "the old process has ended")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_process_that_claims_to_be_another_release_is_never_ready(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            digest, src, view = machine.release(claims="f" * 64)
+            await launcher.start(digest, src, view)
+            seen: set[str] = set()
+
+            def restarted(found: dict[str, Replica]) -> bool:
+                seen.add(found[digest].state)
+                return found[digest].restarts >= 2
+
+            await until(launcher, restarted, "it was killed twice")
+            assert "ready" not in seen
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_replica_sees_nothing_of_our_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "marker")
+    monkeypatch.setenv("FRESHRANK_RECIPE", "demo")
+
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            (process,) = marked_processes(machine.settings.home)
+            environment = process.environ()
+            assert not {name for name in environment if name.startswith(("AWS_", "FRESHRANK_"))}
+            assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+            assert machine.settings.secrets.store_secret_key not in " ".join(process.cmdline())
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
+    import socket
+
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            with socket.socket() as other:
+                other.bind(("127.0.0.1", machine.settings.port("first_replica")))
+                other.listen()
+                launcher = machine.launcher()
+                digest, src, view = machine.release()
+                await launcher.start(digest, src, view)
+                await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+                replica = launcher.replicas()[digest]
+                assert replica.port == machine.settings.port("first_replica") + 1
+                assert httpx.get(f"{replica.url}/readyz").json()["release"] == digest
+
+    asyncio.run(scenario())
