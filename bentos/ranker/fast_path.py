@@ -77,7 +77,7 @@ class FastPath:
         replica = self._replica
         request_id, shadow = _headers(scope)
         try:
-            request = decode_rank(await _body(scope, receive))
+            request = decode_rank(await read_body(scope, receive))
             call = replica.open_call(request, request_id, shadow, arrived)
             reply = replica.answered(call, await self._in_worker(call.job))
             status, body, extra = 200, _encode(reply), (b"x-request-id", call.request_id.encode())
@@ -94,7 +94,7 @@ class FastPath:
 
     async def _feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            feedback = decode_feedback(await _body(scope, receive))
+            feedback = decode_feedback(await read_body(scope, receive))
             accepted = await self._keep(feedback)
             status, body, extra = 202, _encode(accepted), None
         except RequestRefused as err:
@@ -197,7 +197,7 @@ class FastPath:
         return stamped
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body, at most MAX_BODY_BYTES of it. Raises RequestRefused: 413, 415, or 408 for a slow sender."""
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value[:20]) > MAX_BODY_BYTES):
@@ -219,6 +219,13 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     except TimeoutError:
         raise RequestRefused(408, f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
     return bytes(body)
+
+
+async def answer_json(send: Send, status: int, value: Any) -> None:
+    body = _encode(value)
+    headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _within(body: Any) -> Any:

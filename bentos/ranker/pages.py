@@ -39,14 +39,14 @@ class BentoPages:
         if path in PAGE:
             await _answer(send, 200, HTML, b"text/html; charset=utf-8")
         elif path in PATHS or path.startswith(FOLDER):
-            await (await self._service())(scope, receive, send)
+            await (await self.service())(scope, receive, send)
         else:
             await _answer(send, 404, NOT_HERE, b"application/json")
 
     async def close(self) -> None:
         await self._open.aclose()
 
-    async def _service(self) -> Any:
+    async def service(self) -> Any:
         async with self._opening:
             if self._app is None:
                 # in a thread: the import takes a second, and requests go on meanwhile

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
-from bentoml.exceptions import BentoMLException, InvalidArgument, ServiceUnavailable
 
 if TYPE_CHECKING:
     from tasks.serving.replica import Replica
 
 SRC = Path(__file__).resolve().parents[2]
 adopted: Replica | None = None
-
-
-class Unprocessable(BentoMLException):
-    error_code = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 @bentoml.service(
@@ -57,9 +52,9 @@ class Ranker:
             call = self.replica.open_call(convert_rank(body), request_id, False, arrived)
             reply = self.replica.answered(call, self.replica.worker.run(call.job))
         except RequestRefused as err:
-            raise _refusal(err) from None
+            return _refusal(ctx, err.status, err)
         except Unavailable as err:
-            raise ServiceUnavailable(str(err)) from None
+            return _refusal(ctx, HTTPStatus.SERVICE_UNAVAILABLE, err)
         ctx.response.headers["x-request-id"] = call.request_id
         replied: dict[str, Any] = msgspec.to_builtins(reply)
         return replied
@@ -79,9 +74,9 @@ class Ranker:
             if self.replica.spool is not None:
                 self.replica.spool.append_and_wait(rows)
         except RequestRefused as err:
-            raise _refusal(err) from None
+            return _refusal(ctx, err.status, err)
         except Unavailable as err:
-            raise ServiceUnavailable(str(err)) from None
+            return _refusal(ctx, HTTPStatus.SERVICE_UNAVAILABLE, err)
         self.replica.feedback_written(feedback, accepted)
         ctx.response.status_code = HTTPStatus.ACCEPTED
         kept: dict[str, Any] = msgspec.to_builtins(accepted)
@@ -91,8 +86,10 @@ class Ranker:
         return bool(self.replica.ready)
 
 
-def _refusal(err: Any) -> BentoMLException:
-    return Unprocessable(str(err)) if err.status == HTTPStatus.UNPROCESSABLE_ENTITY else InvalidArgument(str(err))
+def _refusal(ctx: bentoml.Context, status: int, err: Exception) -> dict[str, Any]:
+    """An answer, not an exception: BentoML would log the exception's text, which may repeat the caller."""
+    ctx.response.status_code = status
+    return {"error": str(err)}
 
 
 def _options_from_environment(options: type) -> Any:
@@ -109,3 +106,34 @@ def _options_from_environment(options: type) -> Any:
         valkey_url=os.environ.get("RANKER_VALKEY"),
         spool=path("RANKER_SPOOL"),
     )
+
+
+class Screen:
+    """Applies the limits before BentoML parses: it answers a malformed body with 500 and takes one of any size."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in ("/rank", "/feedback"):
+            await self._app(scope, receive, send)
+            return
+        from bentos.ranker.fast_path import answer_json, read_body
+        from tasks.domain.requests import RequestRefused, decode_feedback, decode_rank
+
+        try:
+            body = await read_body(scope, receive)
+            (decode_rank if scope["path"] == "/rank" else decode_feedback)(body)
+        except RequestRefused as err:
+            await answer_json(send, err.status, {"error": str(err)})
+            return
+        again = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replayed() -> Any:
+            return next(again, None) or await receive()
+
+        await self._app(scope, replayed, send)
+
+
+_service: Any = Ranker  # the decorator makes a Service of the class, which its type does not say
+_service.add_asgi_middleware(Screen)

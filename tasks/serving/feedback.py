@@ -33,6 +33,7 @@ MAX_SPOOL_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 256
 FLUSH_EVERY_S = 20.0
 UPLOAD_TIMEOUT_S = 60.0
+LAST_UPLOAD_S = 6.0  # at the end; what it does not take, the next process of this spool uploads
 
 
 def event_rows(feedback: Feedback, slate: Slate | None, pseudonym: str | None, now: datetime) -> list[dict[str, Any]]:
@@ -118,8 +119,9 @@ class Spool:
         self._writer.join(timeout=10)
         self._lock.close()
         if self._store_config is not None:
-            self._flusher.join(timeout=UPLOAD_TIMEOUT_S)
-            self._upload()
+            self._flusher.join(timeout=LAST_UPLOAD_S)
+            if self._used():
+                self._upload(LAST_UPLOAD_S)
 
     def _write_loop(self) -> None:
         while not (self._stop.is_set() and self._waiting.empty()):
@@ -164,12 +166,12 @@ class Spool:
                     self._segment += 1  # the writer starts a new file; the uploader takes the ones before
                 self._upload()
 
-    def _upload(self) -> None:
+    def _upload(self, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
         command = [sys.executable, "-B", "-m", "tasks.serving.upload"]
         command += ["--spool", str(self._root), "--store-config", str(self._store_config)]
         command += ["--own", self._directory.name, "--before", str(self._segment)]
         try:
-            done = subprocess.run(command, timeout=UPLOAD_TIMEOUT_S, capture_output=True, check=False)
+            done = subprocess.run(command, timeout=timeout_s, capture_output=True, check=False)
             outcome = "uploaded" if done.returncode == 0 else "failed"
         except (OSError, subprocess.TimeoutExpired):
             outcome = "failed"

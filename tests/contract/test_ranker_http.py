@@ -1,0 +1,156 @@
+"""One promise, two entries: the fast path and BentoML's own app answer the same requests the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from bentos.ranker.fast_path import FastPath
+from bentos.ranker.pages import BentoPages
+from tasks.serving.replica import Replica, ReplicaOptions
+from tests.serving_builders import a_release, write_secrets
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    root = tmp_path_factory.mktemp("replica")
+    src, view = a_release(root)
+    options = ReplicaOptions(
+        src, "r1", view=view, secrets=write_secrets(root / "secrets.json"), spool=root / "spool", deadline_ms=60_000
+    )
+    replica = Replica(options)
+    replica.load()
+    yield replica
+    replica.close()
+
+
+class Loop:
+    """One event loop on a thread, as in a server: BentoML's app lives on the loop that opened it, once a process."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def pages(replica: Replica, loop: Loop) -> Iterator[BentoPages]:
+    pages = BentoPages(replica)
+    yield pages
+    loop.run(pages.close())
+
+
+@dataclass(frozen=True)
+class Entry:
+    app: Any
+    loop: Loop
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://ranker") as client:
+                return await client.post(path, content=content, headers={"content-type": "application/json", **headers})
+
+        return self.loop.run(send())
+
+    def get(self, path: str) -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://ranker") as client:
+                return await client.get(path)
+
+        return self.loop.run(send())
+
+
+@pytest.fixture
+def fast(replica: Replica, pages: BentoPages, loop: Loop) -> Entry:
+    return Entry(FastPath(replica, pages), loop)
+
+
+@pytest.fixture(params=["fast path", "bentoml"])
+def entry(request: pytest.FixtureRequest, fast: Entry, pages: BentoPages, loop: Loop) -> Entry:
+    return fast if request.param == "fast path" else Entry(loop.run(pages.service()), loop)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param({"surface": "recommendation", "user_id": "user-3", "k": 5}, 200, id="a user"),
+        pytest.param({"surface": "recommendation", "candidates": ["item-003", "x", "item-001"]}, 200, id="a slate"),
+        pytest.param({"surface": "search", "query": "milk"}, 200, id="a query"),
+        pytest.param({"surface": "email"}, 422, id="a wrong value"),
+        pytest.param({"surface": "recommendation", "colour": 1}, 422, id="an unknown field"),
+        pytest.param({"surface": "search"}, 400, id="no sense"),
+        pytest.param({"surface": "recommendation", "candidates": []}, 400, id="an empty slate"),
+        pytest.param(b"nope", 400, id="not JSON"),
+        pytest.param(b"[1]", 422, id="an array"),
+        pytest.param(b" " * 300_000, 413, id="too large"),
+        pytest.param(b'{"surface":"recommendation","user_id":"\\ud800"}', 400, id="a lone surrogate"),
+        pytest.param(
+            b'{"surface":"recommendation","history":[{"item_id":"a","value":NaN}]}', 400, id="a number that is none"
+        ),
+    ],
+)
+def test_rank(entry: Entry, fast: Entry, replica: Replica, body: Any, status: int) -> None:
+    reply = entry.post("/rank", body, **{"x-request-id": "r-1"})
+    assert reply.status_code == status, reply.text
+    if status != 200:
+        assert reply.json()["error"]
+        return
+    assert reply.headers["x-freshrank-release"] == replica.digest
+    answer = reply.json()
+    assert (answer["request_id"], answer["release"]) == ("r-1", replica.digest)
+    expected = fast.post("/rank", body).json()
+    assert answer["items"] == expected["items"]
+    assert answer["stage"] == expected["stage"]
+
+
+def test_feedback(entry: Entry) -> None:
+    entry.post("/rank", {"surface": "recommendation", "user_id": "user-3"}, **{"x-request-id": "r-2"})
+    reply = entry.post("/feedback", {"request_id": "r-2", "events": [{"item_id": "item-001", "event_type": "click"}]})
+    assert (reply.status_code, reply.json()) == (202, {"accepted": 1, "joined": True})
+    assert entry.post("/feedback", {"request_id": "r-2", "events": []}).status_code == 400
+
+
+def test_bentoml_answers_what_the_fast_path_does_not(fast: Entry, replica: Replica) -> None:
+    paths = ("/", "/docs", "/docs.json", "/livez", "/static_content/swagger-ui.css", "/nothing")
+    replies = {path: fast.get(path) for path in paths}
+    assert {path: reply.status_code for path, reply in replies.items() if reply.status_code != 200} == {"/nothing": 404}
+    assert all(reply.headers["x-freshrank-release"] == replica.digest for reply in replies.values())
+    assert "//" not in replies["/docs"].text, "the page must load nothing from elsewhere"
+
+
+def test_the_document_describes_what_is_enforced(fast: Entry) -> None:
+    document = fast.get("/docs.json").json()
+    request = document["components"]["schemas"]["RankRequest"]
+    assert request["additionalProperties"] is False
+    assert request["required"] == ["surface"]
+    operation = document["paths"]["/rank"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    reply = fast.post("/rank", example)
+    assert reply.status_code == 200
+    promised = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert set(promised) == set(reply.json())

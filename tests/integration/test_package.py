@@ -1,0 +1,200 @@
+"""The whole way from a candidate to a process that serves it, and its end: real build, real process, real HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.adapters.bento import LOCK, locked_requirements
+from tasks.domain.errors import InputRejected
+from tasks.package import package
+from tasks.serving.launch import launch_command, launch_environment
+from tests.serving_builders import a_release, write_secrets
+
+Packed = tuple[dict[str, Any], Path]
+Served = tuple[subprocess.Popen[str], str]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(candidate, dataset) as compress and build_dataset leave them."""
+    root = tmp_path_factory.mktemp("inputs")
+    src, view = a_release(root)
+    candidate, dataset = root / "candidate", root / "dataset"
+    for name in ("model", "text"):
+        shutil.copytree(src / "release" / name, candidate / name)
+    shutil.copytree(src / "release" / "items", dataset / "items")
+    shutil.copytree(view, dataset / "view", ignore=shutil.ignore_patterns("view.json"))
+    (dataset / "dataset.json").write_text(json.dumps({"train_end": "2017-06-16"}))
+    return candidate, dataset
+
+
+@pytest.fixture(scope="module")
+def packed(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    out = tmp_path_factory.mktemp("package") / "out"
+    home = tmp_path_factory.mktemp("bentoml")
+    return package("bootstrap", inputs[0], None, inputs[1], "2017-07-01", "k1", home, out), out
+
+
+def test_a_bootstrap_release_says_what_it_is(packed: Packed) -> None:
+    summary, out = packed
+    record = json.loads((out / "src/release/release.json").read_text())
+    assert (record["kind"], record["train_end"], record["state_through"]) == ("bootstrap", "2017-06-16", "2017-06-30")
+    assert record["view"] == summary["view"]
+    assert summary["golden_requests"] == 8
+    assert str(out) not in (out / "src/release/release.json").read_text()
+
+
+def test_a_state_release_keeps_the_weights_and_their_name(
+    packed: Packed, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, champion = packed
+    kept = package("state", None, champion / "src", inputs[1], "2017-07-02", "k1", tmp_path / "b", tmp_path / "one")
+    again = package("state", None, champion / "src", inputs[1], "2017-07-02", "k1", tmp_path / "b", tmp_path / "two")
+    assert kept["weights_digest"] == first["weights_digest"]
+    assert kept["train_end"] == first["train_end"]
+    assert kept["release"] == again["release"] != first["release"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"), [("weights", "needs the candidate"), ("state", "champion"), ("none", "cannot be packaged")]
+)
+def test_what_cannot_be_packaged_is_refused(choice: str, says: str, inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputRejected, match=says):
+        package(choice, None, None, inputs[1], "2017-07-01", "k1", tmp_path, tmp_path / "out")
+
+
+def test_the_image_gets_our_lock_and_nothing_else() -> None:
+    lines = locked_requirements(LOCK.read_text())
+    names = {line.split("==")[0] for line in lines}
+    assert {"bentoml", "openvino", "msgspec", "starlette", "numpy"} <= names
+    assert not names & {"torch", "mlflow", "apache-airflow", "transformers", "pandas", "polars"}
+    assert all("--hash=sha256:" in line for line in lines)
+
+
+def start(packed: Packed, port: int, **more: Any) -> subprocess.Popen[str]:
+    summary, out = packed
+    command = launch_command(out / "src", out / "view", port, "r1", **{"digest": summary["release"], **more})
+    return subprocess.Popen(command, cwd=out / "src", env=launch_environment(), stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def served(packed: Packed, port: int, tmp_path: Path) -> Iterator[Served]:
+    process = start(packed, port, secrets=write_secrets(tmp_path / "secrets.json"), spool=tmp_path / "spool")
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, process)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            continue
+    raise AssertionError(process.stderr.read() if process.stderr else "ended")
+
+
+def test_a_stop_finishes_what_is_in_flight_and_is_not_ready_first(served: Served) -> None:
+    process, url = served
+    statuses: list[Any] = []
+    not_ready, stop = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        body = {"surface": "recommendation", "user_id": "user-3", "k": 20}
+        with httpx.Client(timeout=10) as client:
+            while not stop.is_set():
+                try:
+                    statuses.append(client.post(f"{url}/rank", json=body).status_code)
+                    if client.get(f"{url}/readyz").status_code == 503:
+                        not_ready.set()
+                        return  # as a router does: send no more
+                except httpx.HTTPError as err:
+                    statuses.append(repr(err))
+                    return
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    while len(statuses) < 40:
+        stop.wait(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert not_ready.wait(10)
+    for caller in callers:
+        caller.join(20)
+    stop.set()
+    assert process.wait(20) == 0
+    assert set(statuses) == {200}
+
+
+def test_the_service_loads_nothing_that_trains(packed: Packed) -> None:
+    _, out = packed
+    code = (
+        "import sys, bentos.ranker.fast_path, bentos.ranker.pages, tasks.serving.engine, tasks.serving.user_view;"
+        "heavy = {'torch', 'transformers', 'mlflow', 'airflow', 'boto3', 'polars', 'pandas', 'pyarrow', 'bentoml'};"
+        "print(sorted(heavy & set(sys.modules)), tasks.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], cwd=out / "src", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("[] ")
+    assert str(out / "src") in done.stdout, "the code of the release serves, not the checkout's"
+
+
+def test_a_damaged_release_never_gets_ready(packed: Packed, port: int, tmp_path: Path) -> None:
+    summary, out = packed
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    weights = damaged / "src/release/model/base.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    process = start((summary, damaged), port)
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    assert "release/model/base.bin" in process.stderr.read()
+
+
+def test_another_release_than_the_one_asked_for_does_not_serve(packed: Packed, port: int) -> None:
+    process = start(packed, port, digest="0" * 64)
+    assert process.wait(60) == 1
+
+
+def test_a_taken_port_is_said_in_one_sentence(packed: Packed, port: int) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        process = start(packed, port)
+        assert process.wait(60) == 2
+    assert process.stderr is not None
+    assert f"port {port} on 127.0.0.1 cannot be used" in process.stderr.read()
+
+
+def test_feedback_outlives_a_kill(served: Served, tmp_path: Path) -> None:
+    process, url = served
+    body = {"request_id": "r-9", "events": [{"item_id": "item-001", "event_type": "purchase", "value": 2.0}]}
+    assert httpx.post(f"{url}/feedback", json=body).status_code == 202
+    process.kill()
+    process.wait()
+    assert "r-9" in "".join(path.read_text() for path in (tmp_path / "spool").rglob("*.jsonl"))
