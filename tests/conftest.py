@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from infra.local.down import bring_down
-from infra.local.preflight import is_taken
 from infra.local.up import bring_up
+from tasks.machine import is_taken
 from tasks.settings import PORT_OFFSETS, Settings
 
 # below the ports that the kernel hands out, also with the 10,000 that SeaweedFS adds; clear of the default 28000
@@ -63,3 +63,8 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def port_base() -> int:
+    return free_port_base()

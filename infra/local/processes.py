@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from infra.local.services import MARKER, ServiceSpec
+from infra.local.services import ServiceSpec
 from tasks import service_table
+from tasks.machine import stack_of
 from tasks.settings import Settings
 
 
@@ -56,7 +57,7 @@ def of_stack(settings: Settings) -> list[psutil.Process]:
     """Every process that carries this home's marker or belongs to a service's session, except the caller's line."""
     mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     home, sessions = str(settings.home), _sessions(settings)
-    return [p for p in psutil.process_iter() if p.pid not in mine and (_marker(p) == home or _session(p) in sessions)]
+    return [p for p in psutil.process_iter() if p.pid not in mine and (stack_of(p) == home or _session(p) in sessions)]
 
 
 def _sessions(settings: Settings) -> set[int]:
@@ -97,15 +98,6 @@ def end_stack(settings: Settings, grace_s: float = 5.0) -> tuple[int, list[psuti
         seen |= {p.pid for p in there}
         end(there, grace_s)
     return len(seen), of_stack(settings)
-
-
-def _marker(process: psutil.Process) -> str | None:
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.environ().get(MARKER)
-    except (psutil.Error, OSError):  # another user's, or gone
-        return None
 
 
 def _session(process: psutil.Process) -> int | None:

@@ -17,11 +17,10 @@ from infra.local import airflow_config, binaries, envoy_bootstrap
 from infra.local.checks import AirflowCheck, AllOf, Check, HttpCheck, PortCheck, StoreCheck, ValkeyCheck
 from tasks import telemetry_off
 from tasks.domain.errors import InputRejected
+from tasks.machine import MARKER
 from tasks.settings import Settings
 
 REPO = airflow_config.REPO
-# Not FRESHRANK_*: settings refuse unknown ones. Every descendant inherits it, and `down` finds strays by it.
-MARKER = "FRSTACK_HOME"
 GRPC_OFFSET = 10_000
 
 

@@ -13,11 +13,12 @@ import psutil
 from rich.console import Console
 
 from infra.local import journal
-from infra.local.services import MARKER, REPO
+from infra.local.services import REPO
 from infra.local.supervisor import already_running
 from infra.local.view import GOOD, Progress
 from tasks import service_table
 from tasks.domain.errors import Unavailable
+from tasks.machine import MARKER
 from tasks.settings import Settings
 
 POLL_S = 0.2
@@ -31,7 +32,7 @@ def bring_up(
     timeout_s: float = PATIENCE_S,
     owner: int | None = None,
 ) -> None:
-    """Return when all services are ready. Safe to repeat and to interrupt. The stack ends with process `owner`, if given.
+    """Return when all services are ready. Safe to repeat and to interrupt. The stack ends with the process `owner`.
 
     Raises:
         Unavailable: with the one thing that is in the way. What did start goes on running.

@@ -6,6 +6,7 @@ To ask Amazon S3, set FRESHRANK_STORE_ENDPOINT=aws with a bucket and credentials
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -208,8 +209,8 @@ def test_a_wrong_credential_is_refused(store_settings: Settings, tmp_path: Path,
     assert not S3Store(store_settings).exists(f"{folder}/object")
 
 
-def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, free_port: int) -> None:
-    nowhere = Settings(home=tmp_path, store_endpoint=f"http://127.0.0.1:{free_port}", store_attempts=1)
+def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, port_base: int) -> None:
+    nowhere = Settings(home=tmp_path, port_base=port_base, store_attempts=1)
     for call in (
         lambda store: store.get("a"),
         lambda store: store.exists("a"),
@@ -219,3 +220,16 @@ def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path, free_port: 
     ):
         with pytest.raises(Unavailable):
             call(S3Store(nowhere))
+
+
+def test_a_store_elsewhere_without_credentials_says_which_to_set(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    elsewhere = Settings(home=tmp_path, store_endpoint=f"http://127.0.0.1:{free_port}", store_attempts=1)
+    with pytest.raises(InputRejected, match="set a role"):
+        S3Store(elsewhere).get("a")

@@ -1,0 +1,70 @@
+"""Facts about this machine that decide whether the stack can start or go on: ports, disk, packages, processes."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+MARKER = "FRSTACK_HOME"  # in the environment of every process of a stack; not FRESHRANK_*: settings refuse unknown ones
+NEEDED_BYTES = 2 << 30
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # as servers do: a port whose old connections fade out is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError as err:
+            return err.errno in (errno.EADDRINUSE, errno.EACCES)
+    return False
+
+
+def holder(port: int) -> psutil.Process | None:
+    """Who listens on the port; None where that is another user's process."""
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return psutil.Process(connection.pid)
+    except psutil.Error:
+        pass
+    return None
+
+
+def described(process: psutil.Process | None) -> str:
+    try:
+        return f"{process.name()} (pid {process.pid})" if process else "a process of another user"
+    except psutil.Error:
+        return "a process that has just ended"
+
+
+def stack_of(process: psutil.Process) -> str | None:
+    """The home of the stack that the process belongs to."""
+    try:
+        return process.environ().get(MARKER) if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, OSError):  # another user's, or gone
+        return None
+
+
+def free_bytes(directory: Path) -> int:
+    """Of the disk that holds it, also when it does not exist yet."""
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
+
+
+def missing_modules(names: set[str]) -> list[str]:
+    """Looked up, not imported."""
+    return sorted(name for name in names if find_spec(name) is None)
+
+
+def missing_distributions(names: set[str]) -> list[str]:
+    present = {str(found.metadata["Name"]).lower().replace("_", "-") for found in distributions()}
+    return sorted(names - present)
