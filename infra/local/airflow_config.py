@@ -101,4 +101,6 @@ def environment(settings: Settings) -> dict[str, str]:
         },
     }
     flat = {f"AIRFLOW__{section}__{name}".upper(): value for section, t in options.items() for name, value in t.items()}
-    return {"AIRFLOW_HOME": str(home(settings)), **{name: str(value) for name, value in flat.items()}}
+    # the triggerer, unlike the others, does not look into the DAG folder for dags/_partition_trigger.py
+    paths = {"AIRFLOW_HOME": str(home(settings)), "PYTHONPATH": str(REPO / "dags")}
+    return {**paths, **{name: str(value) for name, value in flat.items()}}

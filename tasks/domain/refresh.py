@@ -1,16 +1,22 @@
-"""Which way a refresh goes: the choices of the form, and what follows a data verdict and a gate decision. Pure."""
+"""Which way a refresh goes: the choices of the form, and what follows a data verdict and a gate decision. Pure.
+
+Read by the DAG files at parse time: the gate, which brings numpy, is imported for its types only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import Decision, Outcome
 from tasks.domain.manifest import Parameter, partition_date
+
+if TYPE_CHECKING:
+    from tasks.domain.gate import Decision
 
 Candidates = Literal["weights", "state", "both"]
 CANDIDATES: tuple[Candidates, ...] = ("weights", "state", "both")
+DAY = r"^\d{4}-\d{2}-\d{2}$"  # the form's check; partition_date also knows the calendar
 TRAINING_STEPS = ("finetune", "compress")
 READ_RECIPE = ("build_dataset", *TRAINING_STEPS)
 READ_CANDIDATES = ("evaluate", "gate")
@@ -70,6 +76,6 @@ def after_gate(decision: Decision, *, approval_wanted: bool) -> str:
 def approvable(decision: Decision) -> str | None:
     """What a person may ship although the gate ships nothing: inconclusive weights, on a state that did not fail."""
     outcomes = {verdict.kind: verdict.outcome for verdict in decision.verdicts}
-    if decision.shipped == "none" and outcomes.get("weights") is Outcome.INCONCLUSIVE:
-        return "weights" if outcomes.get("state") is not Outcome.FAIL else None
+    if decision.shipped == "none" and outcomes.get("weights") == "inconclusive":
+        return "weights" if outcomes.get("state") != "fail" else None
     return None

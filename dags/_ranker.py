@@ -1,0 +1,103 @@
+"""What the tasks of all our DAGs share: the retry rule, where GPU steps run, and the body that runs one step.
+
+Parsed for every task: nothing heavy is imported here. Only manifest URIs travel through XCom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Asset, RetryDecision, RetryPolicy, get_current_context, task
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
+
+import tasks
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.refresh import is_skipped
+from tasks.settings import Settings
+
+CANDIDATE = Asset("freshrank://candidate")
+FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=5), timedelta(minutes=10)
+RETRIES = 8  # 5 s, 10 s, 20 s ... 10 min: 20 minutes in all, longer than any restart of a service
+RUNS_WHERE_OTHERS_SKIP = "none_failed_min_one_success"
+
+
+class RetryByErrorClass(RetryPolicy):
+    """Wrong input fails at once; what did not answer is asked again, ever more slowly; a bug gets one more try."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Any | None = None
+    ) -> RetryDecision:
+        # a cleared task counts on from its old tries, and `max_tries` moves with it
+        attempt = max(1, try_number - (max_tries - RETRIES))
+        if isinstance(exception, InputRejected):
+            return RetryDecision.fail(f"the input is wrong, a retry would say the same: {exception}")
+        if isinstance(exception, Unavailable | OSError | AirflowRuntimeError):
+            delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)
+            return RetryDecision.retry(delay, f"did not answer, again in {delay.total_seconds():.0f} s: {exception}")
+        if attempt == 1:
+            return RetryDecision.retry(FIRST_DELAY, f"unexpected {type(exception).__name__}, one more try")
+        return RetryDecision.fail(f"unexpected {type(exception).__name__} twice: this is a bug, or too little memory")
+
+
+def mark_failed(context: Any) -> None:
+    """The last try failed: say so on the refresh's page in MLflow."""
+    from tasks.refresh import close_refresh
+
+    close_refresh(asked(context), "FAILED", Settings())
+
+
+DEFAULTS: dict[str, Any] = {
+    "owner": "ranker",
+    "retries": RETRIES,
+    "retry_policy": RetryByErrorClass(),
+    # where no exception reaches the policy (a killed worker) the scheduler follows the same rule
+    "retry_delay": FIRST_DELAY,
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": LONGEST_DELAY,
+    "execution_timeout": timedelta(hours=1),
+}
+
+
+def gpu() -> dict[str, str]:
+    """Queue and pool of the steps that use a GPU where there is one."""
+    settings = Settings()
+    return {"queue": settings.gpu_queue, "pool": settings.gpu_pool}
+
+
+def recipe_names() -> list[str]:
+    """By the names of the files: opening them is for the step that trains."""
+    return sorted(path.stem for path in Path(tasks.__file__).with_name("recipes").glob("*.yaml"))
+
+
+def asked(context: Any) -> Any:
+    from tasks.refresh import Asked
+
+    return Asked(context["run_id"], dict(context["params"]), context["dag_run"].partition_key)
+
+
+def step(name: str, **operator: Any) -> Callable[..., Any]:
+    """A task that runs the step `name` on the manifests given by name, and returns the URI of its own manifest."""
+    outlets = operator.get("outlets", ())
+
+    @task(task_id=name, **operator)
+    def body(manifests: dict[str, str | None]) -> str:
+        from tasks.refresh import run_step
+
+        context = get_current_context()
+        if is_skipped(name, context["params"]):
+            raise AirflowSkipException(f"{name}: this run was asked for a new state only, which needs no new weights")
+        made = {upstream: uri for upstream, uri in manifests.items() if uri}
+        uri, partition = run_step(name, made, asked(context), Settings())
+        for asset in outlets:
+            event = context["outlet_events"][asset]
+            event.extra = {"manifest": uri, "refresh": context["run_id"]}
+            # Without a key of its own the event would carry the run's: none for a manual run, the wall date for a
+            # scheduled one. A partitioned consumer ignores the first, a plain one the second (airflow 3.3).
+            event.add_partitions(partition)
+        return uri
+
+    # a dict, because Airflow would mix its whole context into keyword arguments of any name
+    return lambda **manifests: body(manifests)
