@@ -8,6 +8,7 @@ import sys
 
 from tasks import telemetry_off
 from tasks.domain.errors import InputRejected, Unavailable
+from tasks.record import record_step
 from tasks.run import run
 from tasks.settings import Settings
 from tasks.steps import STEPS, step_named
@@ -36,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        uri = run(
-            step_named(chosen.step), chosen.partition, dict(chosen.input), Settings(), options=dict(chosen.option)
-        )
+        settings = Settings()
+        uri = run(step_named(chosen.step), chosen.partition, dict(chosen.input), settings, options=dict(chosen.option))
+        record_step(uri, f"by hand {chosen.partition}", settings)
     except InputRejected as err:
         sys.stderr.write(f"refused: {err}\n")
         return EXIT_REJECTED

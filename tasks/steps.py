@@ -50,9 +50,9 @@ def _resolve_champion(call: Call) -> dict[str, Any]:
 
 
 def _build_dataset(call: Call) -> dict[str, Any]:
+    from tasks.adapters.partitions import fetch_accepted
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
-    from tasks.adapters.partitions import fetch_accepted
 
     events = fetch_accepted(call.store, through=call.partition, target=call.cache / "accepted")
     return build_dataset(
@@ -136,14 +136,17 @@ def _gate(call: Call) -> dict[str, Any]:
 
 def _package(call: Call) -> dict[str, Any]:
     from tasks.adapters.releases import publish
+    from tasks.domain.gate import Decision
+    from tasks.domain.refresh import approvable
     from tasks.package import package
 
-    decision = json.loads((call.inputs["gate"] / "decision.json").read_text())
-    if decision["shipped"] == "none":
-        raise InputRejected(f"nothing may be packaged: {decision['reason']}")
+    decision = Decision.model_validate_json((call.inputs["gate"] / "decision.json").read_text())
+    choice = decision.shipped if decision.shipped != "none" else approvable(decision)
+    if choice is None or (decision.shipped == "none" and call.options.get("approved") != choice):  # and nobody approved
+        raise InputRejected(f"nothing may be packaged: {decision.reason}")
     champion = _champion_release(call) if "resolve_champion" in call.inputs else None
     summary = package(
-        choice=decision["shipped"],
+        choice=choice,
         candidate=call.inputs.get("compress"),
         champion=champion,
         dataset=call.inputs["build_dataset"],
