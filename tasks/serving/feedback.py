@@ -51,7 +51,7 @@ def event_rows(feedback: Feedback, slate: Slate | None, pseudonym: str | None, n
                 "query": slate.query if slate else None,
                 "item_id": event.item_id,
                 "event_type": event.event_type,
-                "position": slate.positions.get(event.item_id) if slate else None,
+                "position": slate.position(event.item_id) if slate else None,
                 "value": event.value,
                 "request_id": feedback.request_id,
             }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("freshrank.serving")
 KEPT_RECORDS = 5_000
-KEPT_SLATES = 10_000
+KEPT_SLATE_ITEMS = 300_000
 TOP = 20
 WARM_UP_ROUNDS = 3
 
@@ -83,7 +83,7 @@ class Replica:
         self.metrics = Metrics("", options.name)
         self.served: Ring[Served] = Ring(KEPT_RECORDS)
         self.feedback_seen: Ring[FeedbackSeen] = Ring(KEPT_RECORDS)
-        self._slates = Slates(KEPT_SLATES)
+        self._slates = Slates(KEPT_SLATE_ITEMS)
         self._engine: Engine | None = None
         self._spool: Spool | None = None
         self._key: bytes | None = None
@@ -169,9 +169,8 @@ class Replica:
             stage=ranking.stage,
             latency_ms=round(seconds * 1e3, 3),
         )
-        positions = {item: position for position, item in enumerate(ranking.items)}
         self._slates.remember(
-            call.request_id, Slate(call.request.surface, call.request.query, call.pseudonym, positions)
+            call.request_id, Slate(call.request.surface, call.request.query, call.pseudonym, ranking.items)
         )
         self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking)
         self.metrics.latency.observe(seconds)

@@ -60,28 +60,37 @@ class Ring(Generic[T]):
 
 
 class Slate(Struct, frozen=True):
-    """What feedback is joined to."""
+    """What feedback is joined to; `items` in the order shown."""
 
     surface: str
     query: str | None
     pseudonym: str | None
-    positions: dict[str, int]
+    items: list[str]
+
+    def position(self, item_id: str) -> int | None:
+        return self.items.index(item_id) if item_id in self.items else None
 
 
 class Slates:
-    """Slates by request id, the last `size` of them. Safe for one writer and one reader on different threads."""
+    """Slates by request id, the newest that hold `size` items together: long lists must not take the memory of many.
+
+    Safe for one writer and one reader on different threads.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._held = 0
         self._slates: OrderedDict[str, Slate] = OrderedDict()
         self._lock = threading.Lock()
 
     def remember(self, request_id: str, slate: Slate) -> None:
         with self._lock:
+            before = self._slates.pop(request_id, None)
+            self._held += len(slate.items) - (len(before.items) if before else 0)
             self._slates[request_id] = slate
-            self._slates.move_to_end(request_id)
-            if len(self._slates) > self._size:
-                self._slates.popitem(last=False)
+            while self._held > self._size:
+                _, forgotten = self._slates.popitem(last=False)
+                self._held -= len(forgotten.items)
 
     def find(self, request_id: str) -> Slate | None:
         return self._slates.get(request_id)

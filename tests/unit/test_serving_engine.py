@@ -179,11 +179,13 @@ def test_a_ring_gives_what_came_after_a_number_oldest_first(size: int, written: 
 
 
 def test_slates_forget_the_oldest() -> None:
-    slates = Slates(2)
+    slates = Slates(6)
     for name in ("a", "b", "a", "c"):
-        slates.remember(name, Slate("recommendation", None, None, {}))
+        slates.remember(name, Slate("recommendation", None, None, ["x", "y", "z"]))
     assert slates.find("b") is None
     assert slates.find("a") is not None
+    slates.remember("long", Slate("recommendation", None, None, ["x"] * 6))
+    assert [name for name in "abc" if slates.find(name)] == [], "one long list pushes out many short ones"
 
 
 def a_feedback(n: int) -> Feedback:
@@ -193,7 +195,7 @@ def a_feedback(n: int) -> Feedback:
 def spooled(spool: Spool, n: int) -> None:
     now = datetime(2026, 1, 5, 23, 59, tzinfo=UTC)
     spool.append_and_wait(
-        event_rows(a_feedback(n), Slate("recommendation", None, "ab" * 32, {f"item-{n:03d}": n}), None, now)
+        event_rows(a_feedback(n), Slate("recommendation", None, "ab" * 32, ["x"] * n + [f"item-{n:03d}"]), None, now)
     )
 
 
