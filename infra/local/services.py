@@ -50,6 +50,7 @@ def services(settings: Settings) -> dict[str, ServiceSpec]:
         *([_valkey(settings)] if settings.valkey_url is None else []),
         *([_envoy(settings)] if settings.router_url is None else []),
         *([_controller(settings)] if settings.controller_url is None else []),
+        *([_traffic()] if settings.source != "none" else []),
         *(_airflow(settings) if settings.airflow_url is None else []),
         *([_mlflow(settings)] if settings.mlflow_url is None else []),
     ]
@@ -179,6 +180,17 @@ def _controller(settings: Settings) -> ServiceSpec:
         url=settings.url("controller"),
         ports={"controller": settings.port("controller")},
         packages=("uvicorn", "starlette"),
+    )
+
+
+def _traffic() -> ServiceSpec:
+    """Sends the replayed day's requests while a rollout is judged: a demo has no users, and no traffic proves nothing."""
+    return ServiceSpec(
+        name="traffic",
+        argv=(sys.executable, "-m", "tasks.replay"),
+        depends_on=("controller",),
+        ready=AllOf(()),  # no port to ask: well as long as it lives
+        packages=("httpx",),
     )
 
 

@@ -23,6 +23,7 @@ EVERYTHING = {
     "valkey",
     "envoy",
     "controller",
+    "traffic",
     "airflow-database",
     "airflow-api-server",
     "airflow-scheduler",

@@ -1,0 +1,54 @@
+"""Open-loop load that remembers, for every request, when it was sent and answered, how, and by which release."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+
+from tasks.settings import Settings
+from tasks.sources import open_source
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    sent: float  # time.monotonic()
+    answered: float
+    status: int  # 0: no answer at all
+    release: str
+
+
+def households(settings: Settings, day: str) -> list[str]:
+    """Raw ids of everybody who shopped that day."""
+    return [trip.user_id for trip in open_source(settings.source).trips(day)]
+
+
+async def load(
+    settings: Settings, users: list[str], *, rate: float, seconds: float, during: Callable[[], Awaitable[None]] | None = None
+) -> list[Reply]:
+    """Send `rate` requests a second for `seconds` through the router, whatever comes back; `during` runs beside it."""
+    replies: list[Reply] = []
+    limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
+    async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10, limits=limits) as client:
+
+        async def one(user: str) -> None:
+            sent = time.monotonic()
+            try:
+                answer = await client.post("/rank", json={"surface": "recommendation", "user_id": user, "k": 20})
+                status, release = answer.status_code, answer.headers.get("x-freshrank-release", "")
+            except httpx.HTTPError:
+                status, release = 0, ""
+            replies.append(Reply(sent, time.monotonic(), status, release))
+
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(during()) if during else None
+            began = time.monotonic()
+            for n in range(int(rate * seconds)):
+                group.create_task(one(users[n % len(users)]))
+                await asyncio.sleep(max(0.0, began + (n + 1) / rate - time.monotonic()))
+            if beside:
+                await beside
+    return replies

@@ -1,0 +1,253 @@
+"""The whole path on the real stack, in the order in which an on-call week goes: run, ask, refuse, roll back, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+import uuid
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks._load import households, load
+from infra.local.down import bring_down
+from infra.local.services import MARKER
+from rich.console import Console
+from tasks.adapters.registry import open_registry
+from tasks.adapters.store import open_store
+from tasks.controller.client import ControllerClient
+from tasks.decisions import find_gate
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
+TRAINING_SIDE = ("store", "valkey", "mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
+
+
+def processes(stack) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARKER) == str(stack.settings.home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def connections(stack) -> list[tuple[str, object]]:
+    found = []
+    for process in processes(stack):
+        try:
+            found += [(process.name(), connection) for connection in process.net_connections(kind="inet")]
+        except psutil.Error:
+            continue
+    return found
+
+
+class OutgoingWatch(threading.Thread):
+    """Looks, five times a second, for a connection of the stack to anything but loopback."""
+
+    def __init__(self, stack) -> None:
+        super().__init__(daemon=True)
+        self.stack, self.looks, self.seen, self.stopped = stack, 0, set(), threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.2):
+            self.looks += 1
+            self.seen |= {
+                f"{name} -> {connection.raddr.ip}:{connection.raddr.port}"
+                for name, connection in connections(self.stack)
+                if connection.raddr and connection.raddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+            }
+
+
+@pytest.fixture(scope="module")
+def watched_run(stack, request):
+    watch = OutgoingWatch(stack)
+    watch.start()
+    done = request.getfixturevalue("first_run")
+    watch.stopped.set()
+    watch.join()
+    return done, watch
+
+
+def test_make_run_ends_with_products_a_verdict_and_what_to_do_next(watched_run):
+    done, _ = watched_run
+    for expected in ("bought that day", "answered by release", "shipped:", "ndcg_at_10[all]", "freshrank rollback", "make down"):
+        assert expected in done.stdout, done.stdout[-3000:]
+
+
+def test_nothing_connected_to_the_outside(watched_run):
+    _, watch = watched_run
+    assert watch.looks > 50
+    assert not watch.seen
+
+
+def test_every_listening_socket_is_on_loopback(stack, first_run):
+    listening = [(name, c.laddr) for name, c in connections(stack) if c.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 10
+    assert not [row for row in listening if row[1].ip not in ("127.0.0.1", "::1")]
+
+
+def test_status_has_the_promised_shape(stack, first_run):
+    told = json.loads(stack.freshrank("status", "--json").stdout)
+    assert set(told) == {"champion", "challenger", "previous", "weights", "rollout", "frozen", "services"}
+    assert set(told["champion"]) >= {"release", "version", "digest", "since"}
+    assert sum(told["weights"].values()) == 100
+    assert {row["state"] for row in told["services"].values()} <= {"ready", "done"}, told["services"]
+
+
+def test_explain_and_mlflow_show_the_same_numbers(stack, first_run):
+    told = json.loads(stack.freshrank("explain", "2017-07-01", "--json").stdout)
+    assert set(told) >= {"run", "shipped", "candidates"}
+    recorded = open_registry(stack.settings).findings(told["run"])
+    compared = 0
+    for candidate in told["candidates"]:
+        for finding in candidate["findings"]:
+            for field in ("champion", "candidate", "difference", "bound", "margin"):
+                if finding[field] is not None:
+                    key = f"finding.{finding['name']}.{finding['slice']}.{field}"
+                    assert recorded[candidate["kind"]][key] == pytest.approx(finding[field], abs=0), key
+                    compared += 1
+    assert compared > 20
+
+
+def test_a_second_make_run_reuses_what_exists(stack, first_run):
+    before = json.loads(stack.freshrank("status", "--json").stdout)["champion"]
+    done = stack.run("python3", "-c", "pass") and stack.run(*first_run.args)
+    assert done.returncode == 0, done.stderr
+    assert "a champion serves already" in done.stdout and "is done already" in done.stdout
+    assert json.loads(stack.freshrank("status", "--json").stdout)["champion"] == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"surface": "recommendation", "user_id": "no such household", "k": 3}, 200),
+        ({"surface": "recommendation", "user_id": "1", "candidates": ["no such item", "1029743"]}, 200),
+        ({"surface": "search", "query": "whole milk", "k": 3}, 200),
+        ({"surface": "elsewhere"}, 422),
+        ({"surface": "recommendation", "k": 3, "colour": "red"}, 422),
+        ({"surface": "search", "k": 3}, 400),
+    ],
+)
+def test_odd_requests_get_a_documented_answer(stack, first_run, body, status):
+    answer = httpx.post(f"{stack.settings.url('router')}/rank", json=body, timeout=10)
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        items = answer.json()["items"]
+        assert len(items) == (len(body["candidates"]) if "candidates" in body else 3)
+        assert answer.headers["x-freshrank-release"] == answer.json()["release"]
+    else:
+        assert len(answer.json()["error"]) > 10
+
+
+@pytest.fixture(scope="module")
+def second_day(stack, first_run):
+    """The next partition with an untrainable recipe: the gate must refuse its weights; the new state may ship."""
+    done = stack.freshrank("refresh", "--partition", "2017-07-02", "--recipe", "untrained", "--wait", "--json")
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_planted_bad_candidate_is_refused_and_the_run_is_green(stack, second_day):
+    told = json.loads(stack.freshrank("explain", "2017-07-02", "--json").stdout)
+    verdicts = {candidate["kind"]: candidate for candidate in told["candidates"]}
+    assert verdicts["weights"]["verdict"] in ("fail", "inconclusive")
+    assert told["shipped"] in ("state", "none")
+    assert second_day["ok"], second_day
+
+
+def test_a_bad_release_does_not_survive_the_shadow(stack, second_day):
+    """Past the gate by a policy that allows everything: the live judge is the second door."""
+    store, controller = open_store(stack.settings), ControllerClient(stack.settings)
+    gate = json.loads(store.get(store.key(find_gate(store, "2017-07-02"))))
+    inputs = gate["inputs"]
+    compress = next(
+        store.uri(key)
+        for key in store.list("runs/compress/2017-07-02/")
+        if key.count("/") == 3 and json.loads(store.get(key))["summary"]["recipe"] == "untrained"
+    )
+    evaluation = json.loads(store.get(store.key(inputs["evaluate"])))["inputs"]
+    allow = {"FRESHRANK_POLICY": "allow-everything"}
+    passed = stack.run(*command("gate", "2017-07-02", evaluate=inputs["evaluate"], benchmark=inputs["benchmark"]), **allow)
+    assert passed.returncode == 0, passed.stderr
+    packed = stack.run(
+        *command("package", "2017-07-02", gate=passed.stdout.strip(), build_dataset=evaluation["build_dataset"], compress=compress),
+        **allow,
+    )
+    assert packed.returncode == 0, packed.stderr
+    release = json.loads(store.get(store.key(packed.stdout.strip())))["summary"]["release"]
+    champion = controller.status()["champion"]["digest"]
+    asked = controller.submit(
+        release=release, kind="canary", actor="test", reason="planted", idempotency_key=uuid.uuid4().hex
+    )
+    ended = controller.wait(asked["rollout"], deadline_s=240)
+    assert ended["state"] in ("aborted", "rolled_back", "failed"), ended
+    assert "overlap" in ended["reason"], ended["reason"]
+    assert controller.status()["champion"]["digest"] == champion
+
+
+def command(step: str, partition: str, **inputs: str) -> list[str]:
+    import sys
+
+    given = [part for name, uri in inputs.items() for part in ("--input", f"{name}={uri}")]
+    return [sys.executable, "-m", "tasks", step, "--partition", partition, *given]
+
+
+def test_rollback_under_load_with_the_training_side_hung_fails_no_request(stack, first_run):
+    """Hung, not dead: a dead service refuses at once, a hung one takes the time of whoever waits for it."""
+    controller = ControllerClient(stack.settings)
+    before = controller.status()
+    table = json.loads((stack.settings.run_dir / "services.json").read_text())
+    hung = [psutil.Process(table[name]["pid"]) for name in TRAINING_SIDE]
+    pressed: dict[str, object] = {}
+
+    async def press() -> None:
+        await asyncio.sleep(3)
+        for process in hung:
+            process.send_signal(signal.SIGSTOP)
+        pressed["at"] = time.monotonic()
+        done = await asyncio.to_thread(stack.freshrank, "rollback", "--reason", "test", "--json")
+        pressed["said"] = done.stdout or done.stderr
+
+    try:
+        users = households(stack.settings, "2017-07-03")
+        replies = asyncio.run(load(stack.settings, users, rate=50, seconds=8, during=press))
+        status = stack.freshrank("status", "--json")
+    finally:
+        for process in hung:
+            process.send_signal(signal.SIGCONT)
+    said = json.loads(str(pressed["said"]))
+    assert (said["from"], said["to"]) == (before["champion"]["digest"], before["previous"]["digest"])
+    assert [reply for reply in replies if reply.status != 200] == []
+    assert {reply.release for reply in replies if reply.sent < pressed["at"] - 0.5} == {said["from"]}
+    assert {reply.release for reply in replies[-50:]} == {said["to"]}
+    assert json.loads(status.stdout)["champion"]["digest"] == said["to"]
+
+    again = json.loads(stack.freshrank("rollback", "--reason", "pressed twice", "--json").stdout)
+    assert again["to"] == said["to"], "a second press never brings the bad release back"
+    assert ControllerClient(stack.settings).status()["champion"]["digest"] == said["to"]
+
+
+def test_raw_household_ids_and_secrets_are_in_no_log_and_no_object(stack, first_run):
+    marker = "household-8d1f7c-marker"
+    httpx.post(f"{stack.settings.url('router')}/rank", json={"surface": "recommendation", "user_id": marker, "k": 1}, timeout=10)
+    secrets = [value for name, value in stack.settings.secrets.model_dump().items() if name != "pseudonym_key_id"]
+    forbidden = [marker.encode(), *(value.encode() for value in secrets if value != stack.settings.secrets.store_access_key)]
+    looked = 0
+    for path in [*stack.settings.logs.rglob("*"), *stack.settings.data.rglob("*.json"), *stack.settings.data.rglob("*.db*")]:
+        if path.is_file() and "simple_auth_manager_passwords" not in path.name:
+            looked += 1
+            content = path.read_bytes()
+            assert not [secret[:4] for secret in forbidden if secret in content], path
+    assert looked > 20
+
+
+def test_make_down_leaves_no_process(stack, first_run):
+    assert len(processes(stack)) > 8
+    bring_down(stack.settings, Console(quiet=True))
+    assert processes(stack) == []
