@@ -39,7 +39,7 @@ def submit(
             f"or stop it: `freshrank abort`"
         )
     if state.frozen:
-        raise Conflict("rollouts are frozen; `freshrank freeze --off` allows them again")
+        raise Conflict("rollouts are frozen; `freshrank unfreeze --reason TEXT` allows them again")
     if expected_champion is not None and expected_champion != champion:
         raise Conflict(
             f"{short(release)} was judged against champion {short(expected_champion)} but {short(champion)} serves "

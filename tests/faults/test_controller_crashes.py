@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from tasks.adapters.router import Counts
 from tests.rollout_builders import A, B, C
 from tests.rollout_world import Crash, CrashPoints, World
 
@@ -217,6 +218,23 @@ def test_previous_stays_warm_and_older_ones_are_retired() -> None:
         await world.passes(10)
         assert set(world.replicas) == {B, C}
         assert world.router.traffic.fallback == {C: B}
+
+    asyncio.run(scenario())
+
+
+def test_a_retired_replica_finishes_what_it_has() -> None:
+    async def scenario() -> None:
+        world = World(A, B, C)
+        await champion(world, A, B)
+        world.submit(C)
+        while world.state.rollout:
+            await world.passes(1)
+            world.router.counts[A[:12]] = Counts(requests=10, active=1, healthy=True)
+        await world.passes(2, traffic=0)
+        assert A in world.replicas and A in world.router.traffic.backends, "stopped with a request in flight"
+        world.router.counts[A[:12]] = Counts(requests=10, active=0, healthy=True)
+        await world.passes(4, traffic=0)
+        assert A not in world.replicas and A not in world.router.traffic.backends
 
     asyncio.run(scenario())
 

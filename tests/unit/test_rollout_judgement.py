@@ -37,6 +37,9 @@ def a_sample(requests: int = 100, errors: int = 0, latency_ms: float = 10.0, tim
     [
         pytest.param(a_window(), Outcome.PASS, id="good"),
         pytest.param(a_window(challenger=a_sample(19)), Outcome.INCONCLUSIVE, id="one request too few"),
+        pytest.param(
+            a_window(challenger=a_sample(19, timings=100)), Outcome.INCONCLUSIVE, id="the router counted one too few"
+        ),
         pytest.param(a_window(challenger=Sample()), Outcome.INCONCLUSIVE, id="no request at all"),
         pytest.param(a_window(champion=Sample()), Outcome.INCONCLUSIVE, id="no baseline"),
         pytest.param(a_window(challenger=a_sample(30, errors=1)), Outcome.INCONCLUSIVE, id="one error proves little"),

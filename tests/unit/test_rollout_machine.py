@@ -149,5 +149,5 @@ class RolloutMachine(RuleBasedStateMachine):
         check_chain(self.log.rows())
 
 
-RolloutMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=35, deadline=None)
+RolloutMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 test_any_order_of_events = RolloutMachine.TestCase
