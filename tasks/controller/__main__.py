@@ -61,6 +61,8 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         settings = Settings()
+        # replicas run in the release's directory: a relative home would mean another place there
+        settings = settings.model_copy(update={"home": settings.home.resolve()})
         lock = settings.data / "controller" / "lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("w") as held:
