@@ -124,6 +124,8 @@ def _store(settings: Settings) -> ServiceSpec:
         ports=ports | {f"{name} (gRPC)": port + GRPC_OFFSET for name, port in ports.items()},
         packages=("boto3",),
         ready_timeout_s=60,
+        # it stops within 3 s or, now and then, waits for its own maintenance worker forever; no request is open then
+        grace_s=6,
     )
 
 
@@ -184,7 +186,7 @@ def _controller(settings: Settings) -> ServiceSpec:
 
 
 def _traffic() -> ServiceSpec:
-    """Sends the replayed day's requests while a rollout is judged: a demo has no users, and no traffic proves nothing."""
+    """Sends the replayed day's requests while a rollout is judged: a demo has no users, and silence proves nothing."""
     return ServiceSpec(
         name="traffic",
         argv=(sys.executable, "-m", "tasks.replay"),

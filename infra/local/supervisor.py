@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 import psutil
@@ -332,12 +333,14 @@ class Supervisor:
         self._publish()
 
     def _publish(self) -> None:
-        """A full disk must not end the supervisor: the table is a view."""
+        rows = {name: unit.row() for name, unit in self._units.items()}
+        self._write(service_table.services_path(self.settings), rows)
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
         try:
-            rows = {name: unit.row() for name, unit in self._units.items()}
-            service_table.write(service_table.services_path(self.settings), rows)
-        except OSError as err:
-            self._log(f"the service table could not be written: {err.strerror}")
+            service_table.write(path, content)
+        except OSError as err:  # a full disk must not end the supervisor: the tables are a view
+            self._log(f"{path.name} could not be written: {err.strerror}")
 
     def _enter(self, phase: str, sentence: str = "") -> None:
         self._phase, self._sentence = phase, sentence
@@ -352,7 +355,7 @@ class Supervisor:
             "port_base": self.settings.port_base,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
-        service_table.write(service_table.supervisor_path(self.settings), row)
+        self._write(service_table.supervisor_path(self.settings), row)
 
     def _log(self, sentence: str) -> None:
         try:

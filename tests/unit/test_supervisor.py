@@ -179,3 +179,22 @@ def test_it_can_be_stopped_at_any_moment(
 
     rows = supervise(settings, list(specs.values()), scenario)
     assert rows[moment]["state"] == "stopped"
+
+
+def test_a_table_that_cannot_be_written_does_not_end_the_stack(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    starts = tmp_path / "starts"
+
+    async def scenario(keeper: Supervisor) -> None:
+        await until(lambda: states(settings) == {"one": "ready"})
+        monkeypatch.setattr(service_table, "write", full)
+        psutil.Process(pid(settings, "one")).kill()
+        await until(lambda: len(starts.read_text().splitlines()) == 2)  # healed all the same
+        keeper.stop()
+
+    supervise(settings, [a_server("one", free_port(), starts)], scenario)
+    assert "No space left on device" in journal.path(settings, "supervisor").read_text()

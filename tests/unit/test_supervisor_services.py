@@ -223,3 +223,10 @@ def test_airflows_database_is_left_alone_only_when_nothing_changed(
     assert not is_current(tmp_path / "stamp", wanted, tmp_path / "gone")
     assert not is_current(tmp_path / "no stamp", wanted, tmp_path / "db")
     assert not is_current(tmp_path / "stamp", wanted, None), "a database on a server is always asked"
+
+
+def test_a_relative_home_is_the_same_place_for_every_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services start in directories of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FRESHRANK_HOME", "here")
+    assert base_environment(Settings(), {})["FRESHRANK_HOME"] == str(tmp_path / "here")
