@@ -73,7 +73,7 @@ class Rows:
 def training_rows(
     builder: StateBuilder, day: int, text_digests: NDArray[np.uint8], keep_bought: float, keep_other: float, seed: int
 ) -> Rows:
-    """Rows of every slate of `day`: all positives, and a share of the other candidates weighted to stand for all."""
+    """Rows of every slate of `day`: retrieved positives, and a share of the rest weighted to stand for all of it."""
     morning, slates = slates_on(builder, day)
     parts = []
     for slate in slates:
@@ -105,12 +105,15 @@ def training_rows(
 def _sampled(
     profile: Profile, slate: Slate, keep_bought: float, keep_other: float, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
+    """Rows to train on and what each stands for. Positives that retrieval missed are left out: beside negatives that were
+    all retrieved they would teach that what looks unlikely is bought.
+    """
     candidates = candidates_of(profile)
-    others = candidates[~np.isin(candidates, slate.positives)]
-    share = np.where(np.isin(others, profile.by_item.keys), keep_bought, keep_other).astype(np.float32)
-    kept = rng.random(len(others)) < share
-    weight = np.concatenate([np.ones(len(slate.positives), np.float32), 1 / share[kept]])
-    return np.concatenate([slate.positives, others[kept]]), weight
+    label = np.isin(candidates, slate.positives)
+    share = np.where(np.isin(candidates, profile.by_item.keys), keep_bought, keep_other).astype(np.float32)
+    share[label] = 1
+    kept = rng.random(len(candidates)) < share
+    return candidates[kept], 1 / share[kept]
 
 
 def _no_rows() -> Rows:
