@@ -149,7 +149,10 @@ def rollback(
     done = ControllerClient(Settings()).rollback(to=to, actor=_actor(), reason=reason, idempotency_key=uuid.uuid4().hex)
     if as_json:
         return _emit(done)
-    screen.print(f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s")
+    if done.get("changed", True):
+        screen.print(f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s")
+    else:
+        screen.print(f"nothing to do: {done['reason']}")
 
 
 @app.command()

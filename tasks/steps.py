@@ -122,7 +122,7 @@ def _benchmark(call: Call) -> dict[str, Any]:
 def _gate(call: Call) -> dict[str, Any]:
     from tasks.gate import gate
     from tasks.policies import load_policy
-    from tasks.resolve_champion import read_champion
+    from tasks.domain.champion import read_champion
 
     return gate(
         evaluation=call.inputs["evaluate"],
@@ -166,7 +166,7 @@ def _recipe(call: Call) -> str:
 
 def _champion_release(call: Call) -> Path:
     from tasks.adapters.releases import fetch
-    from tasks.resolve_champion import read_champion
+    from tasks.domain.champion import read_champion
 
     digest = read_champion(call.inputs["resolve_champion"]).release
     return fetch(call.store, "releases", digest, call.settings.data / "releases" / digest)
@@ -174,7 +174,7 @@ def _champion_release(call: Call) -> Path:
 
 def _champion_view(call: Call) -> Path:
     from tasks.adapters.releases import fetch
-    from tasks.resolve_champion import read_champion
+    from tasks.domain.champion import read_champion
 
     digest = read_champion(call.inputs["resolve_champion"]).view
     return fetch(call.store, "views", digest, call.settings.data / "views" / digest)

@@ -26,7 +26,7 @@ class PairedDifference:
     lower: float
     upper: float
     standard_error: float
-    p_harm: float  # share of resamples in which the candidate is not worse; small = harm is significant
+    p_harm: float  # p-value of 'the loss is within the allowance': small = worse than allowed, significantly
     slates: int
     users: int
 
@@ -37,13 +37,20 @@ class PairedDifference:
 
 
 def paired_difference(
-    user: NDArray[np.int64], champion: Floats, candidate: Floats, *, seed: int, resamples: int = RESAMPLES
+    user: NDArray[np.int64],
+    champion: Floats,
+    candidate: Floats,
+    *,
+    seed: int,
+    allowed_loss: float = 0.0,
+    resamples: int = RESAMPLES,
 ) -> PairedDifference:
     """Compare two systems on the same slates.
 
     Args:
         user: [slates] int, who each slate belongs to; the unit that is resampled.
         champion, candidate: [slates] float, a metric of the same slates under each system. Must be finite.
+        allowed_loss: what `p_harm` tests against.
 
     Raises:
         ValueError: the arrays differ in length, are empty or hold a non-finite number.
@@ -58,8 +65,8 @@ def paired_difference(
     clusters = int(cluster.max()) + 1
     difference = candidate - champion
     sums = np.bincount(cluster, difference, minlength=clusters)
-    counts = np.bincount(cluster, minlength=clusters).astype(np.float64)
-    means = resampled_means(sums[:, None], counts[:, None], seed=seed, resamples=resamples)[:, 0]
+    counts = np.bincount(cluster, minlength=clusters)
+    means = resampled_means(sums[:, None].astype(np.float64), counts[:, None].astype(np.float64), seed=seed, resamples=resamples)[:, 0]
     return PairedDifference(
         champion=float(champion.mean()),
         candidate=float(candidate.mean()),
@@ -67,7 +74,7 @@ def paired_difference(
         lower=float(np.quantile(means, 0.05)),
         upper=float(np.quantile(means, 0.95)),
         standard_error=float(means.std(ddof=1)),
-        p_harm=float((np.count_nonzero(means >= 0) + 1) / (resamples + 1)),
+        p_harm=float((np.count_nonzero(means >= -allowed_loss) + 1) / (resamples + 1)),
         slates=len(user),
         users=clusters,
     )
