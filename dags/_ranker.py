@@ -35,7 +35,7 @@ class RetryByErrorClass(RetryPolicy):
         if isinstance(exception, InputRejected):
             return RetryDecision.fail(f"the input is wrong, a retry would say the same: {exception}")
         if isinstance(exception, Unavailable | OSError | AirflowRuntimeError):
-            delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)
+            delay = min(FIRST_DELAY * 2 ** min(attempt - 1, RETRIES), LONGEST_DELAY)
             return RetryDecision.retry(delay, f"did not answer, again in {delay.total_seconds():.0f} s: {exception}")
         if attempt == 1:
             return RetryDecision.retry(FIRST_DELAY, f"unexpected {type(exception).__name__}, one more try")

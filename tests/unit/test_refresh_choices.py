@@ -73,7 +73,7 @@ def test_the_form_wins_over_the_schedule() -> None:
     assert partition_of({"partition": None}, "2026-11-21") == ("2026-11-21", False)
 
 
-@pytest.mark.parametrize("given", ["2017-02-30", "../x", "2017-07-01\0", "today", "20170701"])
+@pytest.mark.parametrize("given", ["2017-02-30", "../x", "2017-07-01\0", "2017-07-01\n", "today", "20170701"])
 def test_a_partition_that_is_no_day_is_refused(given: str) -> None:
     with pytest.raises(InputRejected, match="YYYY-MM-DD"):
         partition_of({"partition": given}, None)
