@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from tasks.controller.client import ControllerClient
+from tasks.service_table import read_services
 from tasks.settings import Settings
 
 
@@ -17,9 +17,5 @@ def read_status(settings: Settings, controller: ControllerClient) -> dict[str, A
 
 
 def services(settings: Settings) -> dict[str, dict[str, Any]]:
-    """name -> {state, url}, as the supervisor last wrote it; empty where there is no local stack."""
-    table = settings.run_dir / "services.json"
-    if not table.exists():
-        return {}
-    rows: dict[str, dict[str, Any]] = json.loads(table.read_text())
-    return {name: {"state": row["state"], "url": row["url"]} for name, row in rows.items()}
+    """name -> {state, url} of the local services; empty where there is no local stack."""
+    return {name: {"state": row["state"], "url": row["url"]} for name, row in read_services(settings).items()}

@@ -92,12 +92,16 @@ class Recipe(Record):
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read tasks/recipes/NAME.yaml. Raises InputRejected with everything that is wrong with it."""
-    path = RECIPES / f"{name}.yaml"
-    if name != Path(name).name or not path.exists():
+    """Read tasks/recipes/NAME.yaml, or a file of your own by its absolute path.
+
+    Raises:
+        InputRejected: no such recipe, or everything that is wrong with it.
+    """
+    path = Path(name) if Path(name).is_absolute() else RECIPES / f"{name}.yaml"
+    if not path.is_file() or path.suffix != ".yaml" or (not Path(name).is_absolute() and name != Path(name).name):
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise InputRejected(f"there is no recipe {name!r}; known recipes: {known}")
+        raise InputRejected(f"there is no recipe {name!r}; known: {known}, or the absolute path of a .yaml file")
     try:
-        return Recipe(name=name, **yaml.safe_load(path.read_text()))
+        return Recipe(name=path.stem, **yaml.safe_load(path.read_text()))
     except (ValidationError, TypeError, yaml.YAMLError) as err:
         raise InputRejected(f"recipe {path.name} is not valid: {err}") from err

@@ -26,11 +26,16 @@ def policy_names() -> list[str]:
 
 
 def load_policy(name: str) -> Policy:
-    """Raises InputRejected for an unknown name or a file that does not validate."""
-    if name not in policy_names():
-        raise InputRejected(f"there is no policy {name!r}; tasks/policies has {', '.join(policy_names())}")
+    """Read tasks/policies/NAME.yaml, or a file of your own by its absolute path.
+
+    Raises:
+        InputRejected: no such policy, or a file that does not validate.
+    """
+    path = Path(name) if Path(name).is_absolute() else FOLDER / f"{name}.yaml"
+    if not path.is_file() or (path.parent == FOLDER and path.stem not in policy_names()):
+        raise InputRejected(f"there is no policy {name!r}; known: {', '.join(policy_names())}, or the absolute path of a .yaml file")
     try:
-        return Policy.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+        return Policy.model_validate(yaml.safe_load(path.read_text()))
     except ValidationError as err:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise InputRejected(f"policy {name} is not valid: {problems}") from err
