@@ -20,7 +20,7 @@ from tasks.settings import Settings
 
 PAGES = (".html", ".md", ".png", ".svg")  # what people read; data stays in the object store
 LARGEST_PAGE = 4 << 20
-CURVES = "curves.json"  # {name: [value of step 0, 1, ...]}, written by a step that has any
+CURVES = "curves.json"  # [{name: value, ...} of epoch 1, 2, ...], written by a step that has any
 
 
 def record_step(uri: str, run_key: str, settings: Settings) -> bool:
@@ -64,10 +64,8 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
     registry.log_step(run_id, uri, manifest)
     registry.log_artifacts(run_id, _pages(store, manifest))
     if CURVES in manifest.outputs:
-        curves = json.loads(store.get(store.key(manifest.outputs[CURVES].uri)))
-        registry.log_curves(
-            run_id, {f"{manifest.step}.{name}": series for name, series in curves.items()}, manifest.started_at
-        )
+        points = json.loads(store.get(store.key(manifest.outputs[CURVES].uri)))
+        registry.log_curves(run_id, _curves(manifest.step, points), manifest.started_at)
     if manifest.step == "build_dataset":
         registry.refresh_run(run_key, manifest.partition, {"data_digest": data_digest(manifest)})
     if manifest.step == "gate":
@@ -129,6 +127,11 @@ def _play_end(
 
 def _play_serving(registry: Registry, store: Store, status: Mapping[str, Any]) -> None:
     registry.mirror_aliases(status, store.uri("releases"))
+
+
+def _curves(step: str, points: list[dict[str, float]]) -> dict[str, list[float]]:
+    names = sorted({name for point in points for name in point} - {"epoch"})
+    return {f"{step}.curve.{name}": [float(point.get(name, "nan")) for point in points] for name in names}
 
 
 def _pages(store: Store, manifest: Manifest) -> dict[str, bytes]:

@@ -141,6 +141,16 @@ def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path
     assert version.tags.items() >= expected.items() and len(version.tags["data_digest"]) == 64
 
 
+def test_the_learning_curves_of_a_step_are_series(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    points = [{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.5, "ndcg_at_10[search]": 0.31}]
+    uri = put(store, "finetune", {"curves.json": json.dumps(points).encode()}, summary={"loss": 0.9})
+    assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uri, run_key=RUN)
+    (run,) = registry.runs.values()
+    expected = {"finetune.loss": 0.9, "finetune.curve.loss": 0.5, "finetune.curve.ndcg_at_10_search_": 0.31}
+    assert run.metrics.items() >= expected.items() and "finetune.curve.epoch" not in run.metrics
+
+
 def test_calls_wait_while_mlflow_is_down_and_are_made_in_order_afterwards(tmp_path: Path) -> None:
     store, registry = MemoryStore(), Down()
     uris = a_run_that_ships(store)
