@@ -34,7 +34,13 @@ TASKS = (TOTAL, "new", "repeat")
 
 
 def gate(
-    evaluation: Path, measured: Path | None, champion: Champion | None, policy: GatePolicy, out: Path, seed: int
+    evaluation: Path,
+    measured: Path | None,
+    champion: Champion | None,
+    policy: GatePolicy,
+    out: Path,
+    seed: int,
+    asked: str = "both",
 ) -> dict[str, Any]:
     """Judge every candidate of the run and choose. Writes evidence.json, decision.json and decision.md.
 
@@ -42,6 +48,7 @@ def gate(
         evaluation: directory with evaluation.json and slates.parquet.
         measured: directory with benchmark.json; without it latency is inconclusive.
         champion: None for a first champion.
+        asked: weights, state or both, as the run's form says.
     """
     import pyarrow.parquet as pq
 
@@ -53,7 +60,7 @@ def gate(
         for kind in get_args(CandidateKind)
         if kind in facts
     ]
-    decision = choose(tuple(decide(one, policy) for one in evidence), policy)
+    decision = choose(tuple(decide(one, policy) for one in evidence), policy, asked)
     (out / "evidence.json").write_text(json.dumps([one.model_dump(mode="json") for one in evidence], indent=1))
     (out / "decision.json").write_text(decision.model_dump_json(indent=1))
     lines = list(_lines(facts))

@@ -120,9 +120,9 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
 
 def _gate(call: Call) -> dict[str, Any]:
+    from tasks.domain.champion import read_champion
     from tasks.gate import gate
     from tasks.policies import load_policy
-    from tasks.domain.champion import read_champion
 
     return gate(
         evaluation=call.inputs["evaluate"],
@@ -131,6 +131,7 @@ def _gate(call: Call) -> dict[str, Any]:
         policy=load_policy(call.settings.policy).gate,
         out=call.out,
         seed=call.seed,
+        asked=str(call.options.get("candidates") or "both"),
     )
 
 

@@ -154,8 +154,11 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
     return Verdict(kind=evidence.kind, outcome=outcome, reason=_reason(outcome, findings), findings=tuple(findings))
 
 
-def choose(verdicts: tuple[Verdict, ...], policy: GatePolicy) -> Decision:
-    """What ships: proven weights (they carry the new state too), else proven state, else nothing."""
+def choose(verdicts: tuple[Verdict, ...], policy: GatePolicy, asked: str = "both") -> Decision:
+    """What ships: proven weights (they carry the new state too), else proven state, else nothing.
+
+    A run that was `asked` for weights only still needs sound state beneath them, but does not ship state alone.
+    """
     by_kind = {verdict.kind: verdict for verdict in verdicts}
     state, weights = by_kind.get("state"), by_kind.get("weights")
     bootstrap = by_kind.get("bootstrap")
@@ -172,7 +175,7 @@ def choose(verdicts: tuple[Verdict, ...], policy: GatePolicy) -> Decision:
         return decision("none", f"the new state was refused, and new weights ship only on sound state: {state.reason}")
     if weights and weights.outcome is Outcome.PASS and (state is None or state.outcome is Outcome.PASS):
         return decision("weights", f"the new weights proved themselves: {weights.reason}")
-    if state and state.outcome is Outcome.PASS:
+    if state and state.outcome is Outcome.PASS and asked != "weights":
         why = f"; the new weights do not ship: {weights.reason}" if weights else ""
         return decision("state", f"the new state with the champion's weights is sound{why}")
     return decision("none", "; ".join(verdict.reason for verdict in verdicts) or "there was no candidate")

@@ -19,7 +19,7 @@ CANDIDATES: tuple[Candidates, ...] = ("weights", "state", "both")
 DAY = r"^\d{4}-\d{2}-\d{2}$"  # the form's check; partition_date also knows the calendar
 TRAINING_STEPS = ("finetune", "compress")
 READ_RECIPE = ("build_dataset", *TRAINING_STEPS)
-READ_CANDIDATES = ("evaluate", "gate")
+READ_CANDIDATES = ("gate",)
 
 
 def partition_of(params: Mapping[str, Any], partition_key: str | None) -> tuple[str, bool]:

@@ -126,7 +126,7 @@ def test_a_run_for_a_new_state_only_trains_nothing_and_still_ships(world: World)
     assert {tasks[name] for name in ("finetune", "compress")} == {SKIPPED}
     assert {tasks[name] for name in ("evaluate", "benchmark", "gate", "package")} == {DONE}
     assert set(world.manifest("evaluate").inputs) == {"build_dataset", "resolve_champion"}
-    assert world.manifest("evaluate").params == {"candidates": "state"}
+    assert world.manifest("gate").params == {"candidates": "state"}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 from tasks.adapters.store import MemoryStore
 from tasks.clock import ANCHOR, drop_anchor, newest_partition, read_anchor
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import Decision, Outcome, Verdict
+from tasks.domain.gate import Decision, Outcome, Verdict, choose
 from tasks.domain.refresh import after_gate, after_validation, approvable, is_skipped, partition_of, step_options
+from tasks.policies import load_policy
 
 
 def a_decision(shipped: str = "none", **outcomes: str) -> Decision:
@@ -85,7 +86,8 @@ def test_a_choice_that_is_the_default_does_not_make_another_key() -> None:
     assert step_options("finetune", {"recipe": None, "candidates": "both"}) == {}
     assert step_options("gate", {"recipe": "tiny", "candidates": "both"}) == {}
     assert step_options("finetune", {"recipe": "tiny", "candidates": "state"}) == {"recipe": "tiny"}
-    assert step_options("evaluate", {"candidates": "weights"}) == {"candidates": "weights"}
+    assert step_options("gate", {"candidates": "weights"}) == {"candidates": "weights"}
+    assert step_options("evaluate", {"candidates": "weights"}) == {}
 
 
 def test_a_state_only_refresh_trains_nothing() -> None:
@@ -119,3 +121,12 @@ def test_a_damaged_anchor_is_refused(content: bytes) -> None:
     store.put_new(ANCHOR, content)
     with pytest.raises(InputRejected, match="not a replay anchor"):
         newest_partition(store, "2026-11-21")
+
+
+def test_a_run_for_weights_only_does_not_ship_state_alone() -> None:
+    policy = load_policy("demo").gate
+    both = a_decision(weights="inconclusive", state="pass").verdicts
+    assert choose(both, policy).shipped == "state"
+    assert choose(both, policy, "weights").shipped == "none"
+    assert choose(a_decision(weights="pass", state="pass").verdicts, policy, "weights").shipped == "weights"
+    assert choose(a_decision(weights="pass", state="fail").verdicts, policy, "weights").shipped == "none"
