@@ -44,7 +44,7 @@ class Days:
 
 
 def split_days(partition: str, recipe: Recipe, *, holdout: bool) -> Days:
-    """Holdout last, validation before it, training before that. A first champion has no holdout: nobody to compare with."""
+    """Holdout last, validation before it, training before that. A first champion has no holdout: no one to meet."""
     last, data = epoch_day(partition_date(partition)), recipe.data
     end = last + 1 - (data.holdout_days if holdout else 0)
     start_validation = end - data.validation_days

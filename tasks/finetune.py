@@ -1,7 +1,7 @@
 """Dataset -> the fp32 ranker: item text and purchase-history transformer fused with features, trained end to end.
 
-The epoch with the best validation NDCG@10 is kept. Never reads the holdout. A killed run goes on from its last epoch and
-ends with the same weights as an uninterrupted one.
+The epoch with the best validation NDCG@10 is kept. Never reads the holdout. A killed run goes on from its last epoch
+and ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
         bar.advance(run.epoch * run.steps_an_epoch)
         while run.epoch < recipe.training.epochs:
             loss, began = run.train_epoch(bar), time.monotonic()
-            scorer = TorchScorer(model)
-            quality = mean_of(judge(scorer, one) for one in validation)
+            torch.set_num_threads(1)  # single slates: more threads only wait for each other
+            quality = mean_of(judge(TorchScorer(model), one) for one in validation)
+            torch.set_num_threads(threads)
             run.finish_epoch(loss, quality)
             run.save(workdir / CHECKPOINT, identity)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))

@@ -1,7 +1,7 @@
 """How good one ranked slate is. Each function takes relevance in ranked order, best place first.
 
-Binary gain. A positive that was not retrieved counts as not found: it lowers NDCG, recall and hit rate, and MRR is 0 when
-no positive was retrieved at all.
+Binary gain. A positive that was not retrieved counts as not found: it lowers NDCG, recall and hit rate, and MRR is 0
+when no positive was retrieved at all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def ranked_metrics(relevant: Sequence[bool] | NDArray[np.bool_], positives: int)
     """
     found = np.asarray(relevant, bool)
     if positives < 1 or found.sum() > positives:
-        raise ValueError(f"a slate has at least one positive and ranks each once; got {positives}, {int(found.sum())} ranked")
+        ranked = int(found.sum())
+        raise ValueError(f"a slate has at least one positive and ranks each once; got {positives}, {ranked} ranked")
     top = found[:K]
     gain = float((top * _DISCOUNT[: len(top)]).sum())
     first = int(np.argmax(found)) if found.any() else -1
@@ -45,11 +46,11 @@ def logloss(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> float:
 
 
 def lower_bound(
-    difference: NDArray[np.float64], cluster: NDArray[np.int64], confidence: float = 0.95, draws: int = 1_000, seed: int = 0
+    difference: NDArray[np.float64], cluster: NDArray[np.int64], *, confidence: float = 0.95, draws: int = 1_000
 ) -> float:
     """One-sided lower bound of the mean of paired differences, resampling whole clusters (users)."""
     _, at = np.unique(cluster, return_inverse=True)
     sums, counts = np.bincount(at, difference), np.bincount(at)
     clusters = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+    drawn = np.random.default_rng(0).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
     return float(np.quantile((drawn @ sums) / (drawn @ counts), 1 - confidence))

@@ -69,6 +69,7 @@ class Compression(Record):
     margin: float = Field(gt=0, description="NDCG@10 that the lower bound of the paired difference may not fall below")
     calibration_slates: int = Field(ge=1)
     rank: int = Field(ge=1, description="of the factorised head")
+    cpu_limit: float = Field(gt=1, description="times the fastest variant's CPU a request that a variant may take")
     text_calibration: int = Field(ge=1, description="item texts that calibrate the query encoder")
 
     @field_validator("variants")

@@ -39,8 +39,9 @@ class Batch:
 
 
 class Corpus:
-    def __init__(self, dataset: Dataset) -> None:
-        parts = list(dataset.training_rows())
+    def __init__(self, dataset: Dataset, days: tuple[str, ...] | None = None) -> None:
+        """days: read only these training days."""
+        parts = list(dataset.training_rows(days))
         self.ptr = _joined_ptr(parts)
         if self.slates == 0:
             raise InputRejected("the training days hold no slate; the recipe's days or users do not fit the data")

@@ -1,6 +1,6 @@
 """The directory that build_dataset writes: the log, item texts, training rows of each day, and how the days are split.
 
-Slates of validation and holdout are not stored: they are made from the log, by the code that serves, when they are read.
+Slates of validation and holdout are not stored: the code that serves makes them from the log when they are read.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Dataset:
     def text_digests(self) -> NDArray[np.uint8]:
         return load_file(self.directory / "texts.safetensors")["digests"]
 
-    def training_rows(self) -> Iterator[Rows]:
-        for day in self.split.train_days:
+    def training_rows(self, days: tuple[str, ...] | None = None) -> Iterator[Rows]:
+        for day in self.split.train_days if days is None else days:
             yield Rows.load(self.directory / "train" / f"{day}.safetensors")
 
     def mornings(self, days: tuple[str, ...]) -> Iterator[tuple[Morning, list[Slate]]]:

@@ -1,7 +1,7 @@
 """Training rows of many days, each made once: cached by a digest of all they depend on, made by one process a core.
 
-A worker is `python -m tasks.ranker.days DATASET KEEP_BOUGHT KEEP_OTHER SEED DAY=FILE...`; it says on stdout when a day's
-file is whole.
+A worker is `python -m tasks.ranker.days DATASET KEEP_BOUGHT KEEP_OTHER SEED DAY=FILE...`; it says on stdout when a
+day's file is whole.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tasks.ranker.slates import training_rows
 
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
-CODE = "arrays log state build neighbours profile features tokens retrieve slates".split()
+CODE = ("arrays", "log", "state", "build", "neighbours", "profile", "features", "tokens", "retrieve", "slates")
 
 
 def day_keys(
     accepted: list[Path], plans: list[Path], catalogue: Path, first: int, last: int, options: object
 ) -> dict[int, str]:
-    """For each day a digest of everything that its rows depend on: all files up to it, its own included for the labels."""
+    """For each day a digest of all that its rows depend on: every file up to it, its own included for the labels."""
     files: dict[int, list[Path]] = {}
     for path in accepted:
         files.setdefault(partition_day(path), []).append(path)

@@ -42,7 +42,7 @@ def prepare(mornings: Iterable[tuple[Morning, list[Slate]]]) -> list[Judged]:
 
 
 def judge(scorer: Scorer, one: Judged) -> Row:
-    """Metrics of the cascade on one slate: over all candidates, over those new to the user, over those bought before."""
+    """Metrics of the cascade on one slate: over all candidates, those new to the user, those bought before."""
     ranking = rank.rank_slate(scorer, one.ranked)
     relevant = np.isin(one.ranked.candidates[ranking.order], one.slate.positives)
     row = metrics_of(relevant, one.past[ranking.order], one.slate)
@@ -66,7 +66,7 @@ def metrics_of(relevant: NDArray[np.bool_], past: NDArray[np.bool_], slate: Slat
 
 
 def personal_then_popular(one: Judged) -> Row:
-    """GP-TopFreq, the peer: what the user bought most often, then what sold most in 28 days; over the whole catalogue."""
+    """GP-TopFreq, the peer: what the user bought most often, then what sold most in 28 days; whole catalogue."""
     profile, items = one.ranked.profile, one.ranked.profile.items
     scores: Floats = 0.5 * items.sales28 / (items.sales28.max() + 1)
     past = np.zeros(items.size, bool)

@@ -12,7 +12,7 @@ LIMIT = 20.0  # of scores inside the softmax
 def slate_softmax(scores: Tensor, label: Tensor, weight: Tensor, slate: Tensor, slates: int) -> Tensor:
     """Mean over positives of -log(their share of the slate), rows standing for `weight` candidates each.
 
-    A slate's positives count 1 / sqrt(how many there are): big baskets matter more than small ones, but not as much more.
+    A slate's positives count 1 / sqrt(how many there are): big baskets matter more than small ones, but less so.
     """
     bounded = scores.float().clamp(-LIMIT, LIMIT)
     total = torch.zeros(slates, device=scores.device).index_add(0, slate, weight * bounded.exp())

@@ -1,4 +1,4 @@
-"""The network: a head over features and item text (stage 1), and what a transformer over the purchase history adds to it.
+"""The network: a head over features and item text (stage 1), and what a transformer over purchases adds (stage 2).
 
 `base(x, item_vec)` and `full = base + delta`. Zeroed, the parts that come from transformers (item text and history) are
 silent and `full` equals what features alone say.
@@ -33,7 +33,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.forward_norm = nn.LayerNorm(width)
         self.expand, self.contract = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
 
@@ -42,7 +46,8 @@ class Attention(nn.Module):
         normal = self.norm(context)
         asking = normal[:, :1] if first_only else normal
         query = self.query(asking).view(n, -1, self.heads, width // self.heads).transpose(1, 2)
-        key, value = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        both = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        key, value = both[0], both[1]
         weight = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5 + blocked[:, None, None, :]
         seen = (torch.softmax(weight, -1) @ value).transpose(1, 2).reshape(n, -1, width)
         state = (context[:, :1] if first_only else context) + self.out(seen)

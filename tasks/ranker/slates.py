@@ -1,4 +1,4 @@
-"""A slate: what one user bought on one day, to be found among the catalogue of that morning; and training rows of it."""
+"""A slate: what one user bought on one day, to be found in the catalogue of that morning; and its training rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Slate:
 
 
 def slates_of(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[Slate]:
-    """One slate for each selected user who bought something of the catalogue on `day`. Reads the day: these are labels."""
+    """One slate for each selected user who bought of the catalogue on `day`. Reads the day itself: these are labels."""
     log = builder.log
     first, after = log.before(day), log.before(day + 1)
     rows = row_of[log.item[first:after]]
@@ -105,8 +105,10 @@ def training_rows(
 def _sampled(
     profile: Profile, slate: Slate, keep_bought: float, keep_other: float, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
-    """Rows to train on and what each stands for. Positives that retrieval missed are left out: beside negatives that were
-    all retrieved they would teach that what looks unlikely is bought.
+    """Rows to train on and what each stands for.
+
+    Positives that retrieval missed are left out: beside negatives that were all retrieved they would teach that what
+    looks unlikely is bought.
     """
     candidates = candidates_of(profile)
     label = np.isin(candidates, slate.positives)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from tasks.domain.errors import InputRejected
@@ -38,9 +39,13 @@ class QueryEncoder:
 
     def encode(self, text: str) -> Floats:
         """[384], unit length."""
-        ids = np.array([self._tokenizer.encode(text).ids], np.int64)
-        self._request.infer([ids, np.ones_like(ids)])
+        self._request.infer(list(self.words(text)))
         return np.array(self._request.get_output_tensor(0).data[0], np.float32)
+
+    def words(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, mask) of one text, as the encoder reads it."""
+        ids = np.array([self._tokenizer.encode(text).ids], np.int64)
+        return ids, np.ones_like(ids)
 
 
 def text_digest(text: str) -> bytes:

@@ -65,8 +65,8 @@ class Run:
             if not torch.isfinite(loss):
                 raise InputRejected(
                     f"the training loss became {loss.item()} in step {step + 1} (epoch {self.epoch + 1}, learning rate "
-                    f"{self.learning_rate(step):.2g}); nothing was published. Look for features that are not finite, or "
-                    f"lower learning_rate in the recipe"
+                    f"{self.learning_rate(step):.2g}); nothing was published. Look for features that are not finite, "
+                    f"or lower learning_rate in the recipe"
                 )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

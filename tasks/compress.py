@@ -1,0 +1,197 @@
+"""The fp32 ranker -> variants for serving, one chosen: the smallest that validation cannot tell from its parent.
+
+Only the chosen one goes forward; front.json and front.png keep what all of them cost and lost. The query encoder is
+quantised beside it. Never reads the holdout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.compression.text_encoder import query_encoder
+from tasks.compression.variants import (
+    TOLERANCE,
+    Cost,
+    batch_dependence,
+    calibration_inputs,
+    make_variant,
+    measure_costs,
+)
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Record
+from tasks.domain.ranking_metrics import lower_bound
+from tasks.domain.recipe import Compression, Recipe
+from tasks.progress import Progress
+from tasks.ranker.corpus import Corpus
+from tasks.ranker.dataset import Dataset
+from tasks.ranker.judge import Judged, Row, judge, mean_of, prepare
+from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
+
+log = logging.getLogger("freshrank.compress")
+QUALITY = "ndcg_at_10[all]"
+SLICES = ("ndcg_at_10[all]", "ndcg_at_10[new]", "ndcg_at_10[repeat]", "logloss[all]")
+CALIBRATION_DAYS = 7
+
+
+class Variant(Record):
+    """One point of the front. `bound` is the one-sided 95 % lower bound of quality against the parent."""
+
+    name: str
+    what: str
+    quality: dict[str, float]
+    parent: dict[str, float]
+    bound: float
+    batch_dependence: float
+    cost: Cost
+    reason: str = ""  # why it cannot be chosen; empty for one that can
+
+
+def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path) -> dict[str, Any]:
+    """Write model/ (the chosen variant and its parent), text/, front.json and front.png under `out`.
+
+    Raises:
+        InputRejected: not even the unquantised graph reproduces its parent.
+    """
+    torch.set_num_threads(1)  # single slates: more threads only wait for each other
+    plan, data = recipe.compression, Dataset.open(dataset)
+    calibration = calibration_inputs(Corpus(data, data.split.train_days[-CALIBRATION_DAYS:]), plan.calibration_slates)
+    judged = prepare(data.mornings(data.split.validation_days))
+    if not judged or not calibration:
+        raise InputRejected(f"{dataset} holds no slate to calibrate and judge a compressed model on")
+    parent = _judge_all("parent", TorchScorer.load(model), judged)
+    directories, told = {name: out / "variants" / name for name in plan.variants}, {}
+    for name, directory in directories.items():
+        told[name] = make_variant(name, model, calibration, plan.rank, directory)
+    costs = measure_costs(directories, judged[: min(len(judged), 24)])
+    variants = []
+    for name, directory in directories.items():
+        scorer = OpenVinoScorer(directory)
+        rows, mates = _judge_all(name, scorer, judged), batch_dependence(scorer, judged[0])
+        variants.append(_variant(name, told[name], rows, parent, judged, mates, costs[name]))
+    variants = [with_reason(variant, variants, plan) for variant in variants]
+    best = choose(variants)
+    shutil.copytree(directories[best.name], out / "model")
+    shutil.rmtree(out / "variants")
+    _describe(out / "model" / "config.json", best)
+    text = query_encoder(_texts(data), plan.text_calibration, cache, out / "text")
+    front = {"chosen": best.name, "variants": [variant.model_dump() for variant in variants], "text": text}
+    (out / "front.json").write_text(json.dumps(front, indent=1, sort_keys=True))
+    draw_front(variants, best.name, out / "front.png")
+    for variant in variants:
+        log.info(
+            "variant=%s ndcg_at_10=%.4f bound=%+.4f cpu_ms_100=%.2f cpu_ms_1000=%.2f bytes=%d load_ms=%.0f %s",
+            variant.name, variant.quality[QUALITY], variant.bound, variant.cost.cpu_ms_100, variant.cost.cpu_ms_1000,
+            variant.cost.bytes, variant.cost.load_ms, variant.reason or "ok",
+        )  # fmt: skip
+    return {
+        "chosen": best.name,
+        "loss": round(best.quality[QUALITY] - best.parent[QUALITY], 5),
+        "bound": round(best.bound, 5),
+        "quality": {name: round(best.quality[name], 5) for name in SLICES if name in best.quality},
+        "variants": {variant.name: variant.reason or "ok" for variant in variants},
+        **best.cost.model_dump(),
+        "text_mean_cosine": text["mean_cosine"],
+        "text_bytes": text["bytes"],
+    }
+
+
+def with_reason(variant: Variant, variants: list[Variant], plan: Compression) -> Variant:
+    """The variant with the first reason that rules it out, if there is one."""
+    fastest = min(other.cost.cpu_ms_1000 for other in variants)
+    if variant.batch_dependence > TOLERANCE:
+        reason = f"a score depends on its batch mates by {variant.batch_dependence:.1e}, allowed {TOLERANCE:.0e}"
+    elif variant.bound < -plan.margin:
+        reason = f"may lose {-variant.bound:.4f} {QUALITY} against its parent, allowed {plan.margin:.4f}"
+    elif variant.cost.cpu_ms_1000 > plan.cpu_limit * fastest:
+        reason = (
+            f"takes {variant.cost.cpu_ms_1000 / fastest:.1f} times the CPU of the fastest, allowed {plan.cpu_limit:.1f}"
+        )
+    else:
+        reason = ""
+    return variant.model_copy(update={"reason": reason})
+
+
+def choose(variants: list[Variant]) -> Variant:
+    """The smallest of those without a reason against them. Bytes, not milliseconds: the same choice on every run."""
+    able = [variant for variant in variants if not variant.reason]
+    if not able:
+        whys = "; ".join(f"{variant.name}: {variant.reason}" for variant in variants)
+        raise InputRejected(f"no variant of the model can serve ({whys}); look at the validation days and the margin")
+    return min(able, key=lambda variant: (variant.cost.bytes, variant.name))
+
+
+def _judge_all(name: str, scorer: Scorer, judged: list[Judged]) -> list[Row]:
+    rows = []
+    with Progress(f"validate {name}", len(judged), "slates") as bar:
+        for one in judged:
+            rows.append(judge(scorer, one))
+            bar.advance()
+    return rows
+
+
+def _variant(
+    name: str, what: str, rows: list[Row], parent: list[Row], judged: list[Judged], mates: float, cost: Cost
+) -> Variant:
+    difference = np.array([row[QUALITY] - before[QUALITY] for row, before in zip(rows, parent, strict=True)])
+    users = np.array([one.slate.user for one in judged])
+    quality, of_parent = mean_of(rows), mean_of(parent)
+    return Variant(
+        name=name,
+        what=what,
+        quality={metric: quality[metric] for metric in SLICES if metric in quality},
+        parent={metric: of_parent[metric] for metric in SLICES if metric in of_parent},
+        bound=lower_bound(difference, users),
+        batch_dependence=mates,
+        cost=cost,
+    )
+
+
+def _describe(path: Path, best: Variant) -> None:
+    config = json.loads(path.read_bytes())
+    config["variant"] = {"name": best.name, "what": best.what, "bound": round(best.bound, 6)}
+    path.write_text(json.dumps(config, sort_keys=True))
+
+
+def _texts(data: Dataset) -> list[str]:
+    """Item texts that have a vector, each once, in the order of the table."""
+    table = data.builder.texts.row
+    _, first = np.unique(table[table >= 0], return_index=True)
+    items = np.flatnonzero(table >= 0)[first]
+    return [data.builder.log.items.texts[item] for item in items.tolist()]
+
+
+def draw_front(variants: list[Variant], chosen: str, path: Path) -> None:
+    """Quality against size and against CPU; the chosen variant filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, title, of in (
+        (axes[0], "kB of graphs", lambda v: v.cost.bytes / 1_000),
+        (axes[1], "CPU ms a request of 1,000", lambda v: v.cost.cpu_ms_1000),
+    ):
+        for variant in variants:
+            fill = "full" if variant.name == chosen else "none"
+            axis.plot(
+                of(variant),
+                variant.quality[QUALITY],
+                marker="o",
+                fillstyle=fill,
+                color="C0" if not variant.reason else "C3",
+            )
+            axis.annotate(
+                variant.name, (of(variant), variant.quality[QUALITY]), xytext=(5, 5), textcoords="offset points"
+            )
+        axis.set_xlabel(title)
+        axis.margins(0.25)
+    axes[0].set_ylabel("validation NDCG@10")
+    axes[0].axhline(variants[0].parent[QUALITY], color="grey", linestyle=":", label="parent")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,103 @@
+"""The parent and its cheaper variants as directories that the service can load, and what each costs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tasks.compression.low_rank import with_low_rank_head
+from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
+from tasks.domain.manifest import Record
+from tasks.ranker import rank
+from tasks.ranker.corpus import Corpus
+from tasks.ranker.judge import Judged
+from tasks.ranker.model import load_model
+from tasks.ranker.profile import Profile
+from tasks.ranker.runtime import PARENT, OpenVinoScorer, Scorer
+from tasks.ranker.tokens import tokenise
+
+SMALL, LARGE = 100, 1_000  # candidates of the requests that are timed
+ROUNDS = 12
+TOLERANCE = 1e-5  # how far a score may depend on its batch mates
+
+
+class Cost(Record):
+    """What one request costs on this machine, features included, one thread; and what a replica loads."""
+
+    cpu_ms_100: float
+    cpu_ms_1000: float
+    bytes: int
+    load_ms: float
+
+
+def make_variant(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, out: Path) -> str:
+    """Write base.xml, full.xml and the parent's config under `out`; returns a sentence about what was done."""
+    model, told = load_model(parent), "the parent's weights, unquantised"
+    if name == "int8-low-rank":
+        model, energy = with_low_rank_head(model, rank_kept)
+        told = f"int8, first head layer of rank {rank_kept} ({energy:.0%} of its energy)"
+    elif name == "int8":
+        told = f"int8 by static calibration on {len(calibration)} training slates, with SmoothQuant"
+    for stage, width in (("base", 2), ("full", 4)):
+        samples = [inputs[:width] for inputs in calibration]
+        graph = to_openvino(model, stage, tuple(part[:8] for part in samples[0]))
+        save_graph(graph if name == "fp32" else to_int8(graph, samples), out / f"{stage}.xml")
+    shutil.copyfile(parent / "config.json", out / "config.json")
+    shutil.copyfile(parent / PARENT, out / PARENT)
+    return told
+
+
+def calibration_inputs(corpus: Corpus, slates: int) -> list[Inputs]:
+    """Rows of whole training slates, evenly spread over the corpus."""
+    chosen = np.unique(np.linspace(0, corpus.slates - 1, min(slates, corpus.slates)).astype(np.int64))
+    batches = (corpus.batch(chosen[n : n + 1]) for n in range(len(chosen)))
+    return [tuple(part.numpy() for part in (b.x, b.item_vec, b.tokens, b.mask)) for b in batches if len(b.label)]
+
+
+def batch_dependence(scorer: Scorer, judged: Judged) -> float:
+    """Largest difference between a row's score alone and in company."""
+    profile, candidates, x = judged.ranked.profile, judged.ranked.candidates, judged.ranked.x
+    vectors = profile.items.vectors(candidates)
+    tokens, mask = tokenise(profile, candidates[: rank.RESCORED])
+    base, full = scorer.base(x, vectors), scorer.full(x[: len(mask)], vectors[: len(mask)], tokens, mask)
+    worst = 0.0
+    for n in range(0, len(mask), 7):
+        one = slice(n, n + 1)
+        worst = max(worst, float(abs(scorer.base(x[one], vectors[one])[0] - base[n])))
+        worst = max(worst, float(abs(scorer.full(x[one], vectors[one], tokens[one], mask[one])[0] - full[n])))
+        few = slice(n, min(n + 5, len(mask)))
+        alone = scorer.full(x[few], vectors[few], tokens[few], mask[few])
+        worst = max(worst, float(np.abs(alone - full[few]).max()))
+    return worst
+
+
+def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dict[str, Cost]:
+    """CPU of whole requests, variants interleaved so that a busy moment hits all; the median over rounds."""
+    scorers, loads = {}, {}
+    for name, directory in directories.items():
+        began = time.perf_counter()
+        scorers[name] = OpenVinoScorer(directory)
+        loads[name] = 1_000 * (time.perf_counter() - began)
+    spent: dict[tuple[str, int], list[float]] = {(name, size): [] for name in scorers for size in (SMALL, LARGE)}
+    for turn in range(ROUNDS + 1):
+        one = judged[turn % len(judged)]
+        for name, scorer in scorers.items():
+            for size in (SMALL, LARGE):
+                profile = Profile(one.ranked.profile.items, one.ranked.profile.user, one.ranked.profile.day)
+                began = time.process_time()
+                rank.rank_profile(scorer, profile, one.ranked.candidates[:size])
+                if turn:  # the first round compiles kernels for its shapes
+                    spent[name, size].append(1_000 * (time.process_time() - began))
+    return {
+        name: Cost(
+            cpu_ms_100=round(float(np.median(spent[name, SMALL])), 3),
+            cpu_ms_1000=round(float(np.median(spent[name, LARGE])), 3),
+            bytes=sum(path.stat().st_size for path in directory.iterdir() if path.suffix in (".xml", ".bin")),
+            load_ms=round(loads[name], 1),
+        )
+        for name, directory in directories.items()
+    }
