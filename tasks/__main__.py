@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+from contextlib import redirect_stdout
 
 from tasks import telemetry_off
 from tasks.domain.errors import InputRejected, Unavailable
@@ -25,6 +27,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> int:
     telemetry_off.apply()
+    # threads that spin while they wait take ten times as long as soon as anything else runs on the machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
     parser.add_argument("step", choices=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--partition", required=True, help="the day, YYYY-MM-DD")
@@ -36,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     chosen = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = Settings()
-        uri = run(step_named(chosen.step), chosen.partition, dict(chosen.input), settings, options=dict(chosen.option))
+        with redirect_stdout(sys.stderr):  # libraries draw their bars there; ours is the manifest's URI alone
+            uri = run(step_named(chosen.step), chosen.partition, dict(chosen.input), settings, options=dict(chosen.option))
         record_step(uri, f"by hand {chosen.partition}", settings)
     except InputRejected as err:
         sys.stderr.write(f"refused: {err}\n")

@@ -139,7 +139,7 @@ def _step(settings: Settings, name: str, partition: str, inputs: dict[str, str])
             process.terminate()
             process.wait(10)
             raise
-    uri = process.stdout.read().strip() if process.stdout else ""
+    uri = process.stdout.read().strip() if process.stdout else ""  # the manifest, and nothing else
     if process.returncode:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise Unavailable(f"step {name} ended with {process.returncode}: {lines[-1] if lines else 'no output'} (logs/{log.name})")

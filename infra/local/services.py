@@ -81,6 +81,7 @@ def base_environment(settings: Settings, inherited: dict[str, str]) -> dict[str,
         MARKER: str(settings.home),
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that `down` looks into
         "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # see tasks/__main__.py
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
