@@ -46,10 +46,11 @@ class StateBuilder:
 
     def morning(self, day: int, users: Ints | None = None) -> Morning:
         """State of `day`, with the histories of `users` (default: all selected)."""
-        items, row_of = self.items(day)
-        wanted = self.users if users is None else users
-        similar = neighbours(self.log, day, self.users, wanted, row_of, items.size)
-        histories = {int(u): self._history(int(u), day, row_of, similar[n]) for n, u in enumerate(wanted)}
+        return self.with_histories(*self.items(day), self.users if users is None else users)
+
+    def with_histories(self, items: ItemState, row_of: Ints, users: Ints) -> Morning:
+        similar = neighbours(self.log, items.day, self.users, users, row_of, items.size)
+        histories = {int(u): self._history(int(u), items.day, row_of, similar[n]) for n, u in enumerate(users)}
         return Morning(items, row_of, histories)
 
     def catalogue(self, day: int) -> Ints:

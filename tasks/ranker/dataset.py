@@ -21,7 +21,7 @@ from tasks.domain.manifest import Record, canonical_json
 from tasks.ranker.arrays import Halves, Ints, epoch_day
 from tasks.ranker.build import Morning, StateBuilder, TextTable
 from tasks.ranker.log import EventLog, Items, Plans
-from tasks.ranker.slates import Rows, Slate, slates_on
+from tasks.ranker.slates import Rows, Slate, slates_of, slates_on
 
 VERSION = 1
 ITEM_CODES = ("type", "category", "brand")
@@ -82,10 +82,10 @@ class Dataset:
 
 
 def slates_digest(builder: StateBuilder, day: int) -> bytes:
-    morning, slates = slates_on(builder, day)
+    items, row_of = builder.items(day)
     digest = hashlib.sha256(str(day).encode())
-    for slate in slates:
-        bought = [morning.items.ids[row] for row in slate.positives.tolist()]
+    for slate in slates_of(builder, day, row_of, items.size):
+        bought = [items.ids[row] for row in slate.positives.tolist()]
         digest.update(canonical_json([builder.log.user_ids[slate.user], bought, slate.new.tolist()]))
     return digest.digest()
 

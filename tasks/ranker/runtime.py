@@ -95,8 +95,11 @@ class TorchScorer:
     @classmethod
     def load(cls, directory: Path, *, zeroed: bool = False) -> TorchScorer:
         """zeroed: with the text and history transformers silent."""
+        import torch
+
         from tasks.ranker.model import load_model
 
+        torch.set_num_threads(1)  # single slates: more threads only wait for each other
         return cls(load_model(directory, zeroed=zeroed))
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:

@@ -46,7 +46,8 @@ def slates_on(builder: StateBuilder, day: int) -> tuple[Morning, list[Slate]]:
     """The morning of `day` and its slates, with the histories of exactly their users."""
     items, row_of = builder.items(day)
     slates = slates_of(builder, day, row_of, items.size)
-    return builder.morning(day, np.array([slate.user for slate in slates], np.int32)), slates
+    users = np.array([slate.user for slate in slates], np.int32)
+    return builder.with_histories(items, row_of, users), slates
 
 
 @dataclass(frozen=True, slots=True)
