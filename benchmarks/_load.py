@@ -27,7 +27,12 @@ def households(settings: Settings, day: str) -> list[str]:
 
 
 async def load(
-    settings: Settings, users: list[str], *, rate: float, seconds: float, during: Callable[[], Awaitable[None]] | None = None
+    settings: Settings,
+    users: list[str],
+    *,
+    rate: float,
+    seconds: float,
+    during: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Reply]:
     """Send `rate` requests a second for `seconds` through the router, whatever comes back; `during` runs beside it."""
     replies: list[Reply] = []

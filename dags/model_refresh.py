@@ -25,9 +25,11 @@ from airflow.sdk import CronPartitionTimetable, Param, dag
 
 from tasks.domain.refresh import CANDIDATES, DAY
 
+RECIPE = r"^([a-z0-9][a-z0-9_-]*|/.+\.yaml)$"
+HOW_TO_TRAIN = "a recipe's name, or the absolute path of a file of your own; empty: as the settings say"
 FORM = {
     "partition": Param(None, type=["null", "string"], pattern=DAY, description="e.g. 2017-07-01; empty: by the clock"),
-    "recipe": Param(None, enum=[None, *recipe_names()], description="how to train; empty: as the settings say"),
+    "recipe": Param(None, type=["null", "string"], pattern=RECIPE, examples=recipe_names(), description=HOW_TO_TRAIN),
     "candidates": Param("both", enum=list(CANDIDATES), description="what to make and compare with the champion"),
     "approval": Param(False, type="boolean", description="wait for a person before anything is packaged"),
 }

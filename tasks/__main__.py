@@ -33,7 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("step", choices=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--partition", required=True, help="the day, YYYY-MM-DD")
     parser.add_argument(
-        "--input", action="append", default=[], type=_pair, metavar="STEP=URI", help="manifest of an earlier step; repeat it"
+        "--input",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="STEP=URI",
+        help="manifest of an earlier step; repeat it",
     )
     parser.add_argument(
         "--option", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="for example recipe=tiny"
@@ -44,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings()
         with redirect_stdout(sys.stderr):  # libraries draw their bars there; ours is the manifest's URI alone
-            uri = run(step_named(chosen.step), chosen.partition, dict(chosen.input), settings, options=dict(chosen.option))
+            uri = run(
+                step_named(chosen.step), chosen.partition, dict(chosen.input), settings, options=dict(chosen.option)
+            )
         record_step(uri, f"by hand {chosen.partition}", settings)
     except InputRejected as err:
         sys.stderr.write(f"refused: {err}\n")

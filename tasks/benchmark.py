@@ -75,7 +75,9 @@ def benchmark(
     (out / "benchmark.json").write_text(json.dumps(told, indent=1))
     p50 = ", ".join(f"{name} {np.median(times):.2f} ms" for name, times in wall.items())
     summary: dict[str, Any] = {"sentence": f"p50 over {len(users)} requests: {p50}"}
-    return summary | {f"{name}.{row.name}_ratio": round(row.ratio, 4) for name, rows in compared.items() for row in rows}
+    return summary | {
+        f"{name}.{row.name}_ratio": round(row.ratio, 4) for name, rows in compared.items() for row in rows
+    }
 
 
 def measure(
@@ -97,7 +99,9 @@ def measure(
     return wall, cpu
 
 
-def ratios(champion: Floats, candidate: Floats, champion_cpu: Floats, candidate_cpu: Floats, seed: int) -> list[LatencyRatio]:
+def ratios(
+    champion: Floats, candidate: Floats, champion_cpu: Floats, candidate_cpu: Floats, seed: int
+) -> list[LatencyRatio]:
     """What the gate judges: p50 and p95 of the wall time, and the median CPU time, each with bounds."""
     rows = [(name, champion, candidate, quantile) for name, quantile in QUANTILES.items()]
     rows.append(("cpu", champion_cpu, candidate_cpu, 0.5))
@@ -118,7 +122,9 @@ def ratios(champion: Floats, candidate: Floats, champion_cpu: Floats, candidate_
     return made
 
 
-def _systems(dataset: Path, candidate: Path | None, champion: Path, champion_view: Path, threads: int) -> dict[str, System]:
+def _systems(
+    dataset: Path, candidate: Path | None, champion: Path, champion_view: Path, threads: int
+) -> dict[str, System]:
     from tasks.ranker.runtime import OpenVinoScorer
     from tasks.ranker.state import ItemState, View
 

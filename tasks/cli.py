@@ -80,7 +80,9 @@ def status(as_json: AsJson = False) -> None:
             table.add_row(role, "-", "-", "-", "-")
     screen.print(table)
     rollout = told["rollout"]
-    screen.print(f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none")
+    screen.print(
+        f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none"
+    )
     if told["frozen"]:
         screen.print("[bold]frozen[/bold]: no promotion until `freshrank unfreeze --reason TEXT`")
     services = Table(show_header=True, header_style="bold")
@@ -107,7 +109,11 @@ def refresh(
     settings = Settings()
     run_id = start_refresh(settings, {"partition": partition, "candidates": candidates, "recipe": recipe})
     if not wait:
-        return _emit({"run": run_id}) if as_json else screen.print(f"started {run_id}; `freshrank status` shows what serves")
+        return (
+            _emit({"run": run_id})
+            if as_json
+            else screen.print(f"started {run_id}; `freshrank status` shows what serves")
+        )
     result = follow_refresh(settings, run_id, Console(stderr=True))
     if as_json:
         _emit(result)
@@ -119,7 +125,9 @@ def refresh(
 
 @app.command()
 def explain(
-    run: Annotated[str | None, typer.Argument(help="a day, or the manifest URI of a gate; default: the latest gate")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="a day, or the manifest URI of a gate; default: the latest gate")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Why something shipped or did not: every finding with its numbers, bound and margin."""
@@ -212,7 +220,9 @@ def replay(
     if as_json:
         _emit(result)
     else:
-        screen.print(f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, {result['feedback']} feedback posts")
+        screen.print(
+            f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, {result['feedback']} feedback posts"
+        )
 
 
 @app.command()
@@ -226,7 +236,9 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         for finding in findings:
             mark = "ok  " if finding["ok"] else "FAIL"
-            screen.print(f"{mark} {finding['check']}: {finding['sentence']}" + (f" -> {finding['next']}" if not finding["ok"] else ""))
+            screen.print(
+                f"{mark} {finding['check']}: {finding['sentence']}"
+                + (f" -> {finding['next']}" if not finding["ok"] else "")
+            )
     if not all(finding["ok"] for finding in findings):
         raise typer.Exit(1)
-

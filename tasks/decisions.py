@@ -26,7 +26,9 @@ def find_gate(store: Store, run: str | None) -> str:
     prefix = f"runs/gate/{run}/" if run else "runs/gate/"
     keys = [key for key in store.list(prefix) if key.endswith(".json") and key.count("/") == 3]
     if not keys:
-        raise InputRejected(f"no gate has run{' for ' + run if run else ''}; start one with `freshrank refresh --partition DAY`")
+        raise InputRejected(
+            f"no gate has run{' for ' + run if run else ''}; start one with `freshrank refresh --partition DAY`"
+        )
     uris = [store.uri(key) for key in keys]
     return max(uris, key=lambda uri: read_manifest(store, uri).started_at)
 

@@ -149,11 +149,35 @@ def state_checks(released: ItemState, fresh: ItemState, users_before: int, users
     arrays = (fresh.static, fresh.price, fresh.price_level, fresh.sales7, fresh.sales28, fresh.text_vectors)
     finite = all(bool(np.isfinite(values).all()) for values in arrays)
     rows = (
-        ("state_coverage", kept, LEAST_COVERAGE, kept >= LEAST_COVERAGE, f"{kept:.1%} of the champion's catalogue is still there"),
-        ("state_size", growth, MOST_GROWTH, 1 / MOST_GROWTH <= growth <= MOST_GROWTH, f"the catalogue is {growth:.2f} times the champion's"),
-        ("state_users", users, LEAST_USERS, users >= LEAST_USERS, f"{users_now} users have a history, the champion's view has {users_before}"),
+        (
+            "state_coverage",
+            kept,
+            LEAST_COVERAGE,
+            kept >= LEAST_COVERAGE,
+            f"{kept:.1%} of the champion's catalogue is still there",
+        ),
+        (
+            "state_size",
+            growth,
+            MOST_GROWTH,
+            1 / MOST_GROWTH <= growth <= MOST_GROWTH,
+            f"the catalogue is {growth:.2f} times the champion's",
+        ),
+        (
+            "state_users",
+            users,
+            LEAST_USERS,
+            users >= LEAST_USERS,
+            f"{users_now} users have a history, the champion's view has {users_before}",
+        ),
         ("state_text", texts, LEAST_TEXT, texts >= LEAST_TEXT, f"{texts:.1%} of the catalogue has a text vector"),
-        ("state_finite", float(finite), 1.0, finite, "every counter, price and vector is finite" if finite else "a counter, price or vector is NaN or infinite"),
+        (
+            "state_finite",
+            float(finite),
+            1.0,
+            finite,
+            "every counter, price and vector is finite" if finite else "a counter, price or vector is NaN or infinite",
+        ),
     )
     return [
         {"name": name, "value": float(value), "limit": limit, "ok": bool(ok), "sentence": f"{told}, limit {limit:g}"}
@@ -223,5 +247,3 @@ def _summary(evaluation: dict[str, Any]) -> dict[str, Any]:
             f"{kind}: NDCG@10 {facts['candidate']['ndcg_at_10[all]']:.4f}, {rival} {facts['champion']['ndcg_at_10[all]']:.4f}, {facts['slates']} slates"
         )
     return {"sentence": "; ".join(lines)} | told
-
-

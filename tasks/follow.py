@@ -36,19 +36,33 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
     airflow, began = AirflowClient(settings), time.monotonic()
     steps = _follow_run(airflow, REFRESH, run_id, screen, deadline_s)
     state = airflow.run_state(REFRESH, run_id)
-    result: dict[str, Any] = {"ok": state == "success", "run": run_id, "steps": steps, "shipped": "none", "release": None, "rollout": None}
+    result: dict[str, Any] = {
+        "ok": state == "success",
+        "run": run_id,
+        "steps": steps,
+        "shipped": "none",
+        "release": None,
+        "rollout": None,
+    }
     if state != "success":
         result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, run_id)}"
         return result | {"seconds": time.monotonic() - began}
     told = _explained(settings, airflow, run_id)
     if told is None:
         result["sentence"] = "nothing to do: the day brought no data that may be trained on; the champion keeps serving"
-    elif told["shipped"] == "none":
+    elif told["release"] is None:
         result["sentence"] = f"nothing shipped, the champion keeps serving: {told['reason']}"
     else:
         rollout = _follow_rollout(settings, told["release"], screen, deadline_s)
-        result |= {"shipped": told["shipped"], "release": told["release"], "rollout": rollout, "ok": rollout["state"] == "promoted"}
-        result["sentence"] = f"shipped {told['shipped']} as release {told['release'][:12]}, rollout {rollout['state']}: {rollout['reason']}"
+        result |= {
+            "shipped": told["shipped"],
+            "release": told["release"],
+            "rollout": rollout,
+            "ok": rollout["state"] == "promoted",
+        }
+        result["sentence"] = (
+            f"shipped {told['shipped']} as release {told['release'][:12]}, rollout {rollout['state']}: {rollout['reason']}"
+        )
     return result | {"seconds": time.monotonic() - began}
 
 
@@ -69,7 +83,9 @@ def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, 
             if state in FINAL_STATES:
                 break
             if time.monotonic() > until:
-                raise Unavailable(f"{dag} {run_id} is still {state} after {deadline_s:.0f} s; watch it on {airflow.run_page(dag, run_id)}")
+                raise Unavailable(
+                    f"{dag} {run_id} is still {state} after {deadline_s:.0f} s; watch it on {airflow.run_page(dag, run_id)}"
+                )
             time.sleep(POLL_S)
     if screen.is_terminal:
         screen.print(_table(dag, tasks, time.monotonic() - began))
@@ -91,7 +107,7 @@ def _print_changes(screen: Console, tasks: list[dict[str, Any]], seen: dict[str,
         name, state = task["task_id"], task["state"] or "waiting"
         if seen.get(name) != state and state not in ("waiting", "scheduled", "queued"):
             seconds = f" in {task['duration']:.1f} s" if task["duration"] and state == "success" else ""
-            screen.print(f"  {elapsed:6.1f} s  {name}: {state}{seconds}", highlight=False)
+            screen.print(f"  {elapsed:6.1f} s  {name}: {state}{seconds}")
             seen[name] = state
 
 
@@ -108,8 +124,13 @@ def _why(airflow: AirflowClient, run_id: str) -> str:
     if not failed:
         return f"See {airflow.run_page(REFRESH, run_id)}"
     task = failed[0]
-    lines = [line for line in airflow.task_log(REFRESH, run_id, task["task_id"], task["try_number"]).splitlines() if line.strip()]
-    return f"Step {task['task_id']}: {lines[-1] if lines else 'no log'}. See {airflow.run_page(REFRESH, run_id)}"
+    log = airflow.task_log(REFRESH, run_id, task["task_id"], task["try_number"]).splitlines()
+    told = [
+        line
+        for line in log
+        if "Error: " in line or "Rejected: " in line or "Unavailable: " in line or "Conflict: " in line
+    ]
+    return f"Step {task['task_id']}: {told[-1] if told else 'see its log'}. See {airflow.run_page(REFRESH, run_id)}"
 
 
 def _follow_rollout(settings: Settings, release: str, screen: Console, deadline_s: float) -> dict[str, Any]:
@@ -122,11 +143,16 @@ def _follow_rollout(settings: Settings, release: str, screen: Console, deadline_
         if champion.get("digest") == release and rollout.get("state") not in ("shadow", "canary", "pending"):
             return {"state": "promoted", "reason": rollout.get("reason") or "it serves all traffic"}
         mine = rollout.get("release") in (None, release)
-        if mine and rollout.get("state") in ROLLOUT_DONE and rollout.get("state") != "promoted" and rollout.get("release") == release:
+        if (
+            mine
+            and rollout.get("state") in ROLLOUT_DONE
+            and rollout.get("state") != "promoted"
+            and rollout.get("release") == release
+        ):
             return {"state": rollout["state"], "reason": rollout["reason"]}
         sentence = f"rollout {rollout.get('state', 'waiting')}: {rollout.get('reason', 'the asset event starts model_rollout')}"
         if sentence != said:
-            screen.print(f"  {sentence}", highlight=False)
+            screen.print(f"  {sentence}")
             said = sentence
         time.sleep(POLL_S)
     raise Unavailable(f"the rollout of {release[:12]} has not ended after {deadline_s:.0f} s; see `freshrank status`")

@@ -86,7 +86,9 @@ def gather(
     """
     mine = slates.filter(np.array(slates["kind"].to_pylist()) == kind)
     if len(mine) != facts["slates"]:
-        raise InputRejected(f"evaluation.json speaks of {facts['slates']} {kind} slates, slates.parquet holds {len(mine)}; evaluate again")
+        raise InputRejected(
+            f"evaluation.json speaks of {facts['slates']} {kind} slates, slates.parquet holds {len(mine)}; evaluate again"
+        )
     quality: QualityPolicy = getattr(policy, kind)
     return Evidence(
         kind=kind,

@@ -70,7 +70,9 @@ def trips_of(settings: Settings, day: str) -> list[Trip]:
     return trips
 
 
-async def _send(settings: Settings, trips: list[Trip], rate: float, more: Callable[[], Awaitable[bool]]) -> dict[str, Any]:
+async def _send(
+    settings: Settings, trips: list[Trip], rate: float, more: Callable[[], Awaitable[bool]]
+) -> dict[str, Any]:
     tally, gate = Tally(), asyncio.Semaphore(IN_FLIGHT)
     # one feedback post for each trip: a purchase happened once, however often its request is looped
     looped: Iterator[tuple[int, Trip]] = itertools.cycle(enumerate(trips))
@@ -154,7 +156,9 @@ async def _watch(settings: Settings, rate: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.replay", description=__doc__)
-    parser.add_argument("--rate", type=float, default=DEFAULT_RATE, help="requests per second while a rollout is judged")
+    parser.add_argument(
+        "--rate", type=float, default=DEFAULT_RATE, help="requests per second while a rollout is judged"
+    )
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -145,7 +145,9 @@ def run(
         except Conflict:
             # a second live copy of this task (a restarted scheduler makes them) was first: its result is the result
             log.warning("step=%s partition=%s outcome=another-copy-was-first manifest=%s", step.name, partition, uri)
-    log.info("step=%s partition=%s outcome=complete seconds=%.1f manifest=%s", step.name, partition, manifest.seconds, uri)
+    log.info(
+        "step=%s partition=%s outcome=complete seconds=%.1f manifest=%s", step.name, partition, manifest.seconds, uri
+    )
     return uri
 
 

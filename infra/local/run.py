@@ -18,7 +18,6 @@ from pathlib import Path
 
 import httpx
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 
 from infra.local.up import bring_up
@@ -36,7 +35,7 @@ from tasks.sources import open_source
 FIRST_CHAMPION_DAY = "2017-06-16"  # the weights' last day: before the first holdout, 2017-06-25..07-01
 LANDED_THROUGH = "2017-06-30"
 FIRST_REFRESH = "2017-07-01"
-screen = Console()
+screen = Console(soft_wrap=True, markup=False)
 
 
 def main() -> int:
@@ -50,16 +49,21 @@ def main() -> int:
                 (f"3/5 refreshing for {FIRST_REFRESH} through the scheduler", lambda: first_refresh(settings)),
                 ("4/5 asking for a ranking", lambda: ask(settings)),
             ):
-                screen.rule(f"[bold]{stage}[/bold]  ({time.monotonic() - began:.0f} s)", align="left")
+                screen.rule(f"{stage}  ({time.monotonic() - began:.0f} s)", align="left")
                 action()
-            screen.rule(f"[bold]5/5 done in {time.monotonic() - began:.0f} s[/bold]", align="left")
+            screen.rule(f"5/5 done in {time.monotonic() - began:.0f} s", align="left")
             links(settings)
     except KeyboardInterrupt:
-        return _stop(f"interrupted while {stage}. The stack stays up and nothing is lost: `make run` goes on, `make down` stops it", 130)
+        return _stop(
+            f"interrupted while {stage}. The stack stays up and nothing is lost: `make run` goes on, `make down` stops it",
+            130,
+        )
     except InputRejected as err:
         return _stop(f"refused while {stage}: {err}", 2)
     except (Unavailable, FreshrankError) as err:
-        return _stop(f"stopped while {stage}: {err}. The stack stays up; `make run` tries again, `make down` stops it", 1)
+        return _stop(
+            f"stopped while {stage}: {err}. The stack stays up; `make run` tries again, `make down` stops it", 1
+        )
     return 0
 
 
@@ -107,7 +111,9 @@ def bootstrap(settings: Settings) -> None:
     told = explanation(store, done["gate"])
     if told["shipped"] != "bootstrap":
         raise InputRejected(f"the first model did not prove itself, so nothing may serve: {told['reason']}")
-    done["package"] = _step(settings, "package", FIRST_CHAMPION_DAY, {n: done[n] for n in ("gate", "build_dataset", "compress")})
+    done["package"] = _step(
+        settings, "package", FIRST_CHAMPION_DAY, {n: done[n] for n in ("gate", "build_dataset", "compress")}
+    )
     release = read_manifest(store, done["package"]).summary["release"]
     rollout = controller.submit(
         release=release,
@@ -142,8 +148,10 @@ def _step(settings: Settings, name: str, partition: str, inputs: dict[str, str])
     uri = process.stdout.read().strip() if process.stdout else ""  # the manifest, and nothing else
     if process.returncode:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise Unavailable(f"step {name} ended with {process.returncode}: {lines[-1] if lines else 'no output'} (logs/{log.name})")
-    screen.print(f"  {name:<16} {time.monotonic() - began:6.1f} s  {_headline(settings, uri)}", highlight=False)
+        raise Unavailable(
+            f"step {name} ended with {process.returncode}: {lines[-1] if lines else 'no output'} (logs/{log.name})"
+        )
+    screen.print(f"  {name:<16} {time.monotonic() - began:6.1f} s  {_headline(settings, uri)}")
     return uri
 
 
@@ -169,7 +177,7 @@ def first_refresh(settings: Settings) -> None:
         pass  # no gate has run for this day yet
     run_id = start_refresh(settings, {"partition": FIRST_REFRESH})
     result = follow_refresh(settings, run_id, screen)
-    screen.print(f"  {result['sentence']}", highlight=False)
+    screen.print(f"  {result['sentence']}")
     (settings.run_dir / "last_refresh.json").write_text(json.dumps(result, default=str, indent=1))
     if not result["ok"]:
         raise Unavailable(result["sentence"])
@@ -192,33 +200,44 @@ def ask(settings: Settings) -> None:
         table.add_column(column)
     for rank, item in enumerate(reply["items"], 1):
         table.add_row(
-            str(rank), item["item_id"], names.get(item["item_id"], "?"), f"{item['score']:.3f}", "yes" if item["item_id"] in bought else ""
+            str(rank),
+            item["item_id"],
+            names.get(item["item_id"], "?"),
+            f"{item['score']:.3f}",
+            "yes" if item["item_id"] in bought else "",
         )
     screen.print(table)
-    screen.print(f"  answered by release {reply['release'][:12]}, stage {reply['stage']}, {reply['latency_ms']:.1f} ms", highlight=False)
+    screen.print(f"  answered by release {reply['release'][:12]}, stage {reply['stage']}, {reply['latency_ms']:.1f} ms")
     told = explanation(store, find_gate(store, FIRST_REFRESH))
-    screen.print(f"  {told['partition']} shipped: [bold]{told['shipped']}[/bold]. {told['reason']}", highlight=False)
+    screen.print(f"  {told['partition']} shipped: {told['shipped']}. {told['reason']}")
     for candidate in told["candidates"]:
-        screen.print(f"  {candidate['kind']}: {candidate['verdict']}", highlight=False)
+        screen.print(f"  {candidate['kind']}: {candidate['verdict']}")
         for finding in candidate["findings"]:
-            screen.print(f"    {finding['outcome']:<12} {finding['sentence']}", highlight=False)
+            screen.print(f"    {finding['outcome']:<12} {finding['sentence']}")
     for line in told["report"].get("lines", []):
-        screen.print(f"  {line}", highlight=False)
+        screen.print(f"  {line}")
 
 
 def links(settings: Settings) -> None:
     router = settings.url("router")
     rows = [
-        ("Airflow", f"{settings.url('airflow')}  (user admin, password: airflow_password in {_shown(settings.home)}/secrets.json)"),
+        (
+            "Airflow",
+            f"{settings.url('airflow')}  (user admin, password: airflow_password in {_shown(settings.home)}/secrets.json)",
+        ),
         ("MLflow", settings.url("mlflow")),
         ("service", f"{router}/docs"),
-        ("ask", f"curl -s {router}/rank -H 'content-type: application/json' -d '{{\"surface\":\"recommendation\",\"user_id\":\"1\",\"k\":5}}'"),
+        (
+            "ask",
+            f'curl -s {router}/rank -H \'content-type: application/json\' -d \'{{"surface":"recommendation","user_id":"1","k":5}}\'',
+        ),
         ("next day", f".venv/bin/freshrank refresh --partition {next_day(FIRST_REFRESH)} --wait"),
         ("why", ".venv/bin/freshrank explain"),
         ("roll back", ".venv/bin/freshrank rollback --reason 'what you saw'"),
         ("stop", "make down"),
     ]
-    screen.print(Panel("\n".join(f"[bold]{name:<10}[/bold] {text}" for name, text in rows), title="freshrank is up"), highlight=False)
+    for name, text in rows:
+        screen.print(f"  {name:<10} {text}")
 
 
 def _shown(path: Path) -> str:

@@ -63,8 +63,7 @@ class AirflowClient:
     def task_log(self, dag: str, run_id: str, task: str, attempt: int) -> str:
         path = f"/api/v2/dags/{dag}/dagRuns/{run_id}/taskInstances/{task}/logs/{max(1, attempt)}?full_content=true"
         answer = self._request("GET", path)
-        lines = answer.get("content", [])
-        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines)
+        return "\n".join(_log_line(line) for line in answer.get("content", []))
 
     def xcom(self, dag: str, run_id: str, task: str) -> Any:
         """What a task returned: a manifest URI."""
@@ -83,9 +82,13 @@ class AirflowClient:
                 self._sign_in()
                 answer = self._http.request(method, path, json=json)
         except httpx.HTTPError as err:
-            raise Unavailable(f"Airflow at {self._url} does not answer ({type(err).__name__}); run `freshrank doctor`") from err
+            raise Unavailable(
+                f"Airflow at {self._url} does not answer ({type(err).__name__}); run `freshrank doctor`"
+            ) from err
         if answer.status_code >= 500:
-            raise Unavailable(f"Airflow answered {answer.status_code} to {method} {path}; see logs/airflow-api-server.log")
+            raise Unavailable(
+                f"Airflow answered {answer.status_code} to {method} {path}; see logs/airflow-api-server.log"
+            )
         if answer.status_code >= 400:
             raise InputRejected(f"Airflow refused {method} {path}: {_detail(answer)}")
         return answer.json()
@@ -95,6 +98,14 @@ class AirflowClient:
         if answer.status_code >= 400:
             raise InputRejected("Airflow refused the password of secrets.json; was it started with another home?")
         self._http.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
+
+
+def _log_line(line: Any) -> str:
+    """The text of one structured entry; of an error, what was raised."""
+    if not isinstance(line, dict):
+        return str(line)
+    raised = [f"{one.get('exc_type')}: {one.get('exc_value')}" for one in line.get("error_detail") or ()]
+    return " ".join([str(line.get("event", "")), *raised])
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -61,9 +61,7 @@ class Mirror:
                     return
                 except FreshrankError as err:
                     self._refuse(path, err)
-                except (
-                    Exception
-                ) as err:  # a bug or a damaged file must stop neither the step nor the queue
+                except Exception as err:  # a bug or a damaged file must stop neither the step nor the queue
                     self._refuse(path, err)
                 else:
                     path.unlink()

@@ -35,7 +35,9 @@ class DirectoryManifest(Record):
 def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
     """Upload `directory` under its digest and return the manifest's URI. Publishing it again is a no-op."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    files = {p.relative_to(directory).as_posix(): StoredFile(sha256=sha256_of(p), bytes=p.stat().st_size) for p in paths}
+    files = {
+        p.relative_to(directory).as_posix(): StoredFile(sha256=sha256_of(p), bytes=p.stat().st_size) for p in paths
+    }
     key = f"{kind}/{digest}.json"
     if not store.exists(key):
         with ThreadPoolExecutor(8) as pool:
@@ -59,7 +61,12 @@ def fetch(store: Store, kind: Kind, digest: str, target: Path) -> Path:
     draft = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}")
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda item: _fetch_file(store, f"{kind}/{digest}/{item[0]}", draft / item[0], item[1]), manifest.files.items()))
+            list(
+                pool.map(
+                    lambda item: _fetch_file(store, f"{kind}/{digest}/{item[0]}", draft / item[0], item[1]),
+                    manifest.files.items(),
+                )
+            )
         try:
             draft.rename(target)
         except OSError:  # another process was first; both hold the same verified bytes

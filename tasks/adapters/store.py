@@ -277,7 +277,9 @@ def _write_atomically(path: Path, content: bytes) -> None:
         os.replace(draft, path)
     except OSError as err:
         draft.unlink(missing_ok=True)
-        raise Unavailable(f"could not write {path.name}: {err.strerror}; free disk space and run the step again") from err
+        raise Unavailable(
+            f"could not write {path.name}: {err.strerror}; free disk space and run the step again"
+        ) from err
 
 
 def _code(err: Any) -> str:

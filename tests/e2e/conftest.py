@@ -32,7 +32,13 @@ class Stack:
 
     def run(self, *command: str, timeout: float = 900, **extra: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=ROOT, env=self.environment | extra, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=ROOT,
+            env=self.environment | extra,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     def freshrank(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:

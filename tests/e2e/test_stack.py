@@ -23,7 +23,15 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import find_gate
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
-TRAINING_SIDE = ("store", "valkey", "mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
+TRAINING_SIDE = (
+    "store",
+    "valkey",
+    "mlflow",
+    "airflow-api-server",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+    "airflow-triggerer",
+)
 
 
 def processes(stack) -> list[psutil.Process]:
@@ -76,7 +84,14 @@ def watched_run(stack, request):
 
 def test_make_run_ends_with_products_a_verdict_and_what_to_do_next(watched_run):
     done, _ = watched_run
-    for expected in ("bought that day", "answered by release", "shipped:", "ndcg_at_10[all]", "freshrank rollback", "make down"):
+    for expected in (
+        "bought that day",
+        "answered by release",
+        "shipped:",
+        "ndcg_at_10[all]",
+        "freshrank rollback",
+        "make down",
+    ):
         assert expected in done.stdout, done.stdout[-3000:]
 
 
@@ -173,10 +188,18 @@ def test_a_bad_release_does_not_survive_the_shadow(stack, second_day):
     )
     evaluation = json.loads(store.get(store.key(inputs["evaluate"])))["inputs"]
     allow = {"FRESHRANK_POLICY": "allow-everything"}
-    passed = stack.run(*command("gate", "2017-07-02", evaluate=inputs["evaluate"], benchmark=inputs["benchmark"]), **allow)
+    passed = stack.run(
+        *command("gate", "2017-07-02", evaluate=inputs["evaluate"], benchmark=inputs["benchmark"]), **allow
+    )
     assert passed.returncode == 0, passed.stderr
     packed = stack.run(
-        *command("package", "2017-07-02", gate=passed.stdout.strip(), build_dataset=evaluation["build_dataset"], compress=compress),
+        *command(
+            "package",
+            "2017-07-02",
+            gate=passed.stdout.strip(),
+            build_dataset=evaluation["build_dataset"],
+            compress=compress,
+        ),
         **allow,
     )
     assert packed.returncode == 0, packed.stderr
@@ -235,11 +258,22 @@ def test_rollback_under_load_with_the_training_side_hung_fails_no_request(stack,
 
 def test_raw_household_ids_and_secrets_are_in_no_log_and_no_object(stack, first_run):
     marker = "household-8d1f7c-marker"
-    httpx.post(f"{stack.settings.url('router')}/rank", json={"surface": "recommendation", "user_id": marker, "k": 1}, timeout=10)
+    httpx.post(
+        f"{stack.settings.url('router')}/rank",
+        json={"surface": "recommendation", "user_id": marker, "k": 1},
+        timeout=10,
+    )
     secrets = [value for name, value in stack.settings.secrets.model_dump().items() if name != "pseudonym_key_id"]
-    forbidden = [marker.encode(), *(value.encode() for value in secrets if value != stack.settings.secrets.store_access_key)]
+    forbidden = [
+        marker.encode(),
+        *(value.encode() for value in secrets if value != stack.settings.secrets.store_access_key),
+    ]
     looked = 0
-    for path in [*stack.settings.logs.rglob("*"), *stack.settings.data.rglob("*.json"), *stack.settings.data.rglob("*.db*")]:
+    for path in [
+        *stack.settings.logs.rglob("*"),
+        *stack.settings.data.rglob("*.json"),
+        *stack.settings.data.rglob("*.db*"),
+    ]:
         if path.is_file() and "simple_auth_manager_passwords" not in path.name:
             looked += 1
             content = path.read_bytes()

@@ -42,7 +42,9 @@ def test_a_retry_returns_the_same_manifest_and_does_no_work(settings):
 def test_an_input_or_an_option_makes_another_key(settings):
     store = MemoryStore()
     upstream, _ = a_step("upstream", body=lambda call: str(call.options.get("n")))
-    step, calls = a_step("downstream", inputs=("upstream",), body=lambda call: (call.inputs["upstream"] / "answer.txt").read_text())
+    step, calls = a_step(
+        "downstream", inputs=("upstream",), body=lambda call: (call.inputs["upstream"] / "answer.txt").read_text()
+    )
     uris = [run(upstream, DAY, {}, settings, store=store, options={"n": n}) for n in (1, 2)]
     made = [run(step, DAY, {"upstream": uri}, settings, store=store) for uri in uris]
     assert len({*uris, *made}) == 4
