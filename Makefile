@@ -22,9 +22,9 @@ $(READY):
 	@# torch first, alone and without hashes: with hashes asked for, pip takes the CUDA build (docs/adr/0006)
 	$(BIN)/pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch==$(TORCH)
 	$(BIN)/pip install -q --disable-pip-version-check uv==$(UV)
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
-	@if [ -n "$(GPU)" ]; then $(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements-gpu.txt; fi
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	@if [ -n "$(GPU)" ]; then $(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps -r requirements-gpu.txt; fi
+	$(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@rm -f .venv/.ready-*
 	@touch $@
 

@@ -174,7 +174,7 @@ def draw_front(variants: list[Variant], chosen: str, path: Path) -> None:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, title, of in (
-        (axes[0], "kB of graphs", lambda v: v.cost.bytes / 1_000),
+        (axes[0], "kB of weights", lambda v: v.cost.bytes / 1_000),
         (axes[1], "CPU ms a request of 1,000", lambda v: v.cost.cpu_ms_1000),
     ):
         for variant in variants:

@@ -5,6 +5,8 @@ Static scales keep a score independent of its batch mates; dynamic quantisation 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -61,6 +63,13 @@ def to_int8(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str] = KE
     import nncf
 
     nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars know no other switch
+        return _quantised(graph, calibration, exact)
+
+
+def _quantised(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str]) -> Any:
+    import nncf
+
     return nncf.quantize(
         graph,
         nncf.Dataset(list(calibration)),

@@ -26,7 +26,7 @@ TOLERANCE = 1e-5  # how far a score may depend on its batch mates
 
 
 class Cost(Record):
-    """What one request costs on this machine, features included, one thread; and what a replica loads."""
+    """What one request costs on this machine, features included, one thread; and the bytes of the weights."""
 
     cpu_ms_100: float
     cpu_ms_1000: float
@@ -96,7 +96,7 @@ def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dic
         name: Cost(
             cpu_ms_100=round(float(np.median(spent[name, SMALL])), 3),
             cpu_ms_1000=round(float(np.median(spent[name, LARGE])), 3),
-            bytes=sum(path.stat().st_size for path in directory.iterdir() if path.suffix in (".xml", ".bin")),
+            bytes=sum(path.stat().st_size for path in directory.glob("*.bin")),
             load_ms=round(loads[name], 1),
         )
         for name, directory in directories.items()

@@ -56,7 +56,9 @@ def paired_difference(
         ValueError: the arrays differ in length, are empty or hold a non-finite number.
     """
     if not len(user) == len(champion) == len(candidate):
-        raise ValueError(f"lengths differ: {len(user)} users, {len(champion)} champion, {len(candidate)} candidate slates")
+        raise ValueError(
+            f"lengths differ: {len(user)} users, {len(champion)} champion, {len(candidate)} candidate slates"
+        )
     if len(user) == 0:
         raise ValueError("no slates to compare")
     if not (np.isfinite(champion).all() and np.isfinite(candidate).all()):
@@ -66,7 +68,9 @@ def paired_difference(
     difference = candidate - champion
     sums = np.bincount(cluster, difference, minlength=clusters)
     counts = np.bincount(cluster, minlength=clusters)
-    means = resampled_means(sums[:, None].astype(np.float64), counts[:, None].astype(np.float64), seed=seed, resamples=resamples)[:, 0]
+    means = resampled_means(
+        sums[:, None].astype(np.float64), counts[:, None].astype(np.float64), seed=seed, resamples=resamples
+    )[:, 0]
     return PairedDifference(
         champion=float(champion.mean()),
         candidate=float(candidate.mean()),

@@ -33,7 +33,9 @@ def load_policy(name: str) -> Policy:
     """
     path = Path(name) if Path(name).is_absolute() else FOLDER / f"{name}.yaml"
     if not path.is_file() or (path.parent == FOLDER and path.stem not in policy_names()):
-        raise InputRejected(f"there is no policy {name!r}; known: {', '.join(policy_names())}, or the absolute path of a .yaml file")
+        raise InputRejected(
+            f"there is no policy {name!r}; known: {', '.join(policy_names())}, or the absolute path of a .yaml file"
+        )
     try:
         return Policy.model_validate(yaml.safe_load(path.read_text()))
     except ValidationError as err:

@@ -49,7 +49,11 @@ def test_every_telemetry_switch_is_off_in_steps_and_on_the_command_line(door):
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(folder)}
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(folder)},
     )
 
 
@@ -60,7 +64,11 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         ("tasks/domain/gate.py", "import tasks.adapters.store", "domain is pure"),
         ("tasks/finetune.py", "import airflow", "tasks never import airflow"),
         ("tasks/compress.py", "import tasks.finetune", "steps never import each other"),
-        ("bentos/ranker/service.py", "import tasks.adapters.store", "the service imports serving, ranker and domain only"),
+        (
+            "bentos/ranker/service.py",
+            "import tasks.adapters.store",
+            "the service imports serving, ranker and domain only",
+        ),
     ],
 )
 def test_a_planted_bad_import_breaks_its_contract(tmp_path, file, line, contract):

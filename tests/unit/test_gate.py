@@ -46,11 +46,25 @@ def a_comparison(difference=0.0, *, half_width=0.004, slice="all", slates=800, p
 
 def a_latency(ratio=1.0, *, half_width=0.05, pairs=300):
     return LatencyRatio(
-        name="p95", champion_ms=5, candidate_ms=5 * ratio, ratio=ratio, lower=ratio - half_width, upper=ratio + half_width, pairs=pairs
+        name="p95",
+        champion_ms=5,
+        candidate_ms=5 * ratio,
+        ratio=ratio,
+        lower=ratio - half_width,
+        upper=ratio + half_width,
+        pairs=pairs,
     )
 
 
-def evidence(*comparisons, kind="weights", latencies=(a_latency(),), checks=(), digest="a" * 64, champion_digest="a" * 64, train_end="2017-06-16"):
+def evidence(
+    *comparisons,
+    kind="weights",
+    latencies=(a_latency(),),
+    checks=(),
+    digest="a" * 64,
+    champion_digest="a" * 64,
+    train_end="2017-06-16",
+):
     return Evidence(
         kind=kind,
         holdout_digest=digest,
@@ -70,7 +84,9 @@ def evidence(*comparisons, kind="weights", latencies=(a_latency(),), checks=(), 
         pytest.param(evidence(a_comparison(-0.003)), Outcome.PASS, id="loss and bound inside the margin"),
         pytest.param(evidence(a_comparison(-0.005)), Outcome.INCONCLUSIVE, id="bound outside the margin"),
         pytest.param(evidence(a_comparison(-0.013)), Outcome.FAIL, id="shown to be worse than the margin"),
-        pytest.param(evidence(a_comparison(0.01, half_width=0.03)), Outcome.INCONCLUSIVE, id="looks better, proves nothing"),
+        pytest.param(
+            evidence(a_comparison(0.01, half_width=0.03)), Outcome.INCONCLUSIVE, id="looks better, proves nothing"
+        ),
         pytest.param(evidence(a_comparison(slates=499)), Outcome.INCONCLUSIVE, id="one slate too few"),
         pytest.param(evidence(a_comparison(-0.03, slates=499)), Outcome.FAIL, id="few slates and clearly bad is bad"),
         pytest.param(evidence(latencies=()), Outcome.INCONCLUSIVE, id="latency not measured"),
@@ -78,16 +94,34 @@ def evidence(*comparisons, kind="weights", latencies=(a_latency(),), checks=(), 
         pytest.param(evidence(latencies=(a_latency(1.3),)), Outcome.FAIL, id="shown to be slower"),
         pytest.param(evidence(latencies=(a_latency(pairs=99),)), Outcome.INCONCLUSIVE, id="too few pairs"),
         pytest.param(evidence(train_end="2017-06-25"), Outcome.INCONCLUSIVE, id="champion has seen the holdout"),
-        pytest.param(evidence(a_comparison(), a_comparison(-0.03, slice="new", p=0.001)), Outcome.FAIL, id="slice harmed"),
-        pytest.param(evidence(a_comparison(), a_comparison(-0.03, slice="new", p=0.2)), Outcome.PASS, id="slice noise"),
-        pytest.param(evidence(a_comparison(), a_comparison(-0.3, slice="new", p=0.001, slates=10)), Outcome.PASS, id="tiny slice"),
         pytest.param(
-            evidence(a_comparison(), *(a_comparison(slice=f"s{i}", p=0.04) for i in range(3))), Outcome.PASS, id="Holm: three slices at 4 % are noise"
+            evidence(a_comparison(), a_comparison(-0.03, slice="new", p=0.001)), Outcome.FAIL, id="slice harmed"
         ),
-        pytest.param(evidence(checks=(Check(name="size", value=9, limit=5, ok=False, sentence="9 MB"),)), Outcome.FAIL, id="check"),
-        pytest.param(evidence(a_comparison(-0.004), kind="state"), Outcome.PASS, id="state: one day proves nothing, harms nothing"),
+        pytest.param(evidence(a_comparison(), a_comparison(-0.03, slice="new", p=0.2)), Outcome.PASS, id="slice noise"),
+        pytest.param(
+            evidence(a_comparison(), a_comparison(-0.3, slice="new", p=0.001, slates=10)), Outcome.PASS, id="tiny slice"
+        ),
+        pytest.param(
+            evidence(a_comparison(), *(a_comparison(slice=f"s{i}", p=0.04) for i in range(3))),
+            Outcome.PASS,
+            id="Holm: three slices at 4 % are noise",
+        ),
+        pytest.param(
+            evidence(checks=(Check(name="size", value=9, limit=5, ok=False, sentence="9 MB"),)),
+            Outcome.FAIL,
+            id="check",
+        ),
+        pytest.param(
+            evidence(a_comparison(-0.004), kind="state"),
+            Outcome.PASS,
+            id="state: one day proves nothing, harms nothing",
+        ),
         pytest.param(evidence(a_comparison(-0.012), kind="state"), Outcome.FAIL, id="state: significant harm"),
-        pytest.param(evidence(kind="bootstrap", latencies=(), train_end=None), Outcome.INCONCLUSIVE, id="first champion must prove a gain"),
+        pytest.param(
+            evidence(kind="bootstrap", latencies=(), train_end=None),
+            Outcome.INCONCLUSIVE,
+            id="first champion must prove a gain",
+        ),
     ],
 )
 def test_outcome(given_evidence, expected):
@@ -124,7 +158,13 @@ def test_a_better_score_never_makes_the_verdict_worse(loss, gain, width):
 
 def verdict(kind, outcome):
     difference = {Outcome.PASS: 0.0, Outcome.INCONCLUSIVE: -0.007, Outcome.FAIL: -0.03}[outcome]
-    made = decide(evidence(a_comparison(difference, slates=40 if (kind, outcome) == ("state", Outcome.INCONCLUSIVE) else 800), kind=kind), POLICY)
+    made = decide(
+        evidence(
+            a_comparison(difference, slates=40 if (kind, outcome) == ("state", Outcome.INCONCLUSIVE) else 800),
+            kind=kind,
+        ),
+        POLICY,
+    )
     assert made.outcome is outcome
     return made
 

@@ -80,6 +80,7 @@ def test_a_text_encoded_for_a_later_catalogue_changes_nothing():
     texts = texts_of(log)
     unencoded = type(texts)(np.where(np.arange(12) == 11, -1, texts.row).astype(np.int32), texts.vectors)
     with_text, without = (
-        StateBuilder(log, Plans({}), np.arange(USERS, dtype=np.int32), table).morning(DAY) for table in (texts, unencoded)
+        StateBuilder(log, Plans({}), np.arange(USERS, dtype=np.int32), table).morning(DAY)
+        for table in (texts, unencoded)
     )
     np.testing.assert_array_equal(known_on(with_text)[0, "numbers"], known_on(without)[0, "numbers"])

@@ -31,7 +31,10 @@ def test_the_matrix_product_equals_a_plain_loop():
     sums, counts = rng.random((7, 2)), rng.integers(1, 5, (7, 2)).astype(float)
     fast = resampled_means(sums, counts, seed=9, resamples=50)
     weights = np.random.default_rng(9).multinomial(7, np.full(7, 1 / 7), size=50)
-    slow = [[sum(w[i] * sums[i, c] for i in range(7)) / sum(w[i] * counts[i, c] for i in range(7)) for c in (0, 1)] for w in weights]
+    slow = [
+        [sum(w[i] * sums[i, c] for i in range(7)) / sum(w[i] * counts[i, c] for i in range(7)) for c in (0, 1)]
+        for w in weights
+    ]
     assert np.allclose(fast, slow)
 
 
