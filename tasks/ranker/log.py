@@ -83,7 +83,7 @@ def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
     lines = pl.concat(frames).join(known.select("item_id"), on="item_id", how="semi")
     if lines.is_empty():
         raise InputRejected(f"{len(accepted)} partitions hold no purchase of an item that {catalogue.name} knows")
-    users = lines.group_by("user_id").agg(pl.struct("event_time", "event_id").min().alias("first")).sort("first")
+    users = lines.sort("day", "event_time", "event_id").select("user_id").unique(keep="first", maintain_order=True)
     items = known.join(lines.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
     stores = lines.select("store_id").drop_nulls().unique().sort("store_id")["store_id"].to_list()
     known_stores = pl.DataFrame(

@@ -1,0 +1,251 @@
+"""build_dataset -> finetune -> compress -> evaluate on a made-up shop, with the tiny recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tasks.build_dataset import build_dataset
+from tasks.compress import compress
+from tasks.compression.variants import batch_dependence
+from tasks.domain.errors import InputRejected
+from tasks.domain.recipe import load_recipe
+from tasks.evaluate import evaluate
+from tasks.finetune import CHECKPOINT, finetune
+from tasks.ranker.dataset import Dataset
+from tasks.ranker.judge import judge, mean_of, personal_then_popular, prepare
+from tasks.ranker.runtime import PARENT, OpenVinoScorer, TorchScorer
+from tasks.ranker.slates import Rows
+from tasks.ranker.state import View
+from tasks.ranker.text import QueryEncoder
+from tasks.ranker.training import Run
+from tests.shop import LAST, USERS, open_shop
+
+RECIPE = load_recipe("tiny")
+PARTITION, NEXT = "2017-06-16", "2017-06-19"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def shop(home):
+    return open_shop(home / "shop", last=LAST + 3)
+
+
+def built(shop, home, partition, champion=None):
+    out = home / f"dataset-{partition}"
+    out.mkdir()
+    told = build_dataset(shop.accepted, shop.plans, shop.catalogue, partition, RECIPE, home / "cache", out, champion)
+    return out, told
+
+
+@pytest.fixture(scope="module")
+def dataset(shop, home):
+    return built(shop, home, PARTITION)[0]
+
+
+def trained(dataset, folder, seed=1):
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    (folder / "out").mkdir()
+    return folder / "out", finetune(dataset, RECIPE, folder / "work", folder / "out", seed=seed, threads=1)
+
+
+@pytest.fixture(scope="module")
+def model(dataset, home):
+    return trained(dataset, home / "model")
+
+
+@pytest.fixture(scope="module")
+def compressed(model, dataset, home):
+    out = home / "compressed"
+    out.mkdir()
+    return out, compress(model[0], dataset, RECIPE, home / "cache", out)
+
+
+@pytest.fixture(scope="module")
+def slates(dataset):
+    data = Dataset.open(dataset)
+    return prepare(data.mornings(data.split.validation_days))
+
+
+def test_it_learns_to_beat_counting(model, slates):
+    scorer = TorchScorer.load(model[0])
+    ours = mean_of(judge(scorer, one) for one in slates)["ndcg_at_10[all]"]
+    counting = mean_of(personal_then_popular(one) for one in slates)["ndcg_at_10[all]"]
+    assert ours > counting + 0.02
+    curve = json.loads((model[0] / "curves.json").read_text())
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    assert len(curve) == RECIPE.training.epochs
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(model, dataset, home):
+    again = trained(dataset, home / "again")[1]
+    other = trained(dataset, home / "other", seed=2)[1]
+    assert again["weights_digest"] == model[1]["weights_digest"] != other["weights_digest"]
+
+
+def test_a_training_killed_in_its_second_epoch_ends_as_if_it_had_not_been(model, dataset, home):
+    folder = home / "killed"
+    (folder / "work").mkdir(parents=True)
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from tasks.domain.recipe import load_recipe; from tasks.finetune import finetune\n"
+        "from tasks.ranker import training\n"
+        "step = training.Run._loss\n"
+        "def dying(self, batch):\n"
+        "    if self.epoch == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, batch)\n"
+        "training.Run._loss = dying\n"
+        "data, work = map(Path, sys.argv[1:])\n"
+        "finetune(data, load_recipe('tiny'), work, work, seed=1, threads=1)\n"
+    )
+    command = [sys.executable, "-c", program, str(dataset), str(folder / "work")]
+    died = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    assert [path.name for path in (folder / "work").iterdir()] == [CHECKPOINT]
+    resumed = trained(dataset, folder)[1]
+    assert resumed["weights_digest"] == model[1]["weights_digest"]
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(model, dataset, home):
+    folder = home / "foreign"
+    shutil.copytree(home / "model" / "work", folder / "work")
+    assert trained(dataset, folder, seed=2)[1]["weights_digest"] != model[1]["weights_digest"]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training_with_a_sentence(dataset, home, monkeypatch):
+    original = Run._loss
+
+    def poisoned(self, batch):
+        return original(self, batch) * (float("nan") if self.epoch == 1 else 1.0)
+
+    monkeypatch.setattr(Run, "_loss", poisoned)
+    with pytest.raises(InputRejected, match=r"loss became nan in step \d+ \(epoch 2.*nothing was published"):
+        trained(dataset, home / "poisoned")
+    assert not list((home / "poisoned" / "out").iterdir())
+
+
+def test_int8_stays_close_to_its_parent(compressed, model, slates):
+    out, told = compressed
+    assert told["chosen"] in ("int8", "int8-low-rank"), told["variants"]
+    small, parent = OpenVinoScorer(out / "model"), TorchScorer.load(model[0])
+    x, rows = slates[0].ranked.x, slates[0].ranked.candidates
+    vectors = slates[0].ranked.profile.items.vectors(rows)
+    assert np.corrcoef(small.base(x, vectors), parent.base(x, vectors))[0, 1] > 0.99
+    assert mean_of(judge(small, one) for one in slates)["ndcg_at_10[all]"] == pytest.approx(
+        mean_of(judge(parent, one) for one in slates)["ndcg_at_10[all]"], abs=0.03
+    )
+
+
+def test_no_score_depends_on_its_batch_mates(compressed, slates):
+    scorer = OpenVinoScorer(compressed[0] / "model")
+    assert batch_dependence(scorer, slates[0]) <= 1e-5
+
+
+def test_a_variant_whose_scores_depend_on_their_mates_is_seen(slates):
+    class Centred:
+        def base(self, x, item_vec):
+            return x[:, 0] - x[:, 0].mean()
+
+        def full(self, x, item_vec, tokens, mask):
+            return self.base(x, item_vec)
+
+    assert batch_dependence(Centred(), slates[0]) > 1e-5
+
+
+def test_the_front_names_every_variant_and_its_price(compressed):
+    front = json.loads((compressed[0] / "front.json").read_text())
+    assert [one["name"] for one in front["variants"]] == list(RECIPE.compression.variants)
+    assert all(one["cost"]["bytes"] > 0 and one["cost"]["cpu_ms_1000"] > 0 for one in front["variants"])
+    assert (compressed[0] / "front.png").stat().st_size > 1_000
+    assert front["text"]["mean_cosine"] > 0.98 and front["text"]["bytes"] < front["text"]["original_bytes"] / 3
+
+
+def test_what_goes_forward_serves_without_torch_and_keeps_the_parent(compressed, model):
+    out = compressed[0]
+    assert (out / "model" / PARENT).read_bytes() == (model[0] / PARENT).read_bytes()
+    config = json.loads((out / "model" / "config.json").read_text())
+    assert config["train_end"] == PARTITION and config["variant"]["name"] == compressed[1]["chosen"]
+    program = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from tasks.ranker.rank import recommend; from tasks.ranker.runtime import OpenVinoScorer\n"
+        "from tasks.ranker.state import ItemState, View; from tasks.ranker.text import QueryEncoder\n"
+        "out, data = map(Path, sys.argv[1:]); items, view = ItemState.load(data / 'items'), View(data / 'view')\n"
+        "rows, ranking = recommend(OpenVinoScorer(out / 'model'), items, view.get(view.user_ids[0]))\n"
+        "assert ranking.stage == 'full' and np.isfinite(ranking.scores).all()\n"
+        "assert abs(np.linalg.norm(QueryEncoder(out / 'text').encode('fresh milk')) - 1) < 1e-3\n"
+        "heavy = {'torch', 'transformers', 'nncf', 'polars', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    dataset = out.parent / f"dataset-{PARTITION}"
+    command = [sys.executable, "-c", program, str(out), str(dataset)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_query_finds_what_it_names(compressed, dataset):
+    from tasks.ranker.retrieve import similar_to
+    from tasks.ranker.state import ItemState
+
+    items = ItemState.load(dataset / "items")
+    found = similar_to(items, QueryEncoder(compressed[0] / "text").encode("coffee"), 5)
+    assert all(int(items.ids[row][-3:]) % 5 == 3 for row in found), "item numbers of coffee"
+
+
+def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
+    shop, home, dataset, model, compressed, monkeypatch
+):
+    champion = home / "champion"
+    shutil.copytree(compressed[0], champion / "release")
+    shutil.copytree(dataset / "items", champion / "release" / "items")
+    made_before = {path.name for path in (home / "cache" / "days").iterdir()}
+    out, told = built(shop, home, NEXT, dataset / "view")
+    split = Dataset.open(out).split
+    assert split.holdout_days == ("2017-06-17", "2017-06-18", "2017-06-19")
+    assert told["holdout_first_day"] > json.loads((compressed[0] / "model" / "config.json").read_text())["train_end"]
+    assert set(View(out / "view").user_ids) == set(View(dataset / "view").user_ids)
+    assert len(View(out / "view")) == min(USERS, RECIPE.data.users)
+    new_days = {path.name for path in (home / "cache" / "days").iterdir()} - made_before
+    assert len(new_days) == len(set(split.train_days) - set(Dataset.open(dataset).split.train_days))
+
+    target = home / "evaluated"
+    target.mkdir()
+    summary = evaluate(out, compressed[0], champion, dataset / "view", target)
+    told = json.loads((target / "evaluation.json").read_text())["candidates"]
+    assert told["weights"]["candidate"] == told["weights"]["champion"], "the same model is its own equal"
+    assert told["weights"]["transformer_zeroed"]["ndcg_at_10[all]"] != told["weights"]["candidate"]["ndcg_at_10[all]"]
+    assert told["state"]["first_day"] == NEXT
+    assert told["state"]["candidate"]["ndcg_at_10[all]"] > told["state"]["champion"]["ndcg_at_10[all]"], "fresh state pays"
+    assert summary["weights.gp_topfreq"] < summary["weights.candidate.ndcg_at_10[all]"]
+
+
+def test_rows_of_a_day_hold_every_retrieved_positive_and_stand_for_all_candidates(dataset):
+    data = Dataset.open(dataset)
+    rows = Rows.load(dataset / "train" / f"{data.split.train_days[-1]}.safetensors")
+    (_, slates), *_ = list(data.mornings(data.split.train_days[-1:]))
+    assert len(rows.ptr) - 1 == len(slates)
+    assert rows.lengths.sum() == len(rows.tokens)
+    assert 0 < rows.label.sum() <= sum(len(slate.positives) for slate in slates)
+    assert (rows.weight[rows.label == 1] == 1).all()
+    # every slate's rows stand for the whole catalogue here: it is smaller than what is retrieved
+    stands_for = np.add.reduceat(rows.weight, rows.ptr[:-1])
+    assert stands_for.mean() == pytest.approx(150, rel=0.25)
+
+
+def test_only_safe_files_are_written(model, compressed, dataset):
+    kinds = {path.suffix for folder in (model[0], compressed[0], dataset) for path in folder.rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".png", ".xml", ".bin"}
+    assert set(load_file(model[0] / PARENT))
