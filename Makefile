@@ -25,6 +25,7 @@ $(READY):
 	$(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
 	@if [ -n "$(GPU)" ]; then $(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps -r requirements-gpu.txt; fi
 	$(BIN)/uv pip install --system-certs -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "pip took a torch build that does not load on this machine (most likely the CUDA build, and there is no CUDA): run 'make clean', then 'make setup TORCH_INDEX=<address of PyTorch'\''s CPU index>' (README, Settings)"; exit 2; }
 	@rm -f .venv/.ready-*
 	@touch $@
 

@@ -221,7 +221,8 @@ def replay(
         _emit(result)
     else:
         screen.print(
-            f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, {result['feedback']} feedback posts"
+            f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, "
+            f"{result['feedback']} feedback posts"
         )
 
 

@@ -25,7 +25,6 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.rank import rank_profile
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
-from tasks.ranker.slates import Slate
 from tasks.ranker.state import NOBODY, ItemState, View
 
 if TYPE_CHECKING:
@@ -243,7 +242,6 @@ def _summary(evaluation: dict[str, Any]) -> dict[str, Any]:
             if extra in facts:
                 told[f"{kind}.{extra}"] = round(facts[extra]["ndcg_at_10[all]"], 5)
         rival = "GP-TopFreq" if kind == "bootstrap" else "champion"
-        lines.append(
-            f"{kind}: NDCG@10 {facts['candidate']['ndcg_at_10[all]']:.4f}, {rival} {facts['champion']['ndcg_at_10[all]']:.4f}, {facts['slates']} slates"
-        )
+        ours, theirs = (facts[side]["ndcg_at_10[all]"] for side in ("candidate", "champion"))
+        lines.append(f"{kind}: NDCG@10 {ours:.4f}, {rival} {theirs:.4f}, {facts['slates']} slates")
     return {"sentence": "; ".join(lines)} | told

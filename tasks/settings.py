@@ -183,7 +183,7 @@ class Secrets(BaseModel):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             draft = path.with_name(f".secrets-{os.getpid()}-{random_secrets.token_hex(4)}")
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(cls.generate().model_dump_json(indent=1))
             try:
                 os.link(draft, path)  # link, not rename: it fails where another start was first

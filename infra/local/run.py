@@ -35,6 +35,7 @@ from tasks.sources import open_source
 FIRST_CHAMPION_DAY = "2017-06-16"  # the weights' last day: before the first holdout, 2017-06-25..07-01
 LANDED_THROUGH = "2017-06-30"
 FIRST_REFRESH = "2017-07-01"
+EXAMPLE = '{"surface":"recommendation","user_id":"1","k":5}'
 screen = Console(soft_wrap=True, markup=False)
 
 
@@ -229,7 +230,7 @@ def links(settings: Settings) -> None:
         ("service", f"{router}/docs"),
         (
             "ask",
-            f'curl -s {router}/rank -H \'content-type: application/json\' -d \'{{"surface":"recommendation","user_id":"1","k":5}}\'',
+            f"curl -s {router}/rank -H 'content-type: application/json' -d '{EXAMPLE}'",
         ),
         ("next day", f".venv/bin/freshrank refresh --partition {next_day(FIRST_REFRESH)} --wait"),
         ("why", ".venv/bin/freshrank explain"),

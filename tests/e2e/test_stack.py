@@ -12,11 +12,11 @@ import uuid
 import httpx
 import psutil
 import pytest
+from rich.console import Console
 
 from benchmarks._load import households, load
 from infra.local.down import bring_down
 from infra.local.services import MARKER
-from rich.console import Console
 from tasks.adapters.registry import open_registry
 from tasks.adapters.store import open_store
 from tasks.controller.client import ControllerClient
