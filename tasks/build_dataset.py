@@ -168,7 +168,8 @@ def _texts(log: EventLog, plans: Plans, users: Ints, days: Days, cache: Path) ->
             bar.advance(done - bar.done)
 
         rows, vectors = encode_texts((log.items.texts[item] for item in wanted.tolist()), cache, progress)
-    digests = np.frombuffer(b"".join(sorted(rows, key=rows.__getitem__)), np.uint8).reshape(-1, 16)
+    ordered = sorted(rows, key=lambda digest: rows[digest])
+    digests = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
     return text_table(log.items, wanted, rows, vectors), digests
 
 

@@ -66,7 +66,8 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     if not judged or not calibration:
         raise InputRejected(f"{dataset} holds no slate to calibrate and judge a compressed model on")
     parent = _judge_all("parent", TorchScorer.load(model), judged)
-    directories, told = {name: out / "variants" / name for name in plan.variants}, {}
+    directories: dict[str, Path] = {name: out / "variants" / name for name in plan.variants}
+    told = {}
     for name, directory in directories.items():
         told[name] = make_variant(name, model, calibration, plan.rank, directory)
     costs = measure_costs(directories, judged[: min(len(judged), 24)])

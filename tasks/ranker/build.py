@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class StateBuilder:
         stores = self._stores(day, row_of, len(catalogue))
         text = self.texts.row[rows]
         text[len(catalogue) :] = -1  # else a text encoded for a later catalogue would change this morning
-        used, text = np.unique(text, return_inverse=True)  # -1, where present, becomes row 0
+        used, numbered = np.unique(text, return_inverse=True)  # -1, where present, becomes row 0
         missing = int(len(used) > 0 and used[0] < 0)
         return ItemState(
             day=day,
@@ -108,7 +109,7 @@ class StateBuilder:
             type=known.type[rows],
             category=known.category[rows],
             brand=known.brand[rows],
-            text=(text - missing).astype(np.int32),
+            text=(numbered - missing).astype(np.int32),
             text_vectors=self.texts.vectors[used[missing:]],
             static=static,
             sales_votes=sales_votes(raw["sales7"], raw["discount7"]),
@@ -117,7 +118,7 @@ class StateBuilder:
             **stores,
         ), row_of
 
-    def _static(self, day: int, catalogue: Ints) -> tuple[Floats, dict[str, Floats]]:
+    def _static(self, day: int, catalogue: Ints) -> tuple[Floats, dict[str, Any]]:
         log = self.log
         parts = {days: self._part(day - days, day) for days in (2, 7, 28, 90)}
         sales = {days: self._count(part) for days, part in parts.items()}
@@ -137,7 +138,7 @@ class StateBuilder:
         display, mailer = self._promoted(day)
         display_before, mailer_before = self._promoted(day - 7)
         weeks = self._part(day - WEEKDAY_DAYS, day)
-        same_weekday = (weekday(log.day) == weekday(day)).astype(np.float32)
+        same_weekday = np.equal(weekday(log.day), weekday(day)).astype(np.float32)
         expected = self._count(weeks) / 7
         columns = {
             "sales_2d": np.log1p(sales[2]),
@@ -164,8 +165,8 @@ class StateBuilder:
             "share_in_type": np.log(share + 1e-3),
             "weekday_lift": np.log((self._count(weeks, same_weekday) + 1) / (expected + 1)),
         }
-        static = np.stack([columns[name][catalogue] for name in STATIC], axis=1).astype(np.float32)
-        raw = {
+        static = np.stack([np.asarray(columns[name])[catalogue] for name in STATIC], axis=1).astype(np.float32)
+        raw: dict[str, Any] = {
             "sales7": sales[7],
             "sales28": sales[28],
             "price": price28,
@@ -174,11 +175,11 @@ class StateBuilder:
             "discount7": cut7 / np.maximum(sales[7], 1),
             "type_share": share,
         }
-        return static, {name: values[catalogue].astype(np.float32) for name, values in raw.items()}
+        return static, {name: np.asarray(values)[catalogue].astype(np.float32) for name, values in raw.items()}
 
     def _price(self, part: slice, fallback: Floats | None) -> Floats:
         value, pieces = self._count(part, self.log.value), self._count(part, self.log.quantity)
-        price = value / np.maximum(pieces, 1e-6)
+        price = np.divide(value, np.maximum(pieces, 1e-6), dtype=np.float32)
         return price if fallback is None else np.where(pieces > 0, price, fallback)
 
     def _price_level(self, price: Floats, sales: Floats) -> Floats:
@@ -190,10 +191,11 @@ class StateBuilder:
 
     def _promoted(self, day: int) -> tuple[Floats, Floats]:
         shares = np.zeros((2, len(self.log.items.ids)), np.float32)
-        item, shares[0, item], shares[1, item] = self.plans.on(day) if day in self.plans.by_day else ((), 0, 0)
+        item, display, mailer = self.plans.on(day)
+        shares[0, item], shares[1, item] = display, mailer
         return shares[0], shares[1]
 
-    def _stores(self, day: int, row_of: Ints, size: int) -> dict[str, Ints | Floats]:
+    def _stores(self, day: int, row_of: Ints, size: int) -> dict[str, Any]:
         part = self._part(day - 28, day)
         row, store, days = row_of[self.log.item[part]], self.log.store[part], self.log.day[part]
         kept = (row < size) & (store >= 0)
@@ -221,7 +223,7 @@ class StateBuilder:
             rows=rows,
             days=days,
             quantity=log.quantity[events],
-            price=log.value[events] / np.maximum(log.quantity[events], 1e-6),
+            price=np.divide(log.value[events], np.maximum(log.quantity[events], 1e-6), dtype=np.float32),
             discounted=(log.discount[events] > 0).astype(np.float32),
             store=np.array([self._store(log.store[events], days)], np.int32),
             cf_rows=similar[0],

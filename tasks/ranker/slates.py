@@ -116,7 +116,7 @@ def _sampled(
     share = np.where(np.isin(candidates, profile.by_item.keys), keep_bought, keep_other).astype(np.float32)
     share[label] = 1
     kept = rng.random(len(candidates)) < share
-    return candidates[kept], 1 / share[kept]
+    return candidates[kept], np.float32(1) / share[kept]
 
 
 def _no_rows() -> Rows:

@@ -106,9 +106,9 @@ class ItemState:
 
     @classmethod
     def load(cls, directory: Path) -> ItemState:
-        meta = json.loads((directory / "items.json").read_bytes())
+        meta: dict[str, Any] = json.loads((directory / "items.json").read_bytes())
         meta.pop("morning_of")
-        return cls(**meta, **load_file(directory / "items.safetensors"))
+        return cls(**meta | load_file(directory / "items.safetensors"))
 
 
 def _no_rows() -> Ints:
@@ -167,7 +167,7 @@ def history_from_events(items: ItemState, events: Iterable[Mapping[str, Any]]) -
         rows=np.array([row for _, row in keys], np.int32),
         days=np.array([day for day, _ in keys], np.int32),
         quantity=lines[:, 0].copy(),
-        price=lines[:, 1] / np.maximum(lines[:, 0], 1e-6),
+        price=np.divide(lines[:, 1], np.maximum(lines[:, 0], 1e-6), dtype=np.float32),
         discounted=lines[:, 2].copy(),
     )
 

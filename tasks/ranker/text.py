@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -143,7 +144,7 @@ def convert_encoder(cache: Path) -> Path:
     import torch
 
     example = torch.ones(2, 8, dtype=torch.int64)
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # tracing speaks of every Python branch
         model = openvino.convert_model(load_encoder(encoder_folder()), example_input=(example, example))
     for port, name in zip(model.inputs, ("ids", "mask"), strict=True):
         port.get_tensor().set_names({name})
@@ -161,8 +162,10 @@ def load_encoder(folder: Path) -> Any:
     """The torch module (ids, mask) -> unit vectors, from local files only."""
     import torch
     from transformers import BertConfig, BertModel
+    from transformers.utils.logging import disable_progress_bar
 
     logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports the unused pooler at length
+    disable_progress_bar()
 
     class Sentence(torch.nn.Module):
         def __init__(self) -> None:

@@ -93,7 +93,7 @@ def _type_days(profile: Profile) -> tuple[Lines, Groups]:
     tokens[:, TOKEN.index("quantity")] = np.log1p(total)
     tokens[:, TOKEN.index("discounted")] = np.add.reduceat(profile.user.discounted[order], starts) / count
     tokens[:, BRAND] = np.log1p(count)
-    price = np.add.reduceat(profile.user.price[order], starts) / count
+    price = np.divide(np.add.reduceat(profile.user.price[order], starts), count, dtype=np.float32)
     return Lines(profile.age[order[starts]], _log(price), profile.brand[order[starts]], tokens), Groups(types[starts])
 
 

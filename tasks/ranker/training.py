@@ -69,7 +69,7 @@ class Run:
                     f"or lower learning_rate in the recipe"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
             self.optimizer.step()
             losses.append(loss.item())

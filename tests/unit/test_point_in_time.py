@@ -75,7 +75,7 @@ def test_the_property_can_fail():
 
 def test_a_text_encoded_for_a_later_catalogue_changes_nothing():
     """An item that enters the catalogue later is in a user's history already; its text must not reach his profile yet."""
-    lines = stocked([(DAY - 3, 0, 0)], items=11) + [(DAY - 2, 0, 11)]
+    lines = [*stocked([(DAY - 3, 0, 0)], items=11), (DAY - 2, 0, 11)]
     log = a_log(lines)
     texts = texts_of(log)
     unencoded = type(texts)(np.where(np.arange(12) == 11, -1, texts.row).astype(np.int32), texts.vectors)

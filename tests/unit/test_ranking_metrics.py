@@ -62,7 +62,7 @@ def test_moving_a_positive_up_one_place_never_hurts(found, at):
     at = min(at, len(found) - 2)
     if at < 0 or found[at] or not found[at + 1]:
         return
-    better = found[:at] + [True, False] + found[at + 2 :]
+    better = [*found[:at], True, False, *found[at + 2 :]]
     before, after = (ranked_metrics(one, sum(found)) for one in (found, better))
     assert all(after[name] >= before[name] - 1e-12 for name in before)
 
