@@ -228,7 +228,9 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
     assert told["weights"]["candidate"] == told["weights"]["champion"], "the same model is its own equal"
     assert told["weights"]["transformer_zeroed"]["ndcg_at_10[all]"] != told["weights"]["candidate"]["ndcg_at_10[all]"]
     assert told["state"]["first_day"] == NEXT
-    assert told["state"]["candidate"]["ndcg_at_10[all]"] > told["state"]["champion"]["ndcg_at_10[all]"], "fresh state pays"
+    assert told["state"]["candidate"]["ndcg_at_10[all]"] > told["state"]["champion"]["ndcg_at_10[all]"], (
+        "fresh state pays"
+    )
     assert summary["weights.gp_topfreq"] < summary["weights.candidate.ndcg_at_10[all]"]
 
 
@@ -246,6 +248,8 @@ def test_rows_of_a_day_hold_every_retrieved_positive_and_stand_for_all_candidate
 
 
 def test_only_safe_files_are_written(model, compressed, dataset):
-    kinds = {path.suffix for folder in (model[0], compressed[0], dataset) for path in folder.rglob("*") if path.is_file()}
+    kinds = {
+        path.suffix for folder in (model[0], compressed[0], dataset) for path in folder.rglob("*") if path.is_file()
+    }
     assert kinds <= {".safetensors", ".json", ".png", ".xml", ".bin"}
     assert set(load_file(model[0] / PARENT))
