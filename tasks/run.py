@@ -55,6 +55,16 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of a call before its inputs are fetched: enough to say what its result depends on."""
+
+    settings: Settings
+    store: Store
+    partition: str
+    options: Mapping[str, Parameter]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step: which earlier steps it reads, what else its result depends on, and the function that does it."""
 
@@ -62,7 +72,7 @@ class Step:
     inputs: tuple[str, ...]
     execute: Callable[[Call], dict[str, Any]]
     # what the result depends on besides inputs, partition, options, code, lock and seed (the policy, the store's state)
-    depends: Callable[[Settings, Store, str], dict[str, Parameter]] = field(default=lambda settings, store, day: {})
+    depends: Callable[[Asked], dict[str, Parameter]] = field(default=lambda asked: {})
     optional: tuple[str, ...] = ()
 
 
@@ -96,7 +106,7 @@ def run(
             f"missing: {', '.join(missing) or 'none'}, not known: {', '.join(unknown) or 'none'}"
         )
     manifests = {name: read_manifest(store, uri) for name, uri in inputs.items()}
-    params: dict[str, Parameter] = {**step.depends(settings, store, partition), **options}
+    params: dict[str, Parameter] = {**step.depends(Asked(settings, store, partition, options)), **options}
     code, lock = code_version(), lock_digest()
     identity = {
         "step": step.name,

@@ -9,11 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, digest_of
-from tasks.run import Call, Step
-from tasks.settings import Settings
+from tasks.run import Asked, Call, Step
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -186,34 +184,45 @@ def _written(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _source(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
-    return {"source": settings.source}
+def _source(asked: Asked) -> dict[str, Parameter]:
+    return {"source": asked.settings.source}
 
 
-def _landed(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+def _landed(asked: Asked) -> dict[str, Parameter]:
     from tasks.adapters.partitions import landed_days
 
-    days = [day for day in landed_days(store) if day <= partition]
+    days = [day for day in landed_days(asked.store) if day <= asked.partition]
     return {"landed": digest_of(days)[:16], "days": len(days)}
 
 
-def _accepted(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+def _accepted(asked: Asked) -> dict[str, Parameter]:
     from tasks.adapters.partitions import accepted_days
 
-    days = [day for day in accepted_days(store) if day <= partition]
-    return {"accepted": digest_of(days)[:16], "days": len(days), "recipe": settings.recipe}
+    days = [day for day in accepted_days(asked.store) if day <= asked.partition]
+    return {"accepted": digest_of(days)[:16], "days": len(days)} | _training(asked)
 
 
-def _serving(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
+def _training(asked: Asked) -> dict[str, Parameter]:
+    """The recipe by content: a file of one's own may change under its name."""
+    from tasks.domain.recipe import load_recipe
+
+    name = str(asked.options.get("recipe") or asked.settings.recipe)
+    return {"recipe": name, "recipe_digest": load_recipe(name).digest[:16]}
+
+
+def _serving(asked: Asked) -> dict[str, Parameter]:
     """The answer is part of the key: asking again after a promotion is another question."""
     from tasks.controller.client import ControllerClient
 
-    champion = ControllerClient(settings).status().get("champion")
+    champion = ControllerClient(asked.settings).status().get("champion")
     return {"champion": champion["digest"] if champion else None}
 
 
-def _policy(settings: Settings, store: Store, partition: str) -> dict[str, Parameter]:
-    return {"policy": settings.policy}
+def _policy(asked: Asked) -> dict[str, Parameter]:
+    from tasks.policies import load_policy
+
+    policy = load_policy(asked.settings.policy).gate
+    return {"policy": policy.name, "policy_digest": digest_of(policy.model_dump(mode="json"))[:16]}
 
 
 STEPS: dict[str, Step] = {
@@ -223,8 +232,8 @@ STEPS: dict[str, Step] = {
         Step("validate_data", ("ingest",), _validate_data, depends=_landed),
         Step("resolve_champion", (), _resolve_champion, depends=_serving, optional=("validate_data",)),
         Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
-        Step("finetune", ("build_dataset",), _finetune),
-        Step("compress", ("finetune", "build_dataset"), _compress),
+        Step("finetune", ("build_dataset",), _finetune, depends=_training),
+        Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
         Step("evaluate", ("build_dataset",), _evaluate, optional=("compress", "resolve_champion")),
         Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
         Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "resolve_champion")),
