@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from tasks.ranker.build import StateBuilder, TextTable
 from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
 from tasks.ranker.days import day_keys, ensure_rows
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
+from tasks.ranker.slates import Sampling
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest
 
 SEED = 20170701
+PLAN_DAYS = 8  # how far back a morning looks at plans: its own, and that of a week before
 WORKERS = min(8, len(os.sched_getaffinity(0)))
 
 
@@ -85,15 +87,16 @@ def build_dataset(
     days = split_days(partition, recipe, holdout=champion is not None)
     accepted, plans = _until(accepted, days.last), _until(plans, days.last)
     log = read_log(accepted, catalogue)
-    planned = read_plans(plans, log)
+    planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
     users = chosen_users(log, champion) if champion else most_trips(log, days.last, recipe.data.users)
 
     texts, digests = _texts(log, planned, users, days, cache)
     save_builder(out, log, planned, users, texts, digests)
     data, names = recipe.data, [log.user_ids[user] for user in users.tolist()]
-    options = [names, encoder_digest(), SEED, data.keep_bought, data.keep_other]
+    sampling = Sampling(data.keep_bought, data.keep_other, data.barely_known, SEED)
+    options = [names, encoder_digest(), asdict(sampling)]
     keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
-    slates, rows = _training_rows(out, days, keys, recipe, cache)
+    slates, rows = _training_rows(out, days, keys, sampling, cache)
 
     dataset = Dataset(out)
     morning = dataset.builder.morning(days.last + 1)
@@ -173,13 +176,13 @@ def _texts(log: EventLog, plans: Plans, users: Ints, days: Days, cache: Path) ->
     return text_table(log.items, wanted, rows, vectors), digests
 
 
-def _training_rows(out: Path, days: Days, keys: dict[int, str], recipe: Recipe, cache: Path) -> tuple[int, int]:
+def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path) -> tuple[int, int]:
     """Put each training day's rows under out/train, made or from the cache; returns how many slates and rows."""
     folder, target = cache / "days", out / "train"
     folder.mkdir(parents=True, exist_ok=True)
     target.mkdir()
     files = {day: folder / f"{keys[day]}.safetensors" for day in days.train}
-    ensure_rows(out, files, recipe.data.keep_bought, recipe.data.keep_other, SEED, WORKERS)
+    ensure_rows(out, files, sampling, WORKERS)
     slates = rows = 0
     for day, file in files.items():
         link_or_copy(file, target / f"{iso_day(day)}.safetensors")

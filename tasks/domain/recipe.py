@@ -25,6 +25,7 @@ class Data(Record):
     holdout_days: int = Field(ge=1, le=14, description="the last days: judged by evaluate, seen by nothing else")
     keep_bought: float = Field(gt=0, le=1, description="share of unbought-today past products that become rows")
     keep_other: float = Field(gt=0, le=1, description="share of the other candidates that become rows")
+    barely_known: float = Field(ge=0, le=1, description="share of slates repeated as if the user had almost no history")
 
 
 class Network(Record):

@@ -1,17 +1,18 @@
 """Training rows of many days, each made once: cached by a digest of all they depend on, made by one process a core.
 
-A worker is `python -m tasks.ranker.days DATASET KEEP_BOUGHT KEEP_OTHER SEED DAY=FILE...`; it says on stdout when a
-day's file is whole.
+A worker is `python -m tasks.ranker.days DATASET SAMPLING DAY=FILE...`; it says on stdout when a day's file is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import selectors
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from tasks.domain.errors import InputRejected, Unavailable
@@ -20,7 +21,7 @@ from tasks.progress import Progress
 from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.log import partition_day
-from tasks.ranker.slates import training_rows
+from tasks.ranker.slates import Sampling, training_rows
 
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
@@ -46,9 +47,7 @@ def day_keys(
     return keys
 
 
-def ensure_rows(
-    dataset: Path, wanted: Mapping[int, Path], keep_bought: float, keep_other: float, seed: int, workers: int
-) -> None:
+def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, workers: int) -> None:
     """Make the file of every day in `wanted` that does not exist yet.
 
     Raises:
@@ -58,7 +57,7 @@ def ensure_rows(
     missing = [(day, path) for day, path in wanted.items() if not path.exists()]
     if not missing:
         return
-    options = [str(dataset), str(keep_bought), str(keep_other), str(seed)]
+    options = [str(dataset), json.dumps(asdict(sampling))]
     processes = []
     for n in range(min(workers, len(missing))):
         days = [f"{iso_day(day)}={path}" for day, path in missing[n::workers]]  # dealt out: later days cost more
@@ -97,13 +96,11 @@ def _digest(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    directory, keep_bought, keep_other, seed, *days = arguments
-    dataset = Dataset(Path(directory))
+    directory, options, *days = arguments
+    dataset, sampling = Dataset(Path(directory)), Sampling(**json.loads(options))
     for pair in days:
         day, _, name = pair.partition("=")
-        rows = training_rows(
-            dataset.builder, epoch_day(day), dataset.text_digests, float(keep_bought), float(keep_other), int(seed)
-        )
+        rows = training_rows(dataset.builder, epoch_day(day), dataset.text_digests, sampling)
         target = Path(name)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         rows.save(draft)

@@ -14,7 +14,10 @@ from tasks.ranker.build import Morning, StateBuilder
 from tasks.ranker.features import FEATURES, columns
 from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
+from tasks.ranker.state import UserHistory
 from tasks.ranker.tokens import TOKEN_WIDTH, tokenise
+
+STRANGERS, MOST_LINES = 0.3, 60  # of the barely known: share without any history, and most lines of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +74,33 @@ class Rows:
         return cls(**load_file(path))
 
 
-def training_rows(
-    builder: StateBuilder, day: int, text_digests: NDArray[np.uint8], keep_bought: float, keep_other: float, seed: int
-) -> Rows:
-    """Rows of every slate of `day`: retrieved positives, and a share of the rest weighted to stand for all of it."""
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which candidates become rows, see recipe.Data."""
+
+    keep_bought: float
+    keep_other: float
+    barely_known: float
+    seed: int
+
+
+def training_rows(builder: StateBuilder, day: int, text_digests: NDArray[np.uint8], sampling: Sampling) -> Rows:
+    """Rows of every slate of `day`: retrieved positives, and a share of the rest weighted to stand for all of it.
+
+    Some slates come twice, the second time as if the user were barely known: else the model would have no idea of
+    strangers, because every selected user has a long history.
+    """
     morning, slates = slates_on(builder, day)
     parts = []
     for slate in slates:
-        profile = Profile(morning.items, morning.histories[slate.user], day)
-        rng = np.random.default_rng((seed, day, slate.user))
-        rows, weight = _sampled(profile, slate, keep_bought, keep_other, rng)
-        tokens, mask = tokenise(profile, rows)
-        parts.append((rows, weight, np.isin(rows, slate.positives), columns(profile, rows), tokens, mask > 0))
+        history = morning.histories[slate.user]
+        rng = np.random.default_rng((sampling.seed, day, slate.user))
+        seen_as = [history, barely_known(history, rng)] if rng.random() < sampling.barely_known else [history]
+        for user in seen_as:
+            profile = Profile(morning.items, user, day)
+            rows, weight = _sampled(profile, slate, sampling, rng)
+            tokens, mask = tokenise(profile, rows)
+            parts.append((rows, weight, np.isin(rows, slate.positives), columns(profile, rows), tokens, mask > 0))
     if not parts:
         return _no_rows()
     rows, weight, label, x, tokens, mask = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -103,9 +121,20 @@ def training_rows(
     )
 
 
-def _sampled(
-    profile: Profile, slate: Slate, keep_bought: float, keep_other: float, rng: np.random.Generator
-) -> tuple[Ints, Floats]:
+def barely_known(history: UserHistory, rng: np.random.Generator) -> UserHistory:
+    """The user as a stranger, or with the last few lines only: no store, no neighbours."""
+    lines = 0 if rng.random() < STRANGERS else int(np.exp(rng.uniform(0, np.log(MOST_LINES))))
+    first = max(len(history.rows) - lines, 0)
+    return UserHistory(
+        rows=history.rows[first:],
+        days=history.days[first:],
+        quantity=history.quantity[first:],
+        price=history.price[first:],
+        discounted=history.discounted[first:],
+    )
+
+
+def _sampled(profile: Profile, slate: Slate, sampling: Sampling, rng: np.random.Generator) -> tuple[Ints, Floats]:
     """Rows to train on and what each stands for.
 
     Positives that retrieval missed are left out: beside negatives that were all retrieved they would teach that what
@@ -113,7 +142,9 @@ def _sampled(
     """
     candidates = candidates_of(profile)
     label = np.isin(candidates, slate.positives)
-    share = np.where(np.isin(candidates, profile.by_item.keys), keep_bought, keep_other).astype(np.float32)
+    share = np.where(np.isin(candidates, profile.by_item.keys), sampling.keep_bought, sampling.keep_other).astype(
+        np.float32
+    )
     share[label] = 1
     kept = rng.random(len(candidates)) < share
     return candidates[kept], np.float32(1) / share[kept]
