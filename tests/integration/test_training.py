@@ -145,7 +145,7 @@ def test_a_stranger_is_offered_what_sells(model, slates):
     rows, ranking = recommend(TorchScorer.load(model[0]), items, None)
     sales = items.sales28[rows[ranking.order]]
     assert ranking.stage == "base"
-    assert sales[:20].mean() > 1.15 * items.sales28.mean()
+    assert sales[:20].mean() > 1.45 * items.sales28.mean()
 
 
 def test_int8_stays_close_to_its_parent(compressed, model, slates):

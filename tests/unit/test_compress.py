@@ -1,0 +1,53 @@
+"""Which compressed variant goes forward: the smallest that nothing speaks against."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.compress import Variant, choose, draw_front, with_reason
+from tasks.compression.variants import Cost
+from tasks.domain.errors import InputRejected
+from tasks.domain.recipe import load_recipe
+
+PLAN = load_recipe("demo").compression
+
+
+def a_variant(name, *, size=100, cpu=5.0, bound=-0.001, mates=0.0):
+    """A variant that nothing speaks against; a test names only what it is about."""
+    quality = {"ndcg_at_10[all]": 0.24}
+    cost = Cost(cpu_ms_100=cpu / 2, cpu_ms_1000=cpu, bytes=size, load_ms=80.0)
+    return Variant(
+        name=name, what=name, quality=quality, parent=quality, bound=bound, batch_dependence=mates, cost=cost
+    )
+
+
+def chosen(*variants):
+    return choose([with_reason(variant, list(variants), PLAN) for variant in variants])
+
+
+def test_the_smallest_goes_forward_though_another_is_a_little_faster():
+    assert chosen(a_variant("fp32", size=300, cpu=5.0), a_variant("int8", size=100, cpu=6.0)).name == "int8"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"bound": -0.0031}, "may lose 0.0031"),
+        ({"mates": 2e-5}, "depends on its batch mates by 2.0e-05"),
+        ({"cpu": 10.1}, "takes 2.0 times the CPU"),
+    ],
+)
+def test_a_small_variant_with_a_fault_stays_behind(fault, reason):
+    good, bad = a_variant("fp32", size=300), a_variant("int8", **fault)
+    assert reason in with_reason(bad, [good, bad], PLAN).reason
+    assert chosen(good, bad).name == "fp32"
+
+
+def test_when_none_can_serve_the_reasons_are_told():
+    with pytest.raises(InputRejected, match=r"no variant .* \(fp32: a score depends"):
+        chosen(a_variant("fp32", mates=1.0))
+
+
+def test_the_front_is_drawn(tmp_path):
+    draw_front([a_variant("fp32", size=300), a_variant("int8")], "int8", tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
