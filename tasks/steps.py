@@ -199,7 +199,7 @@ def _accepted(asked: Asked) -> dict[str, Parameter]:
     from tasks.adapters.partitions import accepted_days
 
     days = [day for day in accepted_days(asked.store) if day <= asked.partition]
-    return {"accepted": digest_of(days)[:16], "days": len(days)} | _training(asked)
+    return {"accepted": digest_of(days)[:16], "days": len(days), **_training(asked)}
 
 
 def _training(asked: Asked) -> dict[str, Parameter]:
