@@ -23,7 +23,7 @@ from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-screen = Console()
+screen = Console(markup=False, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]
 
@@ -84,7 +84,7 @@ def status(as_json: AsJson = False) -> None:
         f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none"
     )
     if told["frozen"]:
-        screen.print("[bold]frozen[/bold]: no promotion until `freshrank unfreeze --reason TEXT`")
+        screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
     services = Table(show_header=True, header_style="bold")
     for column in ("service", "state", "address"):
         services.add_column(column)
@@ -114,7 +114,7 @@ def refresh(
             if as_json
             else screen.print(f"started {run_id}; `freshrank status` shows what serves")
         )
-    result = follow_refresh(settings, run_id, Console(stderr=True))
+    result = follow_refresh(settings, run_id, Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
     if as_json:
         _emit(result)
     else:

@@ -11,13 +11,12 @@ from rich.table import Table
 
 from tasks.adapters.airflow import FINAL_STATES, AirflowClient
 from tasks.adapters.store import open_store
-from tasks.controller.client import ControllerClient
+from tasks.controller.client import ENDED, ControllerClient
 from tasks.decisions import explanation
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.settings import Settings
 
 REFRESH, ROLLOUT, ROLLBACK = "model_refresh", "model_rollout", "model_rollback"
-ROLLOUT_DONE = ("promoted", "aborted", "rolled_back", "failed")
 POLL_S = 1.0
 
 
@@ -134,25 +133,17 @@ def _why(airflow: AirflowClient, run_id: str) -> str:
 
 
 def _follow_rollout(settings: Settings, release: str, screen: Console, deadline_s: float) -> dict[str, Any]:
+    """The end of the rollout of `release`: {state, reason}. Until the asset event has started it, nothing is known of it."""
     controller, until = ControllerClient(settings), time.monotonic() + deadline_s
     said = ""
     while time.monotonic() < until:
-        status = controller.status()
-        rollout = status.get("rollout") or {}
-        champion = status.get("champion") or {}
-        if champion.get("digest") == release and rollout.get("state") not in ("shadow", "canary", "pending"):
-            return {"state": "promoted", "reason": rollout.get("reason") or "it serves all traffic"}
-        mine = rollout.get("release") in (None, release)
-        if (
-            mine
-            and rollout.get("state") in ROLLOUT_DONE
-            and rollout.get("state") != "promoted"
-            and rollout.get("release") == release
-        ):
+        rollout = controller.status().get("rollout") or {}
+        mine = rollout.get("release") == release
+        if mine and rollout["state"] in ENDED:
             return {"state": rollout["state"], "reason": rollout["reason"]}
-        sentence = f"rollout {rollout.get('state', 'waiting')}: {rollout.get('reason', 'the asset event starts model_rollout')}"
-        if sentence != said:
-            screen.print(f"  {sentence}")
-            said = sentence
+        where = f"{rollout['state']}: {rollout['reason']}" if mine else "waiting: the asset event starts model_rollout"
+        if where != said:
+            screen.print(f"  rollout {where}")
+            said = where
         time.sleep(POLL_S)
     raise Unavailable(f"the rollout of {release[:12]} has not ended after {deadline_s:.0f} s; see `freshrank status`")
