@@ -13,11 +13,13 @@ from tasks.adapters.airflow import FINAL_STATES, AirflowClient
 from tasks.adapters.store import open_store
 from tasks.controller.client import ENDED, ControllerClient
 from tasks.decisions import explanation
-from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.progress import last_said
 from tasks.settings import Settings
 
 REFRESH, ROLLOUT, ROLLBACK = "model_refresh", "model_rollout", "model_rollback"
 POLL_S = 1.0
+LOOK_S = 4.0  # at the logs of running steps
 
 
 def start_refresh(settings: Settings, conf: dict[str, Any]) -> str:
@@ -68,6 +70,8 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
 def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, deadline_s: float) -> dict[str, float]:
     began, until = time.monotonic(), time.monotonic() + deadline_s
     seen: dict[str, str] = {}
+    progress: dict[str, str] = {}
+    looked = 0.0
     with Live(console=screen, refresh_per_second=2, transient=True) as live:
         while True:
             try:
@@ -75,10 +79,12 @@ def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, 
             except Unavailable:  # a restarted api-server costs a blank in the table, not the run
                 time.sleep(POLL_S)
                 tasks, state = [], "unknown"
+            if time.monotonic() - looked > LOOK_S:
+                progress, looked = _progress(airflow, dag, run_id, tasks, progress), time.monotonic()
             if tasks:
-                live.update(_table(dag, tasks, time.monotonic() - began))
+                live.update(_table(dag, tasks, progress, time.monotonic() - began))
                 if not screen.is_terminal:
-                    _print_changes(screen, tasks, seen, time.monotonic() - began)
+                    _print_changes(screen, tasks, progress, seen, time.monotonic() - began)
             if state in FINAL_STATES:
                 break
             if time.monotonic() > until:
@@ -87,21 +93,42 @@ def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, 
                 )
             time.sleep(POLL_S)
     if screen.is_terminal:
-        screen.print(_table(dag, tasks, time.monotonic() - began))
+        screen.print(_table(dag, tasks, {}, time.monotonic() - began))
     return {task["task_id"]: round(task["duration"] or 0.0, 1) for task in tasks if task["state"] == "success"}
 
 
-def _table(dag: str, tasks: list[dict[str, Any]], elapsed: float) -> Table:
+def _progress(
+    airflow: AirflowClient, dag: str, run_id: str, tasks: list[dict[str, Any]], before: dict[str, str]
+) -> dict[str, str]:
+    """The latest progress line of each running step, read from its log. A log that cannot be read keeps the last one."""
+    said = {}
+    for task in tasks:
+        name = task["task_id"]
+        if task["state"] == "running":
+            try:
+                said[name] = last_said(airflow.task_log(dag, run_id, name, task["try_number"]))
+            except FreshrankError:
+                said[name] = before.get(name, "")
+    return said
+
+
+def _table(dag: str, tasks: list[dict[str, Any]], progress: dict[str, str], elapsed: float) -> Table:
     table = Table(title=f"{dag}  {elapsed:.0f} s", header_style="bold")
-    for column in ("step", "state", "seconds"):
+    for column in ("step", "state", "seconds", "progress"):
         table.add_column(column)
     for task in sorted(tasks, key=lambda task: task["start_date"] or "9"):
         seconds = f"{task['duration']:.1f}" if task["duration"] else ("..." if task["state"] == "running" else "")
-        table.add_row(task["task_id"], task["state"] or "waiting", seconds)
+        table.add_row(task["task_id"], task["state"] or "waiting", seconds, progress.get(task["task_id"], ""))
     return table
 
 
-def _print_changes(screen: Console, tasks: list[dict[str, Any]], seen: dict[str, str], elapsed: float) -> None:
+def _print_changes(
+    screen: Console, tasks: list[dict[str, Any]], progress: dict[str, str], seen: dict[str, str], elapsed: float
+) -> None:
+    for name, line in progress.items():
+        if line and seen.get(f"{name} said") != line:
+            screen.print(f"             {line}")
+            seen[f"{name} said"] = line
     for task in tasks:
         name, state = task["task_id"], task["state"] or "waiting"
         if seen.get(name) != state and state not in ("waiting", "scheduled", "queued"):

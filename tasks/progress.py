@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any, Self
 
 from tqdm import tqdm
 
-EVERY_S = 10.0
+EVERY_S = 5.0
+SAID = re.compile(r"[a-z][\w -]*: \d+/\d+ \w+ \(\d+ %\), \d+ s.*")
+
+
+def last_said(log: str) -> str:
+    """The latest progress line in a step's log, or nothing."""
+    found = SAID.findall(log)
+    return found[-1] if found else ""
 
 
 class Progress:

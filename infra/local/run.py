@@ -28,6 +28,7 @@ from tasks.decisions import explanation, find_gate
 from tasks.domain.behaviour import next_day
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.follow import follow_refresh, start_refresh
+from tasks.progress import last_said
 from tasks.run import read_manifest
 from tasks.settings import Settings
 from tasks.sources import open_source
@@ -137,11 +138,17 @@ def _step(settings: Settings, name: str, partition: str, inputs: dict[str, str])
         command += ["--input", f"{step}={uri}"]
     log = settings.logs / f"bootstrap-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as errors, screen.status(f"  {name}") if screen.is_terminal else _quiet():
+    with log.open("wb") as errors, screen.status(f"  {name}") as status:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        said = ""
         try:
             while process.poll() is None:
-                time.sleep(0.2)
+                time.sleep(0.5)
+                progress = last_said(log.read_text(errors="replace"))
+                status.update(f"  {name}  {time.monotonic() - began:.0f} s  {progress}")
+                if progress != said and not screen.is_terminal:
+                    screen.print(f"    {progress}")
+                said = progress
         except KeyboardInterrupt:
             process.terminate()
             process.wait(10)
@@ -154,11 +161,6 @@ def _step(settings: Settings, name: str, partition: str, inputs: dict[str, str])
         )
     screen.print(f"  {name:<16} {time.monotonic() - began:6.1f} s  {_headline(settings, uri)}")
     return uri
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    yield
 
 
 def _headline(settings: Settings, uri: str) -> str:
