@@ -42,7 +42,7 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
     Raises:
         InputRejected: the loss became NaN, or the dataset holds nothing to train on.
     """
-    device = _prepare_torch(threads)
+    device = _prepare_torch()
     data = Dataset.open(dataset)
     corpus = Corpus(data)
     validation = prepare(data.mornings(data.split.validation_days))
@@ -54,16 +54,14 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
     model = Ranker(recipe.network)
     model.standardise(*corpus.statistics())
     model.to(device)
-    run = Run(model, corpus, recipe.training, device, seed)
+    run = Run(model, corpus, recipe.training, device, seed, threads)
     identity = hashlib.sha256(canonical_json([recipe.digest, data.split.log_digest, seed])).hexdigest()
     run.resume(workdir / CHECKPOINT, identity)
     with Progress("train", recipe.training.epochs * run.steps_an_epoch, "steps") as bar:
         bar.advance(run.epoch * run.steps_an_epoch)
         while run.epoch < recipe.training.epochs:
             loss, began = run.train_epoch(bar), time.monotonic()
-            torch.set_num_threads(1)  # single slates: more threads only wait for each other
             quality = mean_of(judge(TorchScorer(model), one) for one in validation)
-            torch.set_num_threads(threads)
             run.finish_epoch(loss, quality)
             run.save(workdir / CHECKPOINT, identity)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
@@ -71,8 +69,8 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
     return _write(out, run, data, recipe, seed, len(validation))
 
 
-def _prepare_torch(threads: int) -> torch.device:
-    torch.set_num_threads(threads)
+def _prepare_torch() -> torch.device:
+    torch.set_num_threads(1)  # inside one operation; a step runs its halves side by side
     torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

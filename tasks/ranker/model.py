@@ -26,6 +26,20 @@ CLIP = 6.0
 BUCKETS = (0, 3, 6, 10, 14, MAX_TOKENS)
 
 
+class Dropout(nn.Module):
+    """Dropout that draws from its own generator: two threads that shared one would draw in an order of their own."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.share:
+            return x
+        return x * torch.empty_like(x).bernoulli_(1 - self.share, generator=self.generator) / (1 - self.share)
+
+
 class Attention(nn.Module):
     """Pre-norm attention of `queries` over `context`, then a feed-forward layer."""
 
@@ -92,12 +106,12 @@ class Ranker(nn.Module):
         self.zeroed = False
         self.text = nn.Linear(WIDTH, network.text_width)
         self.trunk = nn.Sequential(
-            nn.Linear(inputs, first), nn.GELU(), nn.Dropout(network.dropout), nn.Linear(first, second), nn.GELU()
+            nn.Linear(inputs, first), nn.GELU(), Dropout(network.dropout), nn.Linear(first, second), nn.GELU()
         )
         self.base_out, self.skip = nn.Linear(second, 1), nn.Linear(inputs, 1)
         self.history = HistoryEncoder(network, inputs)
         self.delta = nn.Sequential(
-            nn.Linear(second + network.width, second), nn.GELU(), nn.Dropout(network.dropout), nn.Linear(second, 1)
+            nn.Linear(second + network.width, second), nn.GELU(), Dropout(network.dropout), nn.Linear(second, 1)
         )
 
     def standardise(self, mean: Floats, scale: Floats) -> None:

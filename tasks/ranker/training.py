@@ -1,19 +1,22 @@
 """One training run that can be killed at any moment: its whole state is a safetensors file, written after each epoch.
 
-Randomness is seeded anew for each epoch, so that a resumed run draws what the uninterrupted one would have drawn.
+Randomness is seeded anew for each step, so that a resumed run draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,14 +26,30 @@ from tasks.domain.recipe import Training
 from tasks.progress import Progress
 from tasks.ranker.corpus import Batch, Corpus
 from tasks.ranker.loss import log_odds, slate_softmax
-from tasks.ranker.model import Ranker
+from tasks.ranker.model import Dropout, Ranker
 
 log = logging.getLogger("freshrank.finetune")
 QUALITY = "ndcg_at_10[all]"  # chooses the epoch
+PARTS = 2
+
+
+class Part:
+    """One half of every step: a model that shares the weights of the run's, with gradients and randomness of its own."""
+
+    def __init__(self, model: Ranker, weights: Ranker, device: torch.device) -> None:
+        self.model = model
+        self.generator = torch.Generator(device)
+        for own, shared in zip(model.parameters(), weights.parameters(), strict=True):
+            own.data = shared.data
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.generator = self.generator
 
 
 class Run:
-    def __init__(self, model: Ranker, corpus: Corpus, training: Training, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, model: Ranker, corpus: Corpus, training: Training, device: torch.device, seed: int, threads: int
+    ) -> None:
         self.model, self.corpus, self.training, self.device, self.seed = model, corpus, training, device, seed
         self.epoch = 0
         self.curve: list[dict[str, float]] = []
@@ -38,6 +57,11 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
+        # The matrices are so small that two threads inside one product take longer than one. So a step is always made
+        # of the same halves, whose gradients are added: as fast as two threads should be, and equal on one.
+        self.parts = [Part(one, model, device) for one in (model, *(copy.deepcopy(model) for _ in range(PARTS - 1)))]
+        workers = min(threads, PARTS) if device.type == "cpu" else 1
+        self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
     @property
     def steps_an_epoch(self) -> int:
@@ -54,27 +78,43 @@ class Run:
         Raises:
             InputRejected: the loss is not finite any more; the weights of earlier epochs are in the checkpoint.
         """
-        torch.manual_seed(self.seed + self.epoch)
-        self.model.train()
-        losses = []
-        for step, batch in enumerate(self._batches(), start=self.epoch * self.steps_an_epoch):
+        losses: list[float] = []
+        for step, slates in enumerate(self._steps(), start=self.epoch * self.steps_an_epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss = self._loss(batch.to(self.device))
-            if not torch.isfinite(loss):
+            loss = self._backward(step, slates)
+            if not np.isfinite(loss):
                 raise InputRejected(
-                    f"the training loss became {loss.item()} in step {step + 1} (epoch {self.epoch + 1}, learning rate "
+                    f"the training loss became {loss} in step {step + 1} (epoch {self.epoch + 1}, learning rate "
                     f"{self.learning_rate(step):.2g}); nothing was published. Look for features that are not finite, "
                     f"or lower learning_rate in the recipe"
                 )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
             self.optimizer.step()
-            losses.append(loss.item())
+            losses.append(loss)
             bar.advance(1, f"epoch {self.epoch + 1}/{self.training.epochs}, loss {np.mean(losses[-20:]):.4f}")
         return float(np.mean(losses))
+
+    def _backward(self, step: int, slates: NDArray[np.int64]) -> float:
+        """Loss of these slates; its gradients are in the model afterwards."""
+        shares = [share for share in np.array_split(slates, PARTS) if len(share)]
+
+        def run(number: int) -> float:
+            part, share = self.parts[number], shares[number]
+            part.generator.manual_seed((self.seed * 1_000_003 + step) * PARTS + number)
+            part.model.train()
+            part.model.zero_grad(set_to_none=True)
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss = self._loss(part.model, self.corpus.batch(share).to(self.device)) * (len(share) / len(slates))
+            loss.backward()
+            return float(loss.detach())
+
+        losses = list(self.pool.map(run, range(len(shares))))
+        for part in self.parts[1 : len(shares)]:
+            for own, other in zip(self.model.parameters(), part.model.parameters(), strict=True):
+                if own.grad is not None and other.grad is not None:
+                    own.grad += other.grad
+        return sum(losses)
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then a straight line down to the final share."""
@@ -90,13 +130,13 @@ class Run:
         if self.best_epoch == self.epoch:
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
-    def _batches(self) -> Iterator[Batch]:
+    def _steps(self) -> Iterator[NDArray[np.int64]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.corpus.slates)
         for start in range(0, len(order), self.training.slates_a_step):
-            yield self.corpus.batch(order[start : start + self.training.slates_a_step])
+            yield order[start : start + self.training.slates_a_step]
 
-    def _loss(self, batch: Batch) -> Tensor:
-        base, full = self.model.both(batch.x, batch.item_vec, batch.tokens, batch.mask, batch.cuts)
+    def _loss(self, model: Ranker, batch: Batch) -> Tensor:
+        base, full = model.both(batch.x, batch.item_vec, batch.tokens, batch.mask, batch.cuts)
         losses = [
             slate_softmax(scores, batch.label, batch.weight, batch.slate, batch.slates)
             + self.training.calibration_weight * log_odds(scores, batch.label, batch.weight)
