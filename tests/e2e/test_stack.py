@@ -131,11 +131,11 @@ def test_explain_and_mlflow_show_the_same_numbers(stack, first_run):
     where = f"tags.`gate.manifest` = '{told['run']}'"
     ids = [experiment["experiment_id"] for experiment in experiments]
     runs = mlflow(stack, "runs/search", experiment_ids=ids, filter=where)["runs"]
+    tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
     recorded = {
-        next(tag["value"] for tag in run["data"]["tags"] if tag["key"] == "kind"): {
-            metric["key"]: metric["value"] for metric in run["data"]["metrics"]
-        }
-        for run in runs
+        told_by["kind"]: {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
+        for run, told_by in zip(runs, tags, strict=True)
+        if "kind" in told_by  # the refresh's own run names the gate too; its nested runs are the candidates
     }
     compared = 0
     for candidate in told["candidates"]:
@@ -272,29 +272,23 @@ def test_rollback_under_load_with_the_training_side_hung_fails_no_request(stack,
     assert ControllerClient(stack.settings).status()["champion"]["digest"] == said["to"]
 
 
-def test_raw_household_ids_and_secrets_are_in_no_log_and_no_object(stack, first_run):
-    marker = "household-8d1f7c-marker"
-    httpx.post(
-        f"{stack.settings.url('router')}/rank",
-        json={"surface": "recommendation", "user_id": marker, "k": 1},
-        timeout=10,
-    )
-    secrets = [value for name, value in stack.settings.secrets.model_dump().items() if name != "pseudonym_key_id"]
-    forbidden = [
-        marker.encode(),
-        *(value.encode() for value in secrets if value != stack.settings.secrets.store_access_key),
-    ]
-    looked = 0
-    for path in [
-        *stack.settings.logs.rglob("*"),
-        *stack.settings.data.rglob("*.json"),
-        *stack.settings.data.rglob("*.db*"),
-    ]:
-        if path.is_file() and "simple_auth_manager_passwords" not in path.name:
-            looked += 1
-            content = path.read_bytes()
-            assert not [secret[:4] for secret in forbidden if secret in content], path
-    assert looked > 20
+def test_raw_household_ids_are_nowhere_and_secrets_only_in_files_of_the_owner(stack, first_run):
+    marker = b"household-8d1f7c-marker"
+    body = {"surface": "recommendation", "user_id": marker.decode(), "k": 1}
+    assert httpx.post(f"{stack.settings.url('router')}/rank", json=body, timeout=10).status_code == 200
+    secrets = {
+        name: value.encode()
+        for name, value in stack.settings.secrets.model_dump().items()
+        if name != "pseudonym_key_id"
+    }
+    folders = (stack.settings.logs.rglob("*"), stack.settings.data.rglob("*.json"), stack.settings.data.rglob("*.db*"))
+    files = [path for folder in folders for path in folder if path.is_file()]
+    assert len(files) > 20
+    for path in files:
+        content, for_the_owner = path.read_bytes(), path.stat().st_mode & 0o077 == 0 and path.suffix != ".log"
+        assert marker not in content, path
+        told = [name for name, value in secrets.items() if value in content]
+        assert not told or for_the_owner, f"{path} tells {told}"
 
 
 def test_make_down_leaves_no_process(stack, first_run):
