@@ -60,10 +60,11 @@ class Attention(nn.Module):
         normal = self.norm(context)
         asking = normal[:, :1] if first_only else normal
         query = self.query(asking).view(n, -1, self.heads, width // self.heads).transpose(1, 2)
-        both = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        key, value = both[0], both[1]
-        weight = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5 + blocked[:, None, None, :]
-        seen = (torch.softmax(weight, -1) @ value).transpose(1, 2).reshape(n, -1, width)
+        both = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads)
+        key, value = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+        mask = blocked[:, None, None, :].expand(-1, -1, query.shape[2], -1)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        seen = seen.transpose(1, 2).reshape(n, -1, width)
         state = (context[:, :1] if first_only else context) + self.out(seen)
         return state + self.contract(nn.functional.gelu(self.expand(self.forward_norm(state))))
 

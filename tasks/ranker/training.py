@@ -55,7 +55,7 @@ class Run:
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
         # The matrices are so small that two threads inside one product take longer than one. So a step is always made
         # of the same halves, whose gradients are added: as fast as two threads should be, and equal on one.
