@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,13 +20,16 @@ from rich.console import Console
 from benchmarks._load import households, load
 from infra.local.down import bring_down
 from infra.local.services import MARKER
+from tasks.adapters.airflow import AirflowClient
 from tasks.adapters.store import open_store
 from tasks.controller.client import ControllerClient
 from tasks.decisions import find_gate
+from tasks.domain.errors import FreshrankError
 
 HERE = Path(__file__).parent
 UNTRAINED, ALLOW_EVERYTHING = str(HERE / "untrained.yaml"), str(HERE / "allow-everything.yaml")
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
+KILLED = ("store", "valkey", "mlflow", "airflow-api-server")
 TRAINING_SIDE = (
     "store",
     "valkey",
@@ -178,12 +182,39 @@ def test_odd_requests_get_a_documented_answer(stack, first_run, body, status):
         assert len(answer.json()["error"]) > 10
 
 
+def is_running(airflow: AirflowClient, step: str) -> bool:
+    try:
+        newest = airflow.runs("model_refresh", limit=1)[0]["dag_run_id"]
+        return any(
+            task["task_id"] == step and task["state"] == "running" for task in airflow.tasks("model_refresh", newest)
+        )
+    except FreshrankError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def second_day(stack, first_run):
-    """The next partition with an untrainable recipe: the gate must refuse its weights; the new state may ship."""
-    done = stack.freshrank("refresh", "--partition", "2017-07-02", "--recipe", UNTRAINED, "--wait", "--json")
+    """The next day, with a recipe that learns nothing, and with four services killed in the middle of it."""
+    command = ("refresh", "--partition", "2017-07-02", "--recipe", UNTRAINED, "--wait", "--json")
+    airflow = AirflowClient(stack.settings)
+    with ThreadPoolExecutor(1) as beside:
+        refresh = beside.submit(stack.freshrank, *command)
+        while not refresh.done() and not is_running(airflow, "build_dataset"):
+            time.sleep(0.5)
+        table = json.loads((stack.settings.run_dir / "services.json").read_text())
+        for name in KILLED:
+            psutil.Process(table[name]["pid"]).kill()
+        done = refresh.result()
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_refresh_survives_the_kill_of_services_and_every_service_is_healed(stack, second_day):
+    assert second_day["ok"], second_day
+    told = json.loads(stack.freshrank("status", "--json").stdout)["services"]
+    assert {name: told[name]["state"] for name in KILLED} == dict.fromkeys(KILLED, "ready")
+    table = json.loads((stack.settings.run_dir / "services.json").read_text())
+    assert all(table[name]["restarts"] >= 1 for name in KILLED), table
 
 
 def test_a_planted_bad_candidate_is_refused_and_the_run_is_green(stack, second_day):
