@@ -38,6 +38,7 @@ log = logging.getLogger("freshrank.compress")
 QUALITY = "ndcg_at_10[all]"
 SLICES = ("ndcg_at_10[all]", "ndcg_at_10[new]", "ndcg_at_10[repeat]", "logloss[all]")
 CALIBRATION_DAYS = 7
+ABOUT_EQUAL = 1.05
 
 
 class Variant(Record):
@@ -120,12 +121,16 @@ def with_reason(variant: Variant, variants: list[Variant], plan: Compression) ->
 
 
 def choose(variants: list[Variant]) -> Variant:
-    """The smallest of those without a reason against them. Bytes, not milliseconds: the same choice on every run."""
+    """The smallest of those without a reason against them, the better one where sizes are about equal.
+
+    Bytes, not milliseconds: the same choice on every run.
+    """
     able = [variant for variant in variants if not variant.reason]
     if not able:
         whys = "; ".join(f"{variant.name}: {variant.reason}" for variant in variants)
         raise InputRejected(f"no variant of the model can serve ({whys}); look at the validation days and the margin")
-    return min(able, key=lambda variant: (variant.cost.bytes, variant.name))
+    smallest = min(variant.cost.bytes for variant in able)
+    return max((v for v in able if v.cost.bytes <= ABOUT_EQUAL * smallest), key=lambda v: (v.bound, v.name))
 
 
 def _judge_all(name: str, scorer: Scorer, judged: list[Judged]) -> list[Row]:

@@ -29,6 +29,11 @@ def test_the_smallest_goes_forward_though_another_is_a_little_faster():
     assert chosen(a_variant("fp32", size=300, cpu=5.0), a_variant("int8", size=100, cpu=6.0)).name == "int8"
 
 
+def test_of_two_about_equal_sizes_the_better_goes_forward():
+    few_bytes_less = a_variant("int8-low-rank", size=99, bound=-0.002)
+    assert chosen(a_variant("fp32", size=300), a_variant("int8", size=100), few_bytes_less).name == "int8"
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
