@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.adapters.store import Store, open_store
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import Artifact, Manifest, Parameter, digest_of, partition_date
@@ -245,7 +247,9 @@ def _workspace(base: Path) -> Any:
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-    shutil.rmtree(base, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    if not any(psutil.pid_exists(int(other.name.split("-")[1])) for other in base.glob("out-*")):
+        shutil.rmtree(base, ignore_errors=True)  # not while a second live copy of this step still works in it
 
 
 def _require_disk(directory: Path) -> None:

@@ -25,6 +25,7 @@ from tasks.adapters.store import open_store
 from tasks.controller.client import ControllerClient
 from tasks.decisions import find_gate
 from tasks.domain.errors import FreshrankError
+from tasks.policies import load_policy
 
 HERE = Path(__file__).parent
 UNTRAINED, ALLOW_EVERYTHING = str(HERE / "untrained.yaml"), str(HERE / "allow-everything.yaml")
@@ -255,7 +256,13 @@ def test_a_bad_release_does_not_survive_the_shadow(stack, second_day):
     release = json.loads(store.get(store.key(packed.stdout.strip())))["summary"]["release"]
     champion = controller.status()["champion"]["digest"]
     asked = controller.submit(
-        release=release, kind="canary", actor="test", reason="planted", idempotency_key=uuid.uuid4().hex
+        release=release,
+        kind="canary",
+        actor="test",
+        reason="planted",
+        idempotency_key=uuid.uuid4().hex,
+        # champion and challenger have the same day's state: a sound challenger was seen to share 9 of 10
+        policy=load_policy("tiny").rollout.model_dump(mode="json") | {"min_overlap_at_10": 0.5},
     )
     ended = controller.wait(asked["rollout"], deadline_s=240)
     assert ended["state"] in ("aborted", "rolled_back", "failed"), ended

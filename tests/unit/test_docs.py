@@ -24,8 +24,8 @@ def test_every_link_every_target_and_every_command_exists(page):
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {name for name in re.findall(r"`make ([a-z-]+)", text)} <= targets
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
     commands = set(typer.main.get_command(app).commands)
-    assert {name for name in re.findall(r"(?:`|bin/)freshrank ([a-z-]+)", text)} <= commands
+    assert set(re.findall(r"(?:`|bin/)freshrank ([a-z-]+)", text)) <= commands
     dags = {path.stem for path in (ROOT / "dags").glob("model_*.py")}
     assert set(re.findall(r"`(model_[a-z]+)`", text)) <= dags

@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.local import journal, processes, supervisor
@@ -62,6 +64,8 @@ def test_the_next_start_ends_what_a_killed_supervisor_left(settings: Settings) -
 
 def test_a_stray_without_the_mark_is_found_by_its_session(settings: Settings) -> None:
     leader = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+    while len(psutil.Process(leader.pid).children()) < 2:
+        time.sleep(0.01)
     row = {"pid": leader.pid, "born": processes.born(leader.pid), "state": "ready", "url": ""}
     service_table.write(service_table.services_path(settings), {"one": row})
     ended, stubborn = processes.end_stack(settings)
