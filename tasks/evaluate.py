@@ -8,7 +8,7 @@ counting baseline, on its validation days. Writes evaluation.json and slates.par
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ import numpy as np
 
 from tasks.domain.errors import InputRejected
 from tasks.progress import Progress
-from tasks.ranker.arrays import epoch_day, iso_day
+from tasks.ranker.arrays import iso_day
 from tasks.ranker.build import Morning
-from tasks.ranker.dataset import Dataset, slates_digest
+from tasks.ranker.dataset import Dataset
 from tasks.ranker.judge import Judged, Row, judge, mean_of, metrics_of, personal_then_popular, prepare
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import rank_profile
@@ -76,14 +76,14 @@ def evaluate(
 def _weights(data: Dataset, candidate: Path, champion: Path) -> tuple[dict[str, Any], list[Compared]]:
     new, old = OpenVinoScorer(candidate / "model"), OpenVinoScorer(champion / "release" / "model")
     compared, extra = _compare(data, data.split.holdout_days, lambda one: (judge(new, one), judge(old, one)), candidate)
-    digest = data.holdout_digest()
+    digest = data.digest_of(data.split.holdout_days)
     return _facts(data.split.holdout_days, digest, digest, compared) | extra, compared
 
 
 def _first_champion(data: Dataset, candidate: Path) -> tuple[dict[str, Any], list[Compared]]:
     scorer, days = OpenVinoScorer(candidate / "model"), data.split.validation_days
     compared, extra = _compare(data, days, lambda one: (judge(scorer, one), personal_then_popular(one)), candidate)
-    digest = _digest(data, days)
+    digest = data.digest_of(days)
     return _facts(days, digest, digest, compared) | extra, compared
 
 
@@ -119,7 +119,7 @@ def _state(data: Dataset, dataset: Path, champion: Path, view: Path) -> tuple[di
             compared.append(_compared(one, judge(scorer, one), old))
     if not compared:
         raise InputRejected(f"{day} holds no slate of the selected users, so the state cannot be tested on it")
-    digest = _digest(data, (day,))
+    digest = data.digest_of((day,))
     facts = _facts((day,), digest, digest, compared)
     fresh = ItemState.load(dataset / "items")
     return facts | {"checks": state_checks(released, fresh, len(histories), len(View(dataset / "view")))}, compared
@@ -187,12 +187,6 @@ def state_checks(released: ItemState, fresh: ItemState, users_before: int, users
 def _compared(one: Judged, candidate: Row, champion: Row) -> Compared:
     trips = one.ranked.profile.trips
     return Compared(iso_day(one.slate.day), one.slate.user, trips >= HEAVY_TRIPS, candidate, champion)
-
-
-def _digest(data: Dataset, days: Iterable[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256(b"".join(slates_digest(data.builder, epoch_day(day)) for day in days)).hexdigest()
 
 
 def _facts(days: tuple[str, ...], digest: str, champion_digest: str, compared: list[Compared]) -> dict[str, Any]:

@@ -159,8 +159,8 @@ def _package(call: Call) -> dict[str, Any]:
     return _written(call.out / "release.json", summary)
 
 
-def _recipe(call: Call) -> str:
-    return str(call.options.get("recipe") or call.settings.recipe)
+def _recipe(told: Call | Asked) -> str:
+    return str(told.options.get("recipe") or told.settings.recipe)
 
 
 def _champion_release(call: Call) -> Path:
@@ -206,7 +206,7 @@ def _training(asked: Asked) -> dict[str, Parameter]:
     """The recipe by content: a file of one's own may change under its name."""
     from tasks.domain.recipe import load_recipe
 
-    name = str(asked.options.get("recipe") or asked.settings.recipe)
+    name = _recipe(asked)
     return {"recipe": name, "recipe_digest": load_recipe(name).digest[:16]}
 
 

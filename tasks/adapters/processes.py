@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ import psutil
 from tasks.adapters.launcher import Replica, new_replica
 from tasks.domain.errors import Unavailable
 from tasks.domain.manifest import canonical_json
+from tasks.machine import MARKER, is_taken
 from tasks.serving.launch import launch_command, launch_environment
 from tasks.settings import PORT_OFFSETS, REPLICA_PORTS, Settings
 
-MARK = "FRSTACK_HOME"
 PROBE_S = 2.0  # timeout of one readiness probe, and its period once ready
 SILENT_S = 20.0  # a ready replica that does not answer for this long is killed and started again
 GRACE_S = 20.0  # it finishes requests and uploads feedback; what it does not upload, the next process does
@@ -101,7 +100,7 @@ class ProcessLauncher:
     def _on_exit(self, replica: Replica, watch: _Watch) -> None:
         if replica.state == "stopping":
             _kill_group(replica.pid, self._settings.home)  # its own children, should it have left any
-            if not _port_taken(replica.port):
+            if not is_taken(replica.port):
                 del self._replicas[replica.release], self._watches[replica.release]
                 self._save()
             return
@@ -114,7 +113,7 @@ class ProcessLauncher:
             message = f"exited with status {status}; see logs/replica-{replica.name}.log"
             self._update(replica.release, state="down", message=message)
         # the same port, so that the router's clusters stay as they are
-        if now >= watch.restart_at and not _port_taken(replica.port):
+        if now >= watch.restart_at and not is_taken(replica.port):
             self._spawn(self._replicas[replica.release].model_copy(update={"restarts": replica.restarts + 1}))
 
     async def _probe(self, replica: Replica, watch: _Watch) -> None:
@@ -153,7 +152,7 @@ class ProcessLauncher:
             spool=settings.data / "serving" / "spool",
             store_config=_write_store_config(settings),
         )
-        environment = launch_environment() | {MARK: str(settings.home)}
+        environment = launch_environment() | {MARKER: str(settings.home)}
         try:
             with (settings.logs / f"replica-{replica.name}.log").open("ab") as log:
                 child = subprocess.Popen(
@@ -184,7 +183,7 @@ class ProcessLauncher:
         first = self._settings.port_base + PORT_OFFSETS["first_replica"]
         used = {replica.port for replica in self._replicas.values()}
         for port in [*([last] if last else []), *range(first, first + REPLICA_PORTS)]:
-            if port not in used and not _port_taken(port):
+            if port not in used and not is_taken(port):
                 return port
         last_port = first + REPLICA_PORTS - 1
         raise Unavailable(f"ports {first} to {last_port} are all taken; set FRESHRANK_PORT_BASE to a free range")
@@ -206,7 +205,7 @@ def marked_processes(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "bentos.ranker" in process.cmdline() and process.environ().get(MARK) == str(home):
+            if "bentos.ranker" in process.cmdline() and process.environ().get(MARKER) == str(home):
                 found.append(process)
         except psutil.Error:
             continue
@@ -282,17 +281,7 @@ def _kill_group(group: int, home: Path) -> None:
     """
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and process.environ().get(MARK) == str(home):
+            if os.getpgid(process.pid) == group and process.environ().get(MARKER) == str(home):
                 process.kill()
         except (psutil.Error, OSError):
             continue
-
-
-def _port_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

@@ -73,10 +73,10 @@ class Dataset:
         for day in days:
             yield slates_on(self.builder, epoch_day(day))
 
-    def holdout_digest(self) -> str:
-        """Names the holdout: which users bought which catalogue items on which days."""
+    def digest_of(self, days: tuple[str, ...]) -> str:
+        """Names the slates of `days`: which users bought which catalogue items on which of them."""
         digest = hashlib.sha256()
-        for day in self.split.holdout_days:
+        for day in days:
             digest.update(slates_digest(self.builder, epoch_day(day)))
         return digest.hexdigest()
 
