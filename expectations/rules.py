@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from tasks.domain.behaviour import EVENT
+from tasks.domain.contract import EVENT
 from tasks.domain.data_policy import band
 from tasks.domain.manifest import partition_date
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.domain.behaviour import EVENT, ITEM, PLAN, Contract
+from tasks.domain.contract import EVENT, ITEM, PLAN, Contract
 
 
 @dataclass(frozen=True, slots=True)

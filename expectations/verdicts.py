@@ -15,7 +15,8 @@ import pyarrow as pa
 from expectations.judge import ROW, Judge, Judged
 from expectations.rules import DAY_RULES, ROW_RULES, Day, unit_price, usual_rows
 from expectations.suites import EVENTS, ITEMS, PLANS, Suite
-from tasks.domain.behaviour import EVENT, next_day
+from tasks.domain.behaviour import next_day
+from tasks.domain.contract import EVENT
 from tasks.domain.data_policy import DataPolicy, Finding, Verdict, judge_rows, verdict_of
 
 RULES = "rules"  # column of the quarantine: the rules that caught the row, joined by commas

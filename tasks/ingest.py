@@ -26,16 +26,8 @@ from tasks.adapters.partitions import (
     read_landed_manifest,
 )
 from tasks.adapters.store import Store
-from tasks.domain.behaviour import (
-    EVENT,
-    ITEM,
-    PLAN,
-    Contract,
-    PartitionManifest,
-    arrow_schema,
-    pseudonym,
-    session_pseudonym,
-)
+from tasks.domain.behaviour import PartitionManifest, pseudonym, session_pseudonym
+from tasks.domain.contract import EVENT, ITEM, PLAN, Contract, arrow_schema
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import digest_of, partition_date
 from tasks.sources import Source, require_day

@@ -38,7 +38,8 @@ from tasks.adapters.partitions import (
 )
 from tasks.adapters.store import Store
 from tasks.data_report import write_report
-from tasks.domain.behaviour import EVENT, AcceptedManifest, next_day
+from tasks.domain.behaviour import AcceptedManifest, next_day
+from tasks.domain.contract import EVENT
 from tasks.domain.data_policy import DataPolicy
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of

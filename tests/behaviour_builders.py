@@ -8,7 +8,8 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.adapters.store import MemoryStore
-from tasks.domain.behaviour import EVENT, ITEM, PLAN, arrow_schema, next_day
+from tasks.domain.behaviour import next_day
+from tasks.domain.contract import EVENT, ITEM, PLAN, arrow_schema
 from tasks.domain.manifest import partition_date
 from tasks.sources import Trip, require_day
 

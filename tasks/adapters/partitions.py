@@ -19,16 +19,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tasks.adapters.store import Store
-from tasks.domain.behaviour import (
-    EVENT,
-    ITEM,
-    PLAN,
-    AcceptedManifest,
-    Contract,
-    PartitionFile,
-    PartitionManifest,
-    arrow_schema,
-)
+from tasks.domain.behaviour import AcceptedManifest, PartitionFile, PartitionManifest
+from tasks.domain.contract import EVENT, ITEM, PLAN, Contract, arrow_schema
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import PARTITION, Record, partition_date
 

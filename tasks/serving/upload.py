@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.domain.behaviour import EVENT, arrow_schema
+from tasks.domain.contract import EVENT, arrow_schema
 
 
 def main(arguments: list[str] | None = None) -> int:

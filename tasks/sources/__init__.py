@@ -1,4 +1,4 @@
-"""Where behaviour data comes from: an adapter maps an outside data set to the contract of tasks/domain/behaviour.py.
+"""Where behaviour data comes from: an adapter maps an outside data set to the contract of tasks/domain/contract.py.
 
 Raw user ids exist here and in tasks/ingest.py only. A source with a natural end says so in one sentence.
 """

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tasks.domain.behaviour import EVENT, ITEM, PLAN, next_day
+from tasks.domain.behaviour import next_day
+from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
 from tasks.sources import Trip, require_day

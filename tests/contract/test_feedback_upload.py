@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.adapters.store import S3Store
-from tasks.domain.behaviour import EVENT
+from tasks.domain.contract import EVENT
 from tasks.domain.requests import Feedback, FeedbackEvent
 from tasks.serving.feedback import Spool, event_rows
 from tasks.serving.metrics import Metrics

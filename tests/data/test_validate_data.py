@@ -20,7 +20,8 @@ from tasks.adapters.partitions import (
     read_table,
 )
 from tasks.adapters.store import MemoryStore
-from tasks.domain.behaviour import EVENT, next_day
+from tasks.domain.behaviour import next_day
+from tasks.domain.contract import EVENT
 from tasks.domain.errors import InputRejected
 from tasks.ingest import ingest
 from tasks.validate_data import load_policy, validate_data

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.domain.behaviour import CONTRACTS, EVENT, arrow_schema, pseudonym
+from tasks.domain.behaviour import pseudonym
+from tasks.domain.contract import CONTRACTS, EVENT, arrow_schema
 from tasks.domain.errors import InputRejected
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data-contract.md"

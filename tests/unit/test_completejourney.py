@@ -7,7 +7,7 @@ import sys
 import polars as pl
 import pytest
 
-from tasks.domain.behaviour import EVENT, ITEM, PLAN
+from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected
 from tasks.ingest import conform
 from tasks.sources import open_source
