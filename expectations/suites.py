@@ -5,6 +5,7 @@ An expectation here is a value; expectations/judge.py turns it into one of Great
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ class Expectation:
     kind: str  # class of great_expectations.expectations
     arguments: dict[str, Any]
     reason: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What it reads, in its own order."""
+        return tuple(self.arguments.get("column_list", ())) or (self.arguments["column"],)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ def from_contract(contract: Contract) -> Iterator[Expectation]:
             values = {"value_set": list(column.values)}
             yield Expectation(f"{name}_in_set", "ExpectColumnValuesToBeInSet", of | values, column.reason)
         if column.pattern:
-            pattern = {"regex": column.pattern}
+            # \Z: with $, Python lets a last line break pass
+            pattern = {"regex": re.sub(r"\$$", r"\\Z", column.pattern)}
             yield Expectation(f"{name}_matches", "ExpectColumnValuesToMatchRegex", of | pattern, column.reason)
         if column.minimum is not None or column.maximum is not None:
             bounds = {"min_value": column.minimum, "max_value": column.maximum}
@@ -47,12 +54,11 @@ def from_contract(contract: Contract) -> Iterator[Expectation]:
 
 
 def _suite(name: str, contract: Contract, *more: Expectation) -> Suite:
-    expectations = (*from_contract(contract), *more)
-    read: set[str] = set()
-    for expectation in expectations:
-        read |= {expectation.arguments["column"]} if "column" in expectation.arguments else set()
-        read |= set(expectation.arguments.get("column_list", ()))
-    return Suite(name, tuple(sorted(read)), expectations)
+    return _of(name, *from_contract(contract), *more)
+
+
+def _of(name: str, *expectations: Expectation) -> Suite:
+    return Suite(name, tuple(sorted({column for one in expectations for column in one.columns})), expectations)
 
 
 # Event ids are checked by the rule `duplicate`, which keeps the first of each: expectations/rules.py.

@@ -1,0 +1,155 @@
+"""A suite held against a table by Polars: which rows break which expectation, and a summary that Great Expectations judges.
+
+The conditions mean what Great Expectations makes of them on pandas: null and NaN are absent values, which only
+not-null minds. A test holds both ways against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from expectations.suites import Expectation, Suite
+
+ROW = "row"  # index column of every judged frame: which row broke an expectation
+LIMIT = 1_000  # rows that a profile names per expectation; Great Expectations itself lists 200 values
+TEXT = (pl.String, pl.Categorical, pl.Enum)
+Masks = Mapping[str, pl.Series]
+
+
+def broken(suite: Suite, frame: pl.DataFrame) -> dict[str, pl.Series]:
+    """For each expectation, by name, which rows break it. Two passes over the table, each on all cores."""
+    texts = {one.columns[0] for one in suite.expectations if one.kind in CONDITIONS} & {
+        name for name, of in frame.schema.items() if of in TEXT
+    }
+    distinct = frame.select(pl.col(name).unique().implode() for name in sorted(texts))
+    values = {name: distinct[name].explode().drop_nulls() for name in distinct.columns}
+    marks = {one.name: _mark(one, frame, values) for one in suite.expectations}
+    found = frame.select(**{name: mark for name, mark in marks.items() if mark is not None})
+    none = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
+    return {name: found[name] if name in found.columns else none for name in marks}
+
+
+def _mark(expectation: Expectation, frame: pl.DataFrame, texts: Mapping[str, pl.Series]) -> pl.Expr | None:
+    """True where a row breaks `expectation`; nothing where null counts or distinct values tell that no row does."""
+    kind, arguments, columns = expectation.kind, expectation.arguments, expectation.columns
+    types = frame.schema
+    if kind == "ExpectCompoundColumnsToBeUnique":
+        return ~_all_absent(columns, types) & pl.struct(_nan_as_null(name, types) for name in columns).is_duplicated()
+    (name,) = columns
+    if kind == "ExpectColumnValuesToNotBeNull":
+        return _absent(name, types) if frame[name].null_count() or types[name].is_float() else None
+    if kind == "ExpectColumnValuesToBeUnique":
+        return ~_absent(name, types) & pl.col(name).is_duplicated()
+    breaks = CONDITIONS[kind]
+    if name in texts:  # cheaper to tell values apart than to match each row
+        value = pl.col(name).cast(pl.String)
+        wrong = texts[name].to_frame().filter(breaks(value, arguments)).to_series()
+        return pl.col(name).is_in(wrong.implode()).fill_null(False) if len(wrong) else None
+    if frame[name].null_count() == frame.height:
+        return None
+    value = pl.col(name).cast(pl.Float64) if types[name].is_float() else pl.col(name)
+    return (breaks(value, arguments) & ~_absent(name, types)).fill_null(False)
+
+
+def _outside_set(value: pl.Expr, arguments: dict[str, Any]) -> pl.Expr:
+    return ~value.is_in(arguments["value_set"])
+
+
+def _no_match(value: pl.Expr, arguments: dict[str, Any]) -> pl.Expr:
+    """Python's \\Z is \\z here. A bare $ is refused: for Python it also matches before a last line break."""
+    pattern: str = arguments["regex"]
+    if "$" in pattern:
+        raise ValueError(f"the pattern {pattern!r} means two things in two engines; end it with \\Z instead of $")
+    return ~value.str.contains(pattern.replace(r"\Z", r"\z"))
+
+
+def _out_of_range(value: pl.Expr, arguments: dict[str, Any]) -> pl.Expr:
+    low, high = arguments.get("min_value"), arguments.get("max_value")
+    if low is None:
+        return value > high
+    return value < low if high is None else (value < low) | (value > high)
+
+
+def _out_of_length(value: pl.Expr, arguments: dict[str, Any]) -> pl.Expr:
+    return _out_of_range(value.str.len_chars(), arguments)
+
+
+CONDITIONS: dict[str, Callable[[pl.Expr, dict[str, Any]], pl.Expr]] = {
+    "ExpectColumnValuesToBeInSet": _outside_set,
+    "ExpectColumnValuesToMatchRegex": _no_match,
+    "ExpectColumnValuesToBeBetween": _out_of_range,
+    "ExpectColumnValueLengthsToBeBetween": _out_of_length,
+}
+
+
+def _absent(name: str, types: pl.Schema) -> pl.Expr:
+    value = pl.col(name)
+    return value.is_null() | value.is_nan().fill_null(False) if types[name].is_float() else value.is_null()
+
+
+def _all_absent(columns: tuple[str, ...], types: pl.Schema) -> pl.Expr:
+    return pl.all_horizontal(_absent(name, types) for name in columns)
+
+
+def _nan_as_null(name: str, types: pl.Schema) -> pl.Expr:
+    return pl.col(name).fill_nan(None) if types[name].is_float() else pl.col(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many rows break one expectation, and the first of them: `row` and the values of its columns."""
+
+    count: int
+    ignored: int  # rows that the expectation does not speak of, for want of a value
+    sample: pl.DataFrame
+
+    def __add__(self, other: Found) -> Found:
+        sample = pl.concat([self.sample, other.sample], how="vertical_relaxed").head(LIMIT)
+        return Found(self.count + other.count, self.ignored + other.ignored, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """All that judging a table takes, however long the table is. Profiles of its parts add up to the whole's."""
+
+    suite: Suite
+    rows: int
+    absent: dict[str, int]  # column -> null and NaN
+    found: dict[str, Found]  # expectation -> what breaks it
+
+    @classmethod
+    def of(cls, suite: Suite, frame: pl.DataFrame, masks: Masks | None = None) -> Profile:
+        """Of a frame with a `row` column. `masks` is what `broken` gave for it, where that is known already."""
+        masks = broken(suite, frame) if masks is None else masks
+        counts = frame.select(_absent(name, frame.schema).sum() for name in suite.columns)
+        absent: dict[str, int] = counts.row(0, named=True)
+        found = {}
+        for one in suite.expectations:
+            mask, columns = masks[one.name], one.columns
+            count = int(mask.sum())
+            first = mask.arg_true().head(LIMIT) if count else pl.Series([], dtype=pl.UInt32)
+            sample = frame.select(ROW, *columns)[first].with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+            joint = len(columns) > 1
+            ignored = frame.select(_all_absent(columns, frame.schema).sum()).item() if joint else absent[columns[0]]
+            found[one.name] = Found(count, ignored, sample)
+        return cls(suite, frame.height, absent, found)
+
+    def __add__(self, other: Profile) -> Profile:
+        """The profile of both tables, one behind the other; `row` must go on counting.
+
+        Raises:
+            ValueError: the suite asks for unique values, which cannot be told from summaries.
+        """
+        whole = [one.name for one in self.suite.expectations if "Unique" in one.kind]
+        if whole or self.suite is not other.suite:
+            raise ValueError(
+                f"profiles of {self.suite.name} and {other.suite.name} cannot be added "
+                f"({', '.join(whole) or 'two suites'}); profile the table in one piece"
+            )
+        absent = {name: count + other.absent[name] for name, count in self.absent.items()}
+        found = {name: one + other.found[name] for name, one in self.found.items()}
+        return Profile(self.suite, self.rows + other.rows, absent, found)
