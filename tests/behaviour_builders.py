@@ -79,6 +79,7 @@ class TinySource:
         self.replaced: dict[str, pa.Table] = {}
         self.plans: dict[str, pa.Table] = {}
         self.item_table = items_table()
+        self.user_table: pa.Table | None = None
 
     def days(self) -> list[str]:
         return [next_day(self.first_day, n) for n in range(40)]
@@ -92,6 +93,9 @@ class TinySource:
 
     def items(self) -> pa.Table:
         return self.item_table
+
+    def users(self) -> pa.Table | None:
+        return self.user_table
 
     def trips(self, day: str) -> list[Trip]:
         return []

@@ -1,22 +1,29 @@
-"""The behaviour contract: which columns an event, a plan and an item have, and what a sound value looks like.
+"""The behaviour contract: which columns an event, a plan, an item and a user have, and what a sound value looks like.
 
-One source of truth. The Parquet schema, the not-null, in-set and range expectations (expectations/) and the page
-docs/data-contract.md follow from the tables below; a test holds the page to them. Never touches data itself.
+One source of truth. The Parquet schema, the expectations (expectations/), the tables of docs/data-contract.md and the
+JSON Schemas in docs/contract/ follow from the tables below; tests hold them to it. Never touches data itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tasks.domain.errors import InputRejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CONTRACT_VERSION: Final = 1
 
 Type = Literal["string", "timestamp", "int32", "float64", "float32", "bool"]
+# what no clock of a shop says: before it, a zero or a default; after it, milliseconds read as seconds
+EARLIEST, LATEST = "2000-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its type, what it means, and what a sound value looks like."""
+    """One column: its type, what it means, and what a sound value looks like. Required text is never blank."""
 
     name: str
     type: Type
@@ -25,8 +32,10 @@ class Column:
     required: bool = False  # no nulls, and the column must be there; other columns may be absent or null
     values: tuple[str, ...] = ()
     pattern: str = ""
+    longest: int | None = None  # characters
     minimum: float | None = None
     maximum: float | None = None
+    pseudonym: bool = False  # a raw id until ingest replaces it: `pattern` holds from then on
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,7 @@ class Contract:
     name: str
     key: str
     columns: tuple[Column, ...]
+    open: bool = False  # further columns are kept: text and bool are categories, numbers are numbers
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,6 +56,7 @@ class Contract:
         return tuple(column.name for column in self.columns if column.required)
 
 
+PSEUDONYM = r"^[0-9a-f]{64}$"
 # fmt: off
 EVENT = Contract("event", "event_id", (
     Column("event_id", "string", "The source's own id of this event, however often it arrives; rows are sorted by it",
@@ -53,9 +64,9 @@ EVENT = Contract("event", "event_id", (
     Column("event_time", "timestamp", "When it happened, UTC, microseconds",
            "time decides what training may read", required=True),
     Column("user_id", "string", "Pseudonym: HMAC-SHA256 of the raw user id, hex",
-           "a raw id must never pass ingest", required=True, pattern=r"^[0-9a-f]{64}$"),
+           "a raw id must never pass ingest", required=True, pattern=PSEUDONYM, pseudonym=True),
     Column("session_id", "string", "Pseudonym of the visit or basket",
-           "a raw id must never pass ingest", pattern=r"^[0-9a-f]{64}$"),
+           "a raw id must never pass ingest", pattern=PSEUDONYM, pseudonym=True),
     Column("surface", "string", "Where it happened",
            "the two surfaces are trained and judged apart", required=True, values=("recommendation", "search")),
     Column("query", "string", "What the user typed, on surface search",
@@ -92,11 +103,11 @@ PLAN = Contract("plan", "item_id", (
 
 ITEM = Contract("item", "item_id", (
     Column("item_id", "string", "The item",
-           "an item without id cannot be ranked", required=True),
+           "an item without id cannot be ranked, and the service takes no longer one", required=True, longest=128),
     Column("title", "string", "What a person reads in the list",
-           "a nameless item cannot be shown", required=True),
+           "a nameless item cannot be shown", required=True, longest=500),
     Column("text", "string", "What describes the item, for search and for the text encoder",
-           "an item without text has no vector", required=True),
+           "an item without text has no vector, an endless one stalls the tokenizer", required=True, longest=20_000),
     Column("category_path", "string", "From wide to narrow, as `A > B > C`",
            "categories are features"),
     Column("brand", "string", "Brand",
@@ -110,12 +121,29 @@ ITEM = Contract("item", "item_id", (
     Column("updated_at", "timestamp", "When this row last changed, UTC",
            "tells a stale table", required=True),
 ))
+
+USER = Contract("user", "user_id", (
+    Column("user_id", "string", "Pseudonym, as in the events",
+           "a raw id must never pass ingest", required=True, pattern=PSEUDONYM, pseudonym=True),
+), open=True)
 # fmt: on
-CONTRACTS = (EVENT, PLAN, ITEM)
+CONTRACTS = (EVENT, PLAN, ITEM, USER)
 
 
-def arrow_schema(contract: Contract) -> Any:
-    """The pyarrow schema of a table that meets `contract`. Imports pyarrow late: serving imports this module too."""
+def as_sent(contract: Contract) -> Contract:
+    """What a source sends: raw ids where ingest will put pseudonyms."""
+    sent = (replace(column, pattern="") if column.pseudonym else column for column in contract.columns)
+    return replace(contract, columns=tuple(sent))
+
+
+def arrow_schema(contract: Contract, found: pa.Schema | None = None) -> Any:
+    """The pyarrow schema of a table that meets `contract`. Imports pyarrow late: serving imports this module too.
+
+    The further columns of an open contract are taken from `found`, by name.
+
+    Raises:
+        InputRejected: a further column is neither text nor bool nor a number.
+    """
     import pyarrow as pa
 
     types = {
@@ -126,4 +154,23 @@ def arrow_schema(contract: Contract) -> Any:
         "float32": pa.float32(),
         "bool": pa.bool_(),
     }
-    return pa.schema([pa.field(c.name, types[c.type], nullable=not c.required) for c in contract.columns])
+    fields = [pa.field(c.name, types[c.type], nullable=not c.required) for c in contract.columns]
+    if contract.open and found is not None:
+        further = sorted(set(found.names) - set(contract.names))
+        fields += [pa.field(name, _further(contract, found.field(name))) for name in further]
+    return pa.schema(fields, metadata={"contract": contract.name, "contract_version": str(CONTRACT_VERSION)})
+
+
+def _further(contract: Contract, field: pa.Field) -> pa.DataType:
+    import pyarrow as pa
+
+    of = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_null(of):
+        return pa.string()
+    if pa.types.is_boolean(of):
+        return pa.bool_()
+    if pa.types.is_integer(of) or pa.types.is_floating(of):
+        return pa.float64()
+    raise InputRejected(
+        f"the column {field.name} of the {contract.name} table is {of}; further columns are text, bool or numbers"
+    )

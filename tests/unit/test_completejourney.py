@@ -100,5 +100,25 @@ def test_a_damaged_package_says_what_to_do(tmp_path):
 
 
 def test_an_unknown_source_is_refused_by_name():
-    with pytest.raises(InputRejected, match="'nosuch' is not known; known: completejourney"):
+    with pytest.raises(InputRejected, match="'nosuch' is not known; known: completejourney, files:"):
         open_source("nosuch")
+
+
+def test_demographics_are_categories_under_the_raw_household_id(source):
+    users = source.users()
+    assert (users.num_rows, len(set(users.column("user_id").to_pylist()))) == (801, 801)
+    assert users.column_names[:3] == ["user_id", "age", "income"]
+    assert set(map(str, users.schema.types)) == {"large_string"}
+    known = set(source._events["user_id"])
+    assert set(users.column("user_id").to_pylist()) <= known
+
+
+def test_what_coupons_took_off_is_part_of_the_discount(source):
+    """And so coupon use needs no column of its own; the money off by coupon is not little."""
+    lines = source._read("transactions")
+    coupons = lines["coupon_disc"].sum() + lines["coupon_match_disc"].sum()
+    kept = source._products["product_id"].implode()
+    whole = lines.filter(pl.col("product_id").is_in(kept))
+    parts = whole["retail_disc"].sum() + whole["coupon_disc"].sum() + whole["coupon_match_disc"].sum()
+    assert coupons > 20_000
+    assert source._events["discount"].sum() == pytest.approx(parts)
