@@ -12,7 +12,7 @@ import numpy as np
 from tasks.ranker.arrays import Floats, Halves, Ints, weekday
 from tasks.ranker.features import STATIC
 from tasks.ranker.log import EventLog, Plans
-from tasks.ranker.neighbours import neighbours
+from tasks.ranker.neighbours import Neighbours
 from tasks.ranker.retrieve import sales_votes
 from tasks.ranker.state import ItemState, UserHistory
 
@@ -50,7 +50,7 @@ class StateBuilder:
         return self.with_histories(*self.items(day), self.users if users is None else users)
 
     def with_histories(self, items: ItemState, row_of: Ints, users: Ints) -> Morning:
-        similar = neighbours(self.log, items.day, self.users, users, row_of, items.size)
+        similar = self._neighbours.of(users, items.day, row_of, items.size)
         histories = {int(u): self._history(int(u), items.day, row_of, similar[n]) for n, u in enumerate(users)}
         return Morning(items, row_of, histories)
 
@@ -58,6 +58,10 @@ class StateBuilder:
         """Items of the log that may be ranked on `day`, ascending."""
         part = self._part(day - CATALOGUE_DAYS, day)
         return np.flatnonzero(self._count(part) >= CATALOGUE_EVENTS).astype(np.int32)
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(self.log, self.users)
 
     @cached_property
     def _by_user(self) -> tuple[Ints, Ints]:

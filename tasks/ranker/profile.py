@@ -28,8 +28,12 @@ class Profile:
 
     @cached_property
     def _trip(self) -> tuple[Ints, Ints, Ints]:
-        days, trip, size = np.unique(self.user.days, return_inverse=True, return_counts=True)
-        return days.astype(np.int32), trip.astype(np.int32), size.astype(np.int32)
+        days = self.user.days  # sorted
+        new = np.ones(len(days), bool)
+        np.not_equal(days[1:], days[:-1], out=new[1:])
+        starts = np.flatnonzero(new)
+        size = np.diff(np.append(starts, len(days)))
+        return days[starts], np.cumsum(new, dtype=np.int32) - np.int32(1), size.astype(np.int32)
 
     @property
     def trips(self) -> int:

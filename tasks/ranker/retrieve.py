@@ -47,7 +47,6 @@ def similar_to(items: ItemState, vector: Floats, k: int) -> Ints:
 def _rankings(profile: Profile) -> list[Floats]:
     """One score for each catalogue row from each source that knows this user."""
     items, user = profile.items, profile.user
-    everything = np.arange(items.size, dtype=np.int32)
     rankings = []
     if len(user.cf_rows):
         similar = np.zeros(items.size, np.float32)
@@ -57,9 +56,9 @@ def _rankings(profile: Profile) -> list[Floats]:
         lines = spread(profile.by_type.sum(profile.decay(120.0)), profile.by_type.lookup(items.type[: items.size]))
         rankings.append(lines * items.type_share)
         share = spread(profile.by_category.counts, profile.by_category.lookup(items.category[: items.size]))
-        rankings.append(share * (items.sales7 + 0.25 * items.sales28))
+        rankings.append(share * items.sales_now)
     if user.store[0] >= 0:
-        week, month, _ = items.sold_at(int(user.store[0]), everything)
+        week, month = items.store_sales(int(user.store[0]))
         rankings.append(week + 0.25 * month + items.sales28 * np.float32(1e-4))
     return rankings
 

@@ -98,9 +98,9 @@ def training_rows(builder: StateBuilder, day: int, text_digests: NDArray[np.uint
         seen_as = [history, barely_known(history, rng)] if rng.random() < sampling.barely_known else [history]
         for user in seen_as:
             profile = Profile(morning.items, user, day)
-            rows, weight = _sampled(profile, slate, sampling, rng)
+            rows, weight, label = _sampled(profile, slate, sampling, rng)
             tokens, mask = tokenise(profile, rows)
-            parts.append((rows, weight, np.isin(rows, slate.positives), columns(profile, rows), tokens, mask > 0))
+            parts.append((rows, weight, label, columns(profile, rows), tokens, mask > 0))
     if not parts:
         return _no_rows()
     rows, weight, label, x, tokens, mask = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -134,20 +134,23 @@ def barely_known(history: UserHistory, rng: np.random.Generator) -> UserHistory:
     )
 
 
-def _sampled(profile: Profile, slate: Slate, sampling: Sampling, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Rows to train on and what each stands for.
+def _sampled(
+    profile: Profile, slate: Slate, sampling: Sampling, rng: np.random.Generator
+) -> tuple[Ints, Floats, NDArray[np.bool_]]:
+    """Rows to train on, what each stands for, and which of them are positive.
 
     Positives that retrieval missed are left out: beside negatives that were all retrieved they would teach that what
     looks unlikely is bought.
     """
-    candidates = candidates_of(profile)
-    label = np.isin(candidates, slate.positives)
-    share = np.where(np.isin(candidates, profile.by_item.keys), sampling.keep_bought, sampling.keep_other).astype(
-        np.float32
-    )
+    candidates, past = candidates_of(profile), profile.by_item.keys
+    label, bought = np.zeros(profile.items.size, bool), np.zeros(profile.items.size, bool)
+    label[slate.positives] = True
+    bought[past[past < len(bought)]] = True
+    label, bought = label[candidates], bought[candidates]
+    share = np.where(bought, sampling.keep_bought, sampling.keep_other).astype(np.float32)
     share[label] = 1
     kept = rng.random(len(candidates)) < share
-    return candidates[kept], np.float32(1) / share[kept]
+    return candidates[kept], np.float32(1) / share[kept], label[kept]
 
 
 def _no_rows() -> Rows:

@@ -82,14 +82,25 @@ class ItemState:
 
     def sold_at(self, store: int, candidates: Ints) -> tuple[Floats, Floats, float]:
         """7-day and 28-day sales of the candidates in one store, and its share of all sales; zeros for store -1."""
-        sales = np.zeros((2, self.size), np.float32)
-        if not 0 <= store < len(self.store_ids):
-            return sales[0, : len(candidates)], sales[1, : len(candidates)], 0.0
-        part = slice(self.store_ptr[store], self.store_ptr[store + 1])
-        sales[0, self.store_item[part]] = self.store_sales7[part]
-        sales[1, self.store_item[part]] = self.store_sales28[part]
+        week, month = self.store_sales(store)
+        known = 0 <= store < len(self.store_ids)
+        part = slice(self.store_ptr[store], self.store_ptr[store + 1]) if known else slice(0)
         share = float(self.store_sales28[part].sum()) / max(self._total_sales, 1.0)
-        return sales[0, candidates], sales[1, candidates], share
+        return week[candidates], month[candidates], share
+
+    def store_sales(self, store: int) -> tuple[Floats, Floats]:
+        """7-day and 28-day sales of the whole catalogue in one store; zeros for store -1."""
+        week, month = np.zeros(self.size, np.float32), np.zeros(self.size, np.float32)
+        if 0 <= store < len(self.store_ids):
+            part = slice(self.store_ptr[store], self.store_ptr[store + 1])
+            week[self.store_item[part]] = self.store_sales7[part]
+            month[self.store_item[part]] = self.store_sales28[part]
+        return week, month
+
+    @cached_property
+    def sales_now(self) -> Floats:
+        """What sells, the last week above the three before."""
+        return self.sales7 + 0.25 * self.sales28
 
     @cached_property
     def _total_sales(self) -> float:

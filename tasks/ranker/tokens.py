@@ -47,7 +47,8 @@ def tokenise(profile: Profile, candidates: Ints) -> tuple[Floats, Floats]:
         price = np.log(items.price[candidates])
     brand, types = items.brand[candidates], items.type[candidates]
 
-    lines, (days, by_type_day) = _lines(profile), _type_days(profile)
+    lines = _lines(profile)
+    days, by_type_day = _type_days(profile, lines)
     of_item, item_ok = _last(profile.by_item, candidates, ITEM_TOKENS)
     of_type, type_ok = _last(profile.by_type, types, TYPE_TOKENS)
     type_ok &= profile.user.rows[of_type] != candidates[:, None]
@@ -79,7 +80,7 @@ def _lines(profile: Profile) -> Lines:
     return Lines(profile.age, _log(user.price), profile.brand, tokens)
 
 
-def _type_days(profile: Profile) -> tuple[Lines, Groups]:
+def _type_days(profile: Profile, line: Lines) -> tuple[Lines, Groups]:
     """Lines summed by (type, day), and their groups by type."""
     order = profile.by_type.order  # (type, day, row)
     types, days = profile.type[order], profile.user.days[order]
@@ -87,7 +88,6 @@ def _type_days(profile: Profile) -> tuple[Lines, Groups]:
     new[1:] = (types[1:] != types[:-1]) | (days[1:] != days[:-1])
     starts = np.flatnonzero(new)
     count = np.diff(np.append(starts, len(order))).astype(np.float32)
-    line = _lines(profile)
     tokens = line.tokens[order[starts]]  # age, trips, weekday and basket are those of the day
     total = np.add.reduceat(profile.user.quantity[order], starts)
     tokens[:, TOKEN.index("quantity")] = np.log1p(total)
