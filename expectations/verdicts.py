@@ -1,26 +1,29 @@
-"""Judge a span of days: Great Expectations once over all rows, then the rules day by day, oldest first.
+"""Judge days, oldest first: Great Expectations' suites, the rules about rows, then the rules about the day as a whole.
 
-Knows no store: partitions come in as tables, verdicts go out with every row either accepted or quarantined.
+Knows no store: a day comes in as tables and goes out as a verdict, with every row either sound or caught by name. Days
+are judged one at a time and not kept, so a year costs the memory of its largest day.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from expectations.judge import ROW, Judge, Judged
-from expectations.rules import DAY_RULES, ROW_RULES, Day, unit_price, usual_rows
+from expectations.day import Day, Past
+from expectations.day_rules import DAY_RULES, usual_rows
+from expectations.judge import Judge
+from expectations.profile import ROW, Profile, broken
+from expectations.row_rules import ROW_RULES
 from expectations.suites import EVENTS, ITEMS, PLANS, Suite
-from tasks.domain.behaviour import next_day
 from tasks.domain.contract import EVENT
-from tasks.domain.data_policy import DataPolicy, Finding, Verdict, judge_rows, verdict_of
+from tasks.domain.data_policy import DataPolicy, DayCounts, DayRule, Finding, Verdict, judge_rows, verdict_of
 
-RULES = "rules"  # column of the quarantine: the rules that caught the row, joined by commas
-REFERENCE = {"event_id": pl.String, "item_id": pl.String, "price": pl.Float64}
+RULES = "rules"  # column of the table of caught rows: what quarantines the row, joined by commas; empty: only marked
+MARKS = "marks"  # what marks it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,28 @@ class LandedDay:
     plan: pa.Table
     plan_sha256: str
     catalogue_sha256: str
+    released: Mapping[str, str] = field(default_factory=dict)  # rule -> who let it pass for this day, and why
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedDay:
-    """The verdict on one day with everything that led to it. accepted + quarantine = the landed rows."""
+    """The verdict on one day with everything that led to it. Rows that are not in `caught` are sound."""
 
     day: str
     verdict: Verdict
     rows: int
+    accepted: int
     findings: tuple[Finding, ...]
-    accepted: pl.DataFrame
-    quarantine: pl.DataFrame
+    quarantined: dict[str, int]  # rule -> rows; a row can be caught by several
+    marked: dict[str, int]
+    caught: pl.DataFrame  # row, the event's columns, rules, marks
+    counts: DayCounts  # of the accepted rows
+    items: pl.DataFrame  # likewise, by item
     usual: tuple[float, float] | None  # the row-count band it was held against
 
     @property
-    def marked(self) -> dict[str, int]:
-        return {finding.rule: finding.rows for finding in self.findings if finding.outcome == "mark"}
-
-    @property
-    def quarantined(self) -> dict[str, int]:
-        caught = Counter(rule for rules in self.quarantine[RULES] for rule in rules.split(","))
-        return dict(sorted(caught.items()))
+    def quarantine(self) -> pl.DataFrame:
+        return self.caught.filter(pl.col(RULES) != "")
 
     @property
     def reasons(self) -> list[str]:
@@ -64,151 +67,177 @@ class JudgedDay:
 
 
 @dataclass(slots=True)
-class Past:
-    """What was accepted before the day under judgement; grows as days pass."""
+class Tables:
+    """What is judged once, not once a day: item tables by sha256, plans by sha256; and the profile of every table."""
 
-    days: int
-    rows: dict[str, int] = field(default_factory=dict)
-    _reference: dict[str, pl.DataFrame] = field(default_factory=dict)
+    read_catalogue: Callable[[str], pa.Table]
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    _catalogues: dict[str, pl.DataFrame] = field(default_factory=dict)
+    _faults: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def remember(self, day: str, accepted: pl.DataFrame, rows: int) -> None:
-        self.rows[day] = rows
-        self._reference[day] = accepted.select("event_id", "item_id", unit_price().alias("price"))
+    def catalogue(self, sha256: str) -> tuple[pl.DataFrame, str]:
+        """(item_id and category, what is wrong with the table or nothing)."""
+        if sha256 not in self._catalogues:
+            frame = as_frame(self.read_catalogue(sha256))
+            self._faults[ITEMS.name, sha256] = self._judged(ITEMS, frame)
+            named = frame.select("item_id", category=pl.col("category_path").str.split(" > ").list.first())
+            self._catalogues = {sha256: named.drop_nulls("item_id").unique("item_id", keep="first")}
+        return self._catalogues[sha256], self._faults[ITEMS.name, sha256]
 
-    def before(self, day: str) -> pl.DataFrame:
-        """Event ids and unit prices of the accepted days right before `day`."""
-        oldest = next_day(day, -self.days)
-        self._reference = {known: frame for known, frame in self._reference.items() if known >= oldest}
-        frames = [frame for known, frame in self._reference.items() if known < day]
-        return pl.concat([pl.DataFrame(schema=REFERENCE), *frames])
+    def plan_fault(self, sha256: str, plan: pa.Table) -> str:
+        """A plan stays the same for a week: each is judged once."""
+        if (PLANS.name, sha256) not in self._faults:
+            frame = as_frame(plan).with_columns(pl.lit(0, pl.Int32).alias("partition"))
+            self._faults[PLANS.name, sha256] = self._judged(PLANS, frame)
+        return self._faults[PLANS.name, sha256]
+
+    def events(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
+        """Expectation -> the rows that break it."""
+        masks = broken(EVENTS, frame)
+        profile = Profile.of(EVENTS, frame, masks)
+        known = self.profiles.get(EVENTS.name)
+        self.profiles[EVENTS.name] = known + profile if known else profile
+        return masks
+
+    def pages(self, judge: Judge) -> dict[str, str]:
+        """Great Expectations' own judgement of everything seen, as Data Docs; suite name -> page."""
+        pages = {}
+        for suite in (EVENTS, PLANS, ITEMS):
+            if profile := self.profiles.get(suite.name):
+                judged, pages[suite.name] = judge.judge_profile(suite, profile)
+                for one in judged:  # it must find what stopped or let pass the days, no more and no less
+                    if one.error or one.success != (profile.found[one.expectation.name].count == 0):
+                        raise RuntimeError(f"{suite.name}.{one.expectation.name} was not evaluated: {one.error}")
+        return pages
+
+    def _judged(self, suite: Suite, frame: pl.DataFrame) -> str:
+        """What is wrong with one table. The page shows the newest one, or one that is wrong."""
+        frame = frame.with_row_index(ROW)
+        masks = broken(suite, frame)
+        known = self.profiles.get(suite.name)
+        if known is None or not any(found.count for found in known.found.values()):
+            self.profiles[suite.name] = Profile.of(suite, frame, masks)
+        return "; ".join(f"{name} fails for {rows} rows" for name, mask in masks.items() if (rows := mask.sum()))
 
 
-@dataclass(slots=True)
-class Catalogues:
-    """Item tables by sha256, each read and judged once."""
-
-    read: Callable[[str], pa.Table]
-    judge: Judge
-    pages: dict[str, str]
-    _ids: dict[str, pl.Series] = field(default_factory=dict)
-    _faults: dict[str, str] = field(default_factory=dict)
-
-    def look_up(self, sha256: str) -> tuple[pl.Series, str]:
-        """(item ids, what is wrong with the table or nothing)."""
-        if sha256 not in self._ids:
-            frame = _frame(self.read(sha256)).with_row_index(ROW)
-            judged, self.pages[ITEMS.name] = self.judge.judge(ITEMS, frame)
-            self._ids[sha256] = frame["item_id"].drop_nulls().unique()
-            self._faults[sha256] = _fault(judged)
-        return self._ids[sha256], self._faults[sha256]
-
-
-def judge_days(
-    days: Sequence[LandedDay], policy: DataPolicy, past: Past, judge: Judge, catalogues: Catalogues
-) -> Iterator[JudgedDay]:
+def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Iterator[JudgedDay]:
     """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged."""
-    events = pl.concat([_frame(day.events) for day in days]).with_row_index(ROW)
-    judged, catalogues.pages[EVENTS.name] = judge.judge(EVENTS, events)
-    _require_evaluated(EVENTS, judged)
-    plan_faults = _judge_plans(days, judge, catalogues.pages)
-    first = 0
-    for day in days:
-        mine = events.slice(first, day.events.num_rows)
-        first += len(mine)
-        ids, item_fault = catalogues.look_up(day.catalogue_sha256)
-        context = Day(day.day, mine, ids, past.before(day.day), past.rows)
-        faults = {PLANS.name: plan_faults[day.plan_sha256], ITEMS.name: item_fault}
-        verdict = _judge_day(context, judged, faults, policy)
-        if verdict.verdict == "pass":
-            past.remember(day.day, verdict.accepted, verdict.rows)
-        yield verdict
+    seen = 0
+    for landed in days:
+        past.forget(landed.day)
+        events = as_frame(landed.events).with_row_index(ROW)
+        masks = tables.events(events.with_columns(pl.col(ROW) + seen))
+        seen += len(events)
+        catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
+        faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
+        day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
+        judged, sound = _judge_day(day, masks, faults, policy, landed.released)
+        if judged.verdict in ("pass", "released"):
+            past.remember(judged.day, judged.rows, judged.counts, judged.items, sound)
+        yield judged
 
 
-def _judge_day(day: Day, contract: Sequence[Judged], faults: dict[str, str], policy: DataPolicy) -> JudgedDay:
+def _judge_day(
+    day: Day,
+    contract: Mapping[str, pl.Series],
+    faults: Mapping[str, str],
+    policy: DataPolicy,
+    released: Mapping[str, str],
+) -> tuple[JudgedDay, pl.DataFrame]:
+    """(the verdict, the sound rows)."""
     rows = len(day.events)
     findings: list[Finding] = []
-    caught: dict[str, pl.Series] = {}
-    rule = policy.rows["contract"]
-    for one in contract:
-        name = one.expectation.name
-        hits = day.events[ROW].is_in(pl.Series(one.rows, dtype=pl.UInt32).implode())
-        findings.append(judge_rows(name, rule, int(hits.sum()), rows, one.expectation.reason))
-        if rule.action == "quarantine":
-            caught[name] = hits
+    caught: dict[str, dict[str, pl.Series]] = {"quarantine": {}, "mark": {}}
+
+    def judge_rule(name: str, section: str, hits: pl.Series, reason: str) -> None:
+        rule = policy.rows[section]
+        if name in released and rule.action != "off":
+            rule = rule.model_copy(update={"action": "mark", "budget": 1.0})
+            reason = f"{reason}; let pass by {released[name]}"
+        count = int(hits.sum())
+        findings.append(judge_rows(name, rule, count, rows, reason))
+        if count and rule.action != "off":
+            caught[rule.action][name] = hits
+
+    for expectation in EVENTS.expectations:
+        judge_rule(expectation.name, "contract", contract[expectation.name], expectation.reason)
     for row_rule in ROW_RULES:
         rule = policy.rows[row_rule.name]
-        hits = row_rule.catch(day, rule.settings)
-        findings.append(judge_rows(row_rule.name, rule, int(hits.sum()), rows, row_rule.reason))
-        if rule.action == "quarantine":
-            caught[row_rule.name] = hits
+        hits = row_rule.catch(day, rule.settings) if rule.action != "off" else pl.Series([], dtype=pl.Boolean)
+        judge_rule(row_rule.name, row_rule.name, hits, row_rule.reason)
+    table, sound = _split(day.events, caught["quarantine"], caught["mark"])
+    day = Day(day.day, day.events, day.catalogue, day.past, sound, day.model_inputs)
     for day_rule in DAY_RULES:
-        sentence = day_rule.check(day, policy.days[day_rule.name].settings, policy.model_inputs) if rows else None
-        findings.append(_of_day(day_rule.name, sentence, policy.days[day_rule.name].action, day_rule.reason))
-    for table, fault in faults.items():
-        findings.append(_of_day(table, fault or None, policy.tables[table].action, "the day cannot be read without it"))
-    accepted, quarantine = _split(day.events, caught)
-    return JudgedDay(
+        told = policy.days[day_rule.name]
+        sentence = day_rule.check(day, told.settings) if rows and told.action != "off" else None
+        findings.append(_of_day(day_rule.name, sentence, told, day_rule.reason, released))
+    for name, fault in faults.items():
+        findings.append(
+            _of_day(name, fault or None, policy.tables[name], "the day cannot be read without it", released)
+        )
+    judged = JudgedDay(
         day=day.day,
-        verdict=verdict_of(findings, rows),
+        verdict=verdict_of(findings, rows, released=bool(released)),
         rows=rows,
+        accepted=len(sound),
         findings=tuple(findings),
-        accepted=accepted,
-        quarantine=quarantine,
-        usual=usual_rows(day.day, day.rows_before, policy.days["row_count"].settings),
+        quarantined={name: int(hits.sum()) for name, hits in sorted(caught["quarantine"].items())},
+        marked={name: int(hits.sum()) for name, hits in sorted(caught["mark"].items())},
+        caught=table,
+        counts=day.counts,
+        items=day.sound_items,
+        usual=usual_rows(day.day, day.past.rows, policy.days["row_count"].settings),
     )
+    return judged, sound
 
 
-def _of_day(name: str, sentence: str | None, action: str, reason: str) -> Finding:
-    if sentence is None:
-        return Finding(rule=name, outcome="pass", rows=0, sentence=f"{name}: as expected")
-    return Finding.model_validate(
-        {"rule": name, "outcome": action, "rows": 0, "sentence": f"{name}: {sentence}; {reason}"}
-    )
+def _of_day(name: str, sentence: str | None, rule: DayRule, reason: str, released: Mapping[str, str]) -> Finding:
+    if rule.action == "off" or sentence is None:
+        return Finding(
+            rule=name, outcome="pass", rows=0, sentence=f"{name}: {'off' if rule.action == 'off' else 'as expected'}"
+        )
+    told = f"{name}: {sentence}; {reason}"
+    if name in released:
+        return Finding(rule=name, outcome="mark", rows=0, sentence=f"{told}; let pass by {released[name]}")
+    return Finding(rule=name, outcome=rule.action, rows=0, sentence=told)
 
 
-def _split(events: pl.DataFrame, caught: dict[str, pl.Series]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(rows that no rule caught, rows with the rules that caught them); together all rows, in the landed order."""
-    names = [pl.when(hits).then(pl.lit(name)) for name, hits in caught.items() if hits.any()]
-    if not names:
-        return events.select(EVENT.names), events.clear().select(*EVENT.names, pl.lit("").alias(RULES))
-    marked = events.with_columns(pl.concat_str(names, separator=",", ignore_nulls=True).alias(RULES))
-    return (
-        marked.filter(pl.col(RULES) == "").select(EVENT.names),
-        marked.filter(pl.col(RULES) != "").select(*EVENT.names, RULES),
-    )
+def _split(
+    events: pl.DataFrame, quarantine: Mapping[str, pl.Series], mark: Mapping[str, pl.Series]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(the caught rows with what caught them, the rows that nothing quarantines), both in the landed order."""
+    names = [RULES, MARKS]
+    hits: list[pl.Series] = [*quarantine.values(), *mark.values()]
+    if not hits:
+        return events.clear().select(ROW, *EVENT.names, *(pl.lit("").alias(name) for name in names)), events
+    columns = [_joined(masks).alias(name) for name, masks in zip(names, (quarantine, mark), strict=True)]
+    table = events.filter(_any(hits)).select(ROW, *EVENT.names)
+    told = events.select(columns).filter(_any(hits))
+    sound = events.filter(~_any(list(quarantine.values()))) if quarantine else events
+    return table.hstack(told), sound
 
 
-def _judge_plans(days: Sequence[LandedDay], judge: Judge, pages: dict[str, str]) -> dict[str, str]:
-    """Content of a plan -> what is wrong with it, or nothing. A plan stays the same for a week: each is judged once."""
-    distinct = {day.plan_sha256: day.plan for day in days}
-    names, frames = list(distinct), [_frame(plan) for plan in distinct.values()]
-    numbered = [frame.with_columns(pl.lit(n, pl.Int32).alias("partition")) for n, frame in enumerate(frames)]
-    frame = pl.concat(numbered).with_row_index(ROW)
-    judged, pages[PLANS.name] = judge.judge(PLANS, frame)
-    _require_evaluated(PLANS, judged)
-    faults = dict.fromkeys(names, "")
-    for one in judged:
-        hits = frame.filter(pl.col(ROW).is_in(pl.Series(one.rows, dtype=pl.UInt32).implode()))
-        for number, count in hits["partition"].value_counts().iter_rows():
-            faults[names[number]] += (
-                f"{'; ' * bool(faults[names[number]])}{one.expectation.name} fails for {count} rows"
-            )
-    return faults
+def _any(masks: Sequence[pl.Series]) -> pl.Series:
+    total = masks[0]
+    for mask in masks[1:]:
+        total = total | mask
+    return total
 
 
-def _fault(judged: Sequence[Judged]) -> str:
-    broken = [f"{one.expectation.name} fails for {len(one.rows)} rows" for one in judged if not one.success]
-    return "; ".join(broken)
+def _joined(masks: Mapping[str, pl.Series]) -> pl.Expr:
+    if not masks:
+        return pl.lit("")
+    named: list[Any] = [pl.when(mask).then(pl.lit(name)) for name, mask in masks.items()]
+    return pl.concat_str(named, separator=",", ignore_nulls=True)
 
 
-def _require_evaluated(suite: Suite, judged: Sequence[Judged]) -> None:
-    """An expectation that could not run, or failed without naming rows, must not count as held."""
-    for one in judged:
-        if one.error or (not one.success and not one.rows):
-            raise RuntimeError(f"expectation {suite.name}.{one.expectation.name} could not be evaluated: {one.error}")
+def all_rules() -> Collection[str]:
+    """Every name that a finding, and a release of rows, can have."""
+    named = [expectation.name for expectation in EVENTS.expectations]
+    return {*named, *(rule.name for rule in ROW_RULES), *(rule.name for rule in DAY_RULES), PLANS.name, ITEMS.name}
 
 
-def _frame(table: pa.Table) -> pl.DataFrame:
+def as_frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

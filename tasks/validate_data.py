@@ -1,52 +1,64 @@
 """Decide, day by day, whether landed behaviour data may be believed; publish what may, quarantine what may not.
 
-Rows are never deleted: each is accepted, or stands in the quarantine with the rules that caught it. A refused or held
-day is not published, so everything downstream goes on with the days before it. Never sees a raw user id.
+Rows are never deleted or copied: beside the landed file of a day lies a table of the rows that a rule caught. A refused
+or held day is not published, so everything downstream goes on with the days before it. Never sees a raw user id.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from expectations.judge import Judge
-from expectations.rules import DAY_RULES, ROW_RULES
+from expectations.day import Past
+from expectations.day_rules import DAY_RULES
+from expectations.profile import ROW
+from expectations.reference import ITEM_COLUMNS
+from expectations.row_rules import ROW_RULES
 from expectations.suites import ITEMS, PLANS
-from expectations.verdicts import RULES, Catalogues, JudgedDay, LandedDay, Past, judge_days
+from expectations.verdicts import MARKS, RULES, JudgedDay, LandedDay, Tables, as_frame, judge_days
 from tasks.adapters.partitions import (
     READERS,
     Partition,
-    accepted_days,
     accepted_key,
+    accepted_revisions,
     contract_table,
     described,
+    landed_revisions,
     parquet_bytes,
     put_day,
     read_accepted_events,
     read_accepted_manifest,
     read_catalogue,
-    read_partitions,
+    read_file,
+    read_partition,
 )
 from tasks.adapters.store import Store
-from tasks.data_report import write_report
+from tasks.data_report import SAMPLE_ROWS, write_report
 from tasks.domain.behaviour import AcceptedManifest, next_day
 from tasks.domain.contract import EVENT
-from tasks.domain.data_policy import DataPolicy
+from tasks.domain.data_policy import DataPolicy, DayCounts
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
+from tasks.progress import Progress
 
 log = logging.getLogger("freshrank.validate_data")
 POLICY = Path(__file__).with_name("policies") / "data.yaml"
 REMEMBERED_DAYS = 120  # row counts of this many accepted days are read for the weekday bands
+READ_AHEAD = 2
+RELEASED = "control/released/"  # DAY.json: what a person let pass
 
 
 def validate_data(days: list[str], store: Store, policy: DataPolicy, out: Path) -> dict[str, Any]:
@@ -62,24 +74,25 @@ def validate_data(days: list[str], store: Store, policy: DataPolicy, out: Path) 
     if not days:
         raise InputRejected("no day to validate; ingest lands days first")
     days = sorted(set(days))
-    present = set(accepted_days(store))
-    new = [day for day in days if day not in present]
+    known, released = accepted_revisions(store), releases(store)
+    new = [day for day in days if day not in known or _changed(store, day, known[day], released.get(day, {}))]
     judged: list[JudgedDay] = []
-    pages: dict[str, str] = {}
-    if new:
-        partitions = read_partitions(store, new)
-        judge = Judge()
-        past = _recall(store, sorted(day for day in present if day < new[-1]), new[0], policy.reference_days)
-        catalogues = Catalogues(lambda sha256: read_catalogue(store, sha256), judge, pages)
-        landed = [_landed(partition) for partition in partitions]
-        for partition, day in zip(partitions, judge_days(landed, policy, past, judge, catalogues), strict=True):
-            if day.verdict in ("pass", "empty"):
-                _publish(day, partition, store, policy)
-            log.info("partition=%s verdict=%s rows=%d caught=%d", day.day, day.verdict, day.rows, len(day.quarantine))
-            judged.append(day)
+    tables = Tables(lambda sha256: read_catalogue(store, sha256))
+    past = _recall(store, sorted(day for day in known if new and day < new[-1]), new, policy.reference_days)
+    with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
+        partitions: deque[Partition] = deque()
+        landed = (_landed(partition, released, partitions) for partition in _ahead(store, new))
+        for day in judge_days(landed, policy, past, tables):
+            partition = partitions.popleft()
+            if day.verdict in ("pass", "empty", "released"):
+                _publish(day, partition, store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
+            quarantine.add(day)
+            log.info("partition=%s verdict=%s rows=%d caught=%d", day.day, day.verdict, day.rows, len(day.caught))
+            judged.append(replace(day, caught=day.caught.head(SAMPLE_ROWS), items=day.items.clear()))
+            bar.advance(1, day.day)
     verdict = judged[-1].verdict if days[-1] in new else read_accepted_manifest(store, days[-1]).verdict
+    pages = _data_docs(tables) if judged else {}
     summary = _summary(verdict, days, judged, time.monotonic() - began)
-    _write_quarantine(judged, out)
     write_report(summary, judged, pages, out)
     return summary
 
@@ -106,90 +119,162 @@ def load_policy(path: Path = POLICY) -> DataPolicy:
     return policy
 
 
-def _recall(store: Store, accepted: list[str], first_new: str, reference_days: int) -> Past:
+def releases(store: Store) -> dict[str, dict[str, str]]:
+    """Day -> rule -> who let it pass for that day, and why; see tasks/quarantine.py."""
+    return {
+        key.removeprefix(RELEASED).removesuffix(".json"): json.loads(store.get(key))
+        for key in store.list(RELEASED)
+        if key.endswith(".json")
+    }
+
+
+def _changed(store: Store, day: str, revision: int, released: dict[str, str]) -> bool:
+    """Whether a person has let rules pass since the day was judged."""
+    return bool(released) and read_accepted_manifest(store, day, revision).released != released
+
+
+def _data_docs(tables: Tables) -> dict[str, str]:
+    from expectations.judge import Judge  # takes seconds to import: after everything that could refuse a day
+
+    return tables.pages(Judge())
+
+
+def _recall(store: Store, accepted: list[str], new: list[str], reference_days: int) -> Past:
     """Read from the store what the first new day is compared with; later days add themselves."""
-    recent = {day for day in accepted if day >= next_day(first_new, -reference_days)}
-    counted = accepted[-REMEMBERED_DAYS:]
     past = Past(reference_days)
+    counted = accepted[-REMEMBERED_DAYS:]
     with ThreadPoolExecutor(READERS) as pool:
-        manifests = pool.map(lambda day: read_accepted_manifest(store, day), counted)
-        tables = pool.map(lambda day: read_accepted_events(store, day) if day in recent else None, counted)
-        for day, manifest, table in zip(counted, manifests, tables, strict=True):
-            if table is None:
-                past.rows[day] = manifest.landed_rows
-            else:
-                past.remember(day, pl.DataFrame(table), manifest.landed_rows)
+        manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), counted))
+        past.rows.update({manifest.partition: manifest.landed_rows for manifest in manifests})
+        recent = [m for m in manifests if m.rows and m.partition >= next_day(new[0], -reference_days)] if new else []
+        for manifest, (counts, items, events) in zip(
+            recent, pool.map(lambda m: _remembered(store, m), recent), strict=True
+        ):
+            past.remember(manifest.partition, manifest.landed_rows, counts, items, events)
     return past
 
 
-def _landed(partition: Partition) -> LandedDay:
+def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl.DataFrame, pl.DataFrame]:
+    def body(kind: str) -> bytes:
+        file = manifest.file(kind)
+        return read_file(store, accepted_key(manifest.partition, file.name), file)
+
+    events = read_accepted_events(store, manifest.partition, ("event_id", "user_id"))
+    items = pl.read_parquet(body("items")).select(pl.col(name).cast(kind) for name, kind in ITEM_COLUMNS.items())
+    return DayCounts.model_validate_json(body("counts")), items, as_frame(events)
+
+
+def _ahead(store: Store, days: Sequence[str]) -> Iterator[Partition]:
+    """Landed days in order; the next ones are read while one is judged."""
+    revisions = landed_revisions(store)
+    missing = [day for day in days if day not in revisions]
+    if missing:
+        raise InputRejected(f"{missing[0]} is not landed; run `python -m tasks ingest --partition {missing[0]}` first")
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        waiting: deque[Future[Partition]] = deque()
+        for day in days:
+            waiting.append(pool.submit(read_partition, store, day, revisions[day]))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _landed(partition: Partition, released: dict[str, dict[str, str]], opened: deque[Partition]) -> LandedDay:
     manifest = partition.manifest
+    opened.append(replace(partition, events=partition.events.schema.empty_table()))  # its rows are judged, then let go
     return LandedDay(
         day=manifest.partition,
         events=partition.events,
         plan=partition.plan,
         plan_sha256=manifest.file("plan").sha256,
         catalogue_sha256=manifest.catalogue,
+        released=released.get(manifest.partition, {}),
     )
 
 
-def _publish(day: JudgedDay, partition: Partition, store: Store, policy: DataPolicy) -> None:
+def _publish(
+    day: JudgedDay, partition: Partition, store: Store, policy: DataPolicy, revision: int, released: dict[str, str]
+) -> None:
     """accepted/dt=DAY, manifest last. What is written depends on content only, so that two copies of a task agree."""
     report = {"day": day.day, "verdict": day.verdict, "findings": [finding.model_dump() for finding in day.findings]}
     files = [
-        described("accepted", parquet_bytes(contract_table(day.accepted, EVENT)), len(day.accepted)),
-        described("quarantine", parquet_bytes(_quarantine_table(day.quarantine)), len(day.quarantine)),
+        described("caught", parquet_bytes(caught_table(day.caught)), len(day.caught)),
         described("report", canonical_json(report), len(day.findings), ".json"),
+        described("counts", day.counts.model_dump_json().encode(), 1, ".json"),
+        described("items", parquet_bytes(day.items.to_arrow()), len(day.items)),
     ]
+    landed = partition.manifest
+    verdict = day.verdict if day.verdict in ("empty", "released") else "pass"
     manifest = AcceptedManifest(
         partition=day.day,
-        verdict="pass" if day.verdict == "pass" else "empty",
+        revision=revision,
+        verdict=verdict,
         files=tuple(file for file, _ in files),
-        rows=len(day.accepted),
+        rows=day.accepted,
         landed_rows=day.rows,
         quarantined=day.quarantined,
         marked=day.marked,
-        catalogue=partition.manifest.catalogue,
-        plan=partition.manifest.file("plan"),
-        partition_digest=partition.manifest.digest,
+        events=landed.file("events"),
+        plan=landed.file("plan"),
+        catalogue=landed.catalogue,
+        users=landed.users,
+        partition_digest=landed.digest,
+        landed_revision=landed.revision,
+        released=released,
         policy_digest=digest_of(policy.model_dump()),
     )
     put_day(store, accepted_key(day.day, ""), files, manifest)
 
 
 def _summary(verdict: str, days: list[str], judged: list[JudgedDay], seconds: float) -> dict[str, Any]:
-    quarantined: Counter[str] = Counter()
-    for day in judged:
-        quarantined.update(day.quarantined)
+    def by_rule(counts: Iterator[dict[str, int]]) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for one in counts:
+            total.update(one)
+        return dict(sorted(total.items()))
+
     return {
         "verdict": verdict,
         "partition": days[-1],
-        "days": {day.day: {"verdict": day.verdict, "rows": day.rows, "accepted": len(day.accepted)} for day in judged},
+        "days": {day.day: {"verdict": day.verdict, "rows": day.rows, "accepted": day.accepted} for day in judged},
         "already_accepted": len(days) - len(judged),
         "not_accepted": [day.day for day in judged if day.verdict in ("hold", "refuse")],
         "reasons": {day.day: day.reasons for day in judged if day.verdict in ("hold", "refuse")},
         "rows": sum(day.rows for day in judged),
-        "accepted": sum(len(day.accepted) for day in judged),
-        "quarantined": sum(len(day.quarantine) for day in judged),
-        "quarantined_by_rule": dict(sorted(quarantined.items())),
-        "marked_by_rule": dict(sorted(sum((Counter(day.marked) for day in judged), Counter()).items())),
+        "accepted": sum(day.accepted for day in judged),
+        "quarantined": sum(day.rows - day.accepted for day in judged),
+        "quarantined_by_rule": by_rule(day.quarantined for day in judged),
+        "marked_by_rule": by_rule(day.marked for day in judged),
         "seconds": round(seconds, 2),
     }
 
 
-def _write_quarantine(judged: list[JudgedDay], out: Path) -> None:
-    """Every caught row of this call, refused days included, for a person to look at."""
-    out.mkdir(parents=True, exist_ok=True)
-    caught = pa.concat_tables(
-        [_quarantine_table(day.quarantine, day.day) for day in judged] or [_quarantine_table(pl.DataFrame(), "")]
-    )
-    (out / "quarantine.parquet").write_bytes(parquet_bytes(caught))
+class _Quarantine:
+    """quarantine.parquet: every caught row of this call, refused days included, for a person to look at."""
+
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._schema = caught_table(pl.DataFrame()).append_column("partition", pa.array([], pa.string())).schema
+        self._file = pq.ParquetWriter(out / "quarantine.parquet", self._schema, compression="zstd")
+
+    def __enter__(self) -> _Quarantine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, day: JudgedDay) -> None:
+        if len(day.caught):
+            named = pa.array([day.day] * len(day.caught), pa.string())
+            self._file.write_table(caught_table(day.caught).append_column("partition", named).cast(self._schema))
 
 
-def _quarantine_table(frame: pl.DataFrame, day: str | None = None) -> pa.Table:
-    """Event columns, then `rules`, then, where days are mixed, `partition`."""
+def caught_table(frame: pl.DataFrame) -> pa.Table:
+    """row, the event's columns, `rules` that quarantine the row (or nothing), `marks`."""
     if frame.is_empty():
-        frame = pl.DataFrame(schema=dict.fromkeys((*EVENT.names, RULES), pl.Null))
+        frame = pl.DataFrame(schema={ROW: pl.Int64, **dict.fromkeys((*EVENT.names, RULES, MARKS), pl.Null)})
     table = contract_table(frame.select(EVENT.names), EVENT)
-    table = table.append_column(RULES, frame[RULES].cast(pl.String).to_arrow().cast(pa.string()))
-    return table if day is None else table.append_column("partition", pa.array([day] * len(frame), pa.string()))
+    for name in (RULES, MARKS):
+        table = table.append_column(name, frame[name].cast(pl.String).to_arrow().cast(pa.string()))
+    return table.add_column(0, ROW, frame[ROW].cast(pl.Int64).to_arrow())

@@ -1,20 +1,25 @@
 """Days of behaviour data in the object store: files first, manifest last, every byte verified when read.
 
-`behaviour/dt=DAY/` is what ingest landed, `accepted/dt=DAY/` what validate_data let through, `catalogue/` the item
-tables by sha256. Readers go by manifest, never by listing files, so a half-written day is no day.
+`behaviour/dt=DAY/` is what ingest landed, `accepted/dt=DAY/` what validate_data said of its rows, `catalogue/` and
+`users/` the item and user tables by sha256. Readers go by manifest, never by listing files, so a half-written day is no
+day. Of several revisions of a manifest the highest counts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -22,12 +27,15 @@ from tasks.adapters.store import Store
 from tasks.domain.behaviour import AcceptedManifest, PartitionFile, PartitionManifest
 from tasks.domain.contract import EVENT, ITEM, PLAN, Contract, arrow_schema
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import PARTITION, Record, partition_date
+from tasks.domain.manifest import PARTITION, partition_date
 
 if TYPE_CHECKING:
     import polars as pl
 
 READERS = 8
+MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?P<revision>[0-9]{6}))?\.json$")
+# few distinct values for many rows: they lie as dictionaries in the file and stay dictionaries in memory
+CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
 M = TypeVar("M", PartitionManifest, AcceptedManifest)
 
 
@@ -62,42 +70,73 @@ def catalogue_key(sha256: str) -> str:
     return f"catalogue/{sha256}.parquet"
 
 
+def users_key(sha256: str) -> str:
+    return f"users/{sha256}.parquet"
+
+
+def manifest_name(revision: int) -> str:
+    return "manifest.json" if revision == 1 else f"manifest-{revision:06d}.json"
+
+
 def landed_days(store: Store) -> list[str]:
     """Days whose manifest exists, in order."""
-    return _days(store, "behaviour/dt=")
+    return sorted(landed_revisions(store))
 
 
 def accepted_days(store: Store) -> list[str]:
-    return _days(store, "accepted/dt=")
+    return sorted(accepted_revisions(store))
 
 
-def read_landed_manifest(store: Store, day: str) -> PartitionManifest:
-    return _manifest(store, landed_key(day), day, PartitionManifest)
+def landed_revisions(store: Store) -> dict[str, int]:
+    """Day -> its newest revision, of every landed day, by one listing."""
+    return _revisions(store, "behaviour/")
 
 
-def read_accepted_manifest(store: Store, day: str) -> AcceptedManifest:
-    return _manifest(store, accepted_key(day), day, AcceptedManifest)
+def accepted_revisions(store: Store) -> dict[str, int]:
+    return _revisions(store, "accepted/")
 
 
-def read_partition(store: Store, day: str) -> Partition:
+def read_landed_manifest(store: Store, day: str, revision: int | None = None) -> PartitionManifest:
+    """The newest revision, unless another is asked for."""
+    revision = revision or _revisions(store, landed_key(day, "")).get(day, 1)
+    return _manifest(store, landed_key(day, manifest_name(revision)), day, revision, PartitionManifest)
+
+
+def read_accepted_manifest(store: Store, day: str, revision: int | None = None) -> AcceptedManifest:
+    revision = revision or _revisions(store, accepted_key(day, "")).get(day, 1)
+    return _manifest(store, accepted_key(day, manifest_name(revision)), day, revision, AcceptedManifest)
+
+
+def read_partition(store: Store, day: str, revision: int | None = None) -> Partition:
     """Read one landed day. Raises InputRejected, naming the file, where an object is not what the manifest says."""
-    manifest = read_landed_manifest(store, day)
+    manifest = read_landed_manifest(store, day, revision)
     events, plan = manifest.file("events"), manifest.file("plan")
     return Partition(
         manifest=manifest,
-        events=read_table(store, landed_key(day, events.name), events, EVENT),
+        events=read_table(store, landed_key(day, events.name), events, EVENT, CODED),
         plan=read_table(store, landed_key(day, plan.name), plan, PLAN),
     )
 
 
-def read_partitions(store: Store, days: Iterable[str]) -> list[Partition]:
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda day: read_partition(store, day), days))
+def read_accepted_events(store: Store, day: str, columns: Sequence[str] = EVENT.names) -> pa.Table:
+    """The rows of an accepted day that are not quarantined, in landed order."""
+    manifest = read_accepted_manifest(store, day)
+    key = landed_key(day, manifest.events.name)
+    return without(read_table(store, key, manifest.events, EVENT).select(list(columns)), read_caught(store, manifest))
 
 
-def read_accepted_events(store: Store, day: str) -> pa.Table:
-    file = read_accepted_manifest(store, day).file("accepted")
-    return read_table(store, accepted_key(day, file.name), file, EVENT)
+def read_caught(store: Store, manifest: AcceptedManifest) -> pa.Table:
+    """Rows that a rule caught: `row` of the landed file, `rules` that quarantine it (or none), `marks`, and the event."""
+    file = manifest.file("caught")
+    body = read_file(store, accepted_key(manifest.partition, file.name), file)
+    return pq.read_table(pa.BufferReader(body))
+
+
+def without(events: pa.Table, caught: pa.Table) -> pa.Table:
+    """The events that `caught` does not quarantine."""
+    kept = np.ones(events.num_rows, bool)
+    kept[caught["row"].to_numpy()[pc.not_equal(caught["rules"], "").to_numpy()]] = False
+    return events if kept.all() else events.filter(pa.array(kept))
 
 
 def read_catalogue(store: Store, sha256: str) -> pa.Table:
@@ -107,20 +146,29 @@ def read_catalogue(store: Store, sha256: str) -> pa.Table:
     return _parsed(store.uri(key), body, ITEM)
 
 
-def read_table(store: Store, key: str, file: PartitionFile, contract: Contract) -> pa.Table:
-    body = store.get(key)
-    _verify(store.uri(key), body, file.sha256)
-    table = _parsed(store.uri(key), body, contract)
+def read_table(
+    store: Store, key: str, file: PartitionFile, contract: Contract, coded: tuple[str, ...] = ()
+) -> pa.Table:
+    """One file of a day, verified. Columns in `coded` stay dictionaries, which is how they lie in the file."""
+    table = _parsed(store.uri(key), read_file(store, key, file), contract, coded)
     if table.num_rows != file.rows:
         raise InputRejected(f"{store.uri(key)} holds {table.num_rows} rows, its manifest says {file.rows}")
     return table
 
 
-def put_day(store: Store, prefix: str, files: list[tuple[PartitionFile, bytes]], manifest: Record) -> None:
+def read_file(store: Store, key: str, file: PartitionFile) -> bytes:
+    body = store.get(key)
+    _verify(store.uri(key), body, file.sha256)
+    return body
+
+
+def put_day(
+    store: Store, prefix: str, files: list[tuple[PartitionFile, bytes]], manifest: PartitionManifest | AcceptedManifest
+) -> None:
     """Write a day's files, then its manifest. A crash in between leaves files that nobody can see."""
     for file, body in files:
         store.put_new(f"{prefix}{file.name}", body)
-    store.put_new(f"{prefix}manifest.json", manifest.model_dump_json(indent=1).encode())
+    store.put_new(f"{prefix}{manifest_name(manifest.revision)}", manifest.model_dump_json(indent=1).encode())
 
 
 def described(kind: str, body: bytes, rows: int, suffix: str = ".parquet") -> tuple[PartitionFile, bytes]:
@@ -148,18 +196,34 @@ def content_digest(frame: pl.DataFrame, key: str) -> str:
 
 
 def fetch_accepted(store: Store, through: str, target: Path) -> Accepted:
-    """Copy every accepted day up to `through` under `target`; what is there and intact is not fetched again."""
-    days = [day for day in accepted_days(store) if day <= through]
-    if not days:
+    """Put the accepted rows of every day up to `through` under `target`; what is there is not fetched again."""
+    revisions = {day: revision for day, revision in accepted_revisions(store).items() if day <= through}
+    if not revisions:
         raise InputRejected(f"no accepted day up to {through}; run validate_data for it first")
+    days = sorted(revisions)
     with ThreadPoolExecutor(READERS) as pool:
-        manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), days))
-        wanted = [(accepted_key(m.partition, m.file("accepted").name), m.file("accepted").sha256) for m in manifests]
-        wanted += [(landed_key(m.partition, m.plan.name), m.plan.sha256) for m in manifests]
+        manifests = list(pool.map(lambda day: read_accepted_manifest(store, day, revisions[day]), days))
+        events = list(pool.map(lambda manifest: _accepted_file(store, manifest, target), manifests))
+        wanted = [(landed_key(m.partition, m.plan.name), m.plan.sha256) for m in manifests]
         wanted += [(catalogue_key(manifests[-1].catalogue), manifests[-1].catalogue)]
         paths = list(pool.map(lambda item: _fetched(store, item[0], item[1], target), wanted))
-    n = len(days)
-    return Accepted(days=days, events=paths[:n], plans=paths[n : 2 * n], catalogue=paths[-1])
+    return Accepted(days=days, events=events, plans=paths[:-1], catalogue=paths[-1])
+
+
+def _accepted_file(store: Store, manifest: AcceptedManifest, target: Path) -> Path:
+    """A local file of one day's accepted rows: the landed file itself where nothing is quarantined."""
+    caught, key = manifest.file("caught"), landed_key(manifest.partition, manifest.events.name)
+    if not manifest.quarantined:
+        return _fetched(store, key, manifest.events.sha256, target)
+    path = target / accepted_key(
+        manifest.partition, f"accepted-{manifest.events.sha256[:16]}-{caught.sha256[:16]}.parquet"
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_bytes(parquet_bytes(read_accepted_events(store, manifest.partition)))
+        draft.replace(path)
+    return path
 
 
 def _fetched(store: Store, key: str, sha256: str, target: Path) -> Path:
@@ -174,21 +238,26 @@ def _fetched(store: Store, key: str, sha256: str, target: Path) -> Path:
     return path
 
 
-def _days(store: Store, prefix: str) -> list[str]:
-    suffix = "/manifest.json"
-    names = (key[len(prefix) : -len(suffix)] for key in store.list(prefix) if key.endswith(suffix))
-    return sorted(name for name in names if PARTITION.fullmatch(name))
+def _revisions(store: Store, prefix: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key in store.list(prefix):
+        if (named := MANIFEST.search(key)) and PARTITION.fullmatch(day := named["day"]):
+            found[day] = max(found.get(day, 1), int(named["revision"] or 1))
+    return found
 
 
-def _manifest(store: Store, key: str, day: str, model: type[M]) -> M:
+def _manifest(store: Store, key: str, day: str, revision: int, model: type[M]) -> M:
     try:
         manifest = model.model_validate_json(store.get(key))
     except ValidationError as err:
         fault = err.errors()[0]
         where = ".".join(str(part) for part in fault["loc"]) or "text"
         raise InputRejected(f"{store.uri(key)} is not a manifest of a day: {where}: {fault['msg']}") from None
-    if manifest.partition != day:
-        raise InputRejected(f"{store.uri(key)} is the manifest of {manifest.partition}, not of {day}")
+    if (manifest.partition, manifest.revision) != (day, revision):
+        raise InputRejected(
+            f"{store.uri(key)} is the manifest of {manifest.partition} revision {manifest.revision}, "
+            f"not of {day} revision {revision}"
+        )
     return manifest
 
 
@@ -201,16 +270,16 @@ def _verify(uri: str, body: bytes, sha256: str) -> None:
         )
 
 
-def _parsed(uri: str, body: bytes, contract: Contract) -> pa.Table:
+def _parsed(uri: str, body: bytes, contract: Contract, coded: tuple[str, ...] = ()) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(body))
+        table = pq.read_table(pa.BufferReader(body), read_dictionary=list(coded))
     except (pa.ArrowException, OSError) as err:
         raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
     wanted = arrow_schema(contract)
     for field in wanted:
         if field.name not in table.column_names:
             raise InputRejected(f"{uri} lacks the column {field.name}; docs/data-contract.md lists what it needs")
-        if table.schema.field(field.name).type != field.type:
-            found = table.schema.field(field.name).type
+        found = table.schema.field(field.name).type
+        if (found.value_type if pa.types.is_dictionary(found) else found) != field.type:
             raise InputRejected(f"{uri}: column {field.name} is {found}, the contract says {field.type}")
     return table.select(wanted.names)

@@ -27,7 +27,7 @@ class PartitionFile(Record):
 
     @property
     def kind(self) -> str:
-        """What the file holds: the word before the first dash (events, plan, accepted, quarantine, report)."""
+        """What the file holds: the word before the first dash (events, plan, caught, report, counts, items)."""
         return self.name.split("-", 1)[0]
 
 
@@ -44,34 +44,48 @@ class _Files(Record):
 class PartitionManifest(_Files):
     """One landed day. It is written last: without it the day does not exist, whatever files lie there.
 
-    `digest` is of the content (rows, plan, items), not of the Parquet bytes: the same rows in another order, or written
-    by another Parquet library, are the same partition.
+    `digest` is of the content (rows, plan, items, users), not of the Parquet bytes: the same rows in another order, or
+    written by another Parquet library, are the same partition. A day never changes, with one exception: erasing a user
+    writes the next `revision`, and the bytes of the one before are gone.
     """
 
-    version: Literal[1] = CONTRACT_VERSION
+    version: Literal[2] = 2
     partition: str
+    revision: int = Field(default=1, ge=1)
     rows: int = Field(ge=0)
     late_rows: int = Field(ge=0)  # rows of earlier days that arrived with this one; those days stay as they are
+    erased_rows: int = Field(default=0, ge=0)  # rows of erased users that were left out or taken out
     ignored_columns: tuple[str, ...] = ()  # sent by the source, not in the contract, not stored
     catalogue: Sha256  # of the item table, catalogue/<sha256>.parquet
+    users: Sha256 | None = None  # of the user table, users/<sha256>.parquet
     source: str
     pseudonym_key_id: str
+    contract: int = CONTRACT_VERSION
     digest: Sha256
 
 
 class AcceptedManifest(_Files):
-    """What validate_data let through for one day. Only days that passed, or are empty, have one; it is written last."""
+    """What validate_data let through for one day; it is written last. Days that were held or refused have none.
 
-    version: Literal[1] = CONTRACT_VERSION
+    No row is copied: `events` is the landed file, and the table `caught` says which of its rows are quarantined or
+    marked, and by which rules. Releasing rows or a whole day writes the next `revision`.
+    """
+
+    version: Literal[2] = 2
     partition: str
-    verdict: Literal["pass", "empty"]
+    revision: int = Field(default=1, ge=1)
+    verdict: Literal["pass", "empty", "released"]
     rows: int = Field(ge=0)
     landed_rows: int = Field(ge=0)  # before quarantine: what later days are compared with
     quarantined: dict[str, int]  # rule -> rows; a row can be caught by several
     marked: dict[str, int]
+    events: PartitionFile  # lies in behaviour/dt=..., as it was landed
+    plan: PartitionFile  # likewise
     catalogue: Sha256
-    plan: PartitionFile  # lies in behaviour/dt=..., as it was landed
+    users: Sha256 | None = None
     partition_digest: Sha256  # of the landed day that was judged
+    landed_revision: int = Field(default=1, ge=1)
+    released: dict[str, str] = Field(default_factory=dict)  # rule -> who let it pass for this day, and why
     policy_digest: Sha256
 
 

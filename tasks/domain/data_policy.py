@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tasks.domain.manifest import Record
 
-Verdict = Literal["pass", "hold", "refuse", "empty"]
+Verdict = Literal["pass", "hold", "refuse", "empty", "released"]
 Outcome = Literal["pass", "mark", "quarantine", "hold", "refuse"]
 SEVERITY: dict[str, int] = {"pass": 0, "mark": 1, "quarantine": 2, "hold": 3, "refuse": 4}
 
@@ -18,7 +18,7 @@ SEVERITY: dict[str, int] = {"pass": 0, "mark": 1, "quarantine": 2, "hold": 3, "r
 class RowRule(Record):
     """What happens to the rows a rule catches, and what happens to the day when it catches more than its budget."""
 
-    action: Literal["mark", "quarantine"]
+    action: Literal["mark", "quarantine", "off"]
     budget: float = Field(ge=0, le=1)  # share of the day's rows
     beyond: Literal["hold", "refuse"]
     settings: dict[str, float] = Field(default_factory=dict)
@@ -27,7 +27,7 @@ class RowRule(Record):
 class DayRule(Record):
     """What happens to a day that breaks a rule about the day as a whole."""
 
-    action: Literal["hold", "refuse"]
+    action: Literal["hold", "refuse", "off"]
     settings: dict[str, float] = Field(default_factory=dict)
 
 
@@ -42,6 +42,32 @@ class DataPolicy(Record):
     tables: dict[str, DayRule]  # the plan and the item table that a day names
 
 
+class Distance(Record):
+    """Of one day to its reference in one dimension, and which bucket moved most."""
+
+    js: float  # Jensen-Shannon, bits
+    psi: float
+    most: str
+
+
+class DayCounts(Record):
+    """What later days are compared with: counts by dimension and bucket, and by slice and event type; sound rows only."""
+
+    rows: int = Field(ge=0)
+    first_second: int | None  # of the day
+    last_second: int | None
+    counts: dict[str, dict[str, int]]  # dimension -> bucket -> rows
+    visits: dict[str, int]  # hour -> sessions, or users where there are no sessions: rows come in clumps, visits do not
+    rates: dict[str, dict[str, dict[str, int]]]  # dimension -> bucket -> event type -> rows
+    top_item_share: float
+    top_user_share: float
+    item_evenness: float
+    user_evenness: float
+    nulls: dict[str, int]  # column -> rows without a value
+    stranger_share: float  # of rows by users whom no reference day has seen
+    distances: dict[str, Distance]  # to the days before it, when it was judged
+
+
 class Finding(Record):
     """One rule on one day, as numbers and as a sentence."""
 
@@ -54,6 +80,8 @@ class Finding(Record):
 def judge_rows(name: str, rule: RowRule, caught: int, rows: int, reason: str) -> Finding:
     """Rows within the budget are marked or quarantined; more than that says something about the day."""
     share = caught / rows if rows else 0.0
+    if rule.action == "off":
+        return Finding(rule=name, outcome="pass", rows=0, sentence=f"{name}: switched off by the policy")
     numbers = f"{name}: {caught} of {rows} rows ({share:.2%}, allowed {rule.budget:.2%})"
     if caught == 0:
         return Finding(rule=name, outcome="pass", rows=0, sentence=numbers)
@@ -61,19 +89,28 @@ def judge_rows(name: str, rule: RowRule, caught: int, rows: int, reason: str) ->
     return Finding(rule=name, outcome=outcome, rows=caught, sentence=f"{numbers}; {reason}")
 
 
+def spread(history: Sequence[float], mads: float) -> float:
+    """`mads` robust standard deviations: 1.4826 times the median absolute deviation, which is sigma of a normal law."""
+    middle = statistics.median(history)
+    return mads * 1.4826 * statistics.median(abs(value - middle) for value in history)
+
+
 def band(history: Sequence[int], mads: float, below: float, above: float) -> tuple[float, float]:
     """Median +- `mads` robust deviations, never narrower than the shares `below` and `above` of the median."""
     middle = statistics.median(history)
-    spread = mads * 1.4826 * statistics.median(abs(value - middle) for value in history)
-    return max(middle - max(spread, below * middle), 0.0), middle + max(spread, above * middle)
+    usual = spread(history, mads)
+    return max(middle - max(usual, below * middle), 0.0), middle + max(usual, above * middle)
 
 
-def verdict_of(findings: Iterable[Finding], rows: int) -> Verdict:
-    """The worst finding wins. A day without rows is empty, which is not a pass; nothing judged is held."""
+def verdict_of(findings: Iterable[Finding], rows: int, *, released: bool = False) -> Verdict:
+    """The worst finding wins. A day without rows is empty, which is not a pass; nothing judged is held. A pass that a
+    person made possible is called released."""
     seen = list(findings)
     worst = max((SEVERITY[finding.outcome] for finding in seen), default=SEVERITY["hold"])
     if worst >= SEVERITY["refuse"]:
         return "refuse"
     if rows == 0:
         return "empty"
-    return "hold" if worst == SEVERITY["hold"] else "pass"
+    if worst == SEVERITY["hold"]:
+        return "hold"
+    return "released" if released else "pass"

@@ -13,15 +13,14 @@ import pytest
 
 from tasks.adapters.partitions import (
     accepted_days,
-    accepted_key,
     fetch_accepted,
     read_accepted_events,
     read_accepted_manifest,
-    read_table,
+    read_caught,
+    read_partition,
 )
 from tasks.adapters.store import MemoryStore
 from tasks.domain.behaviour import next_day
-from tasks.domain.contract import EVENT
 from tasks.domain.errors import InputRejected
 from tasks.ingest import ingest
 from tasks.validate_data import load_policy, validate_data
@@ -116,15 +115,19 @@ def test_a_few_bad_rows_are_quarantined_with_their_rules_and_the_rest_passes(tmp
     manifest = read_accepted_manifest(store, LAST)
     assert (manifest.rows, manifest.landed_rows, manifest.quarantined) == (147, 150, summary["quarantined_by_rule"])
     accepted = pl.DataFrame(read_accepted_events(store, LAST))
-    file = manifest.file("quarantine")
-    quarantine = pl.DataFrame(pl.read_parquet(store.get(accepted_key(LAST, file.name))))
-    assert len(accepted) + len(quarantine) == 150
-    assert quarantine.select("item_id", "rules").rows() == [
-        ("item-3", "duplicate"),
-        ("ghost", "unknown_item"),
-        ("item-2", "not_finite"),
+    caught = pl.DataFrame(read_caught(store, manifest))
+    assert len(accepted) + len(caught) == 150
+    assert sorted(caught.select("item_id", "rules", "marks").rows()) == [
+        ("ghost", "unknown_item", ""),
+        ("item-2", "not_finite", ""),
+        ("item-3", "duplicate", ""),
     ]
-    assert read_table(store, accepted_key(LAST, file.name), file, EVENT).num_rows == 3
+    landed = pl.DataFrame(read_partition(store, LAST).events)
+    assert landed[caught["row"].to_list()]["event_id"].to_list() == caught["event_id"].to_list()
+    assert (
+        pl.concat([accepted, caught.select(accepted.columns)]).sort("event_id").rows()
+        == landed.with_columns(pl.col(pl.Categorical).cast(pl.String)).sort("event_id").rows()
+    )
     assert pl.read_parquet(tmp_path / "out" / "quarantine.parquet")["partition"].to_list() == [LAST] * 3
 
 
@@ -139,6 +142,7 @@ def test_late_rows_are_marked_and_kept(tmp_path):
     summary, store = judged(tmp_path, last_day(rows))
     assert (summary["verdict"], summary["marked_by_rule"]) == ("pass", {"late": 1})
     assert read_accepted_events(store, LAST).num_rows == 151
+    assert [row["marks"] for row in read_caught(store, read_accepted_manifest(store, LAST)).to_pylist()] == ["late"]
 
 
 def test_an_empty_day_is_empty_alone_and_among_others(tmp_path):
@@ -178,7 +182,7 @@ def test_killed_between_files_and_manifest_a_day_is_not_accepted_and_a_rerun_fin
     source, whole = TinySource(), MemoryStore()
     ingest(source, whole, FIRST, KEY, KEY_ID)
     validate_data([FIRST], whole, load_policy(), tmp_path / "whole")
-    for writes in range(4):
+    for writes in range(5):
         store = CrashingStore(10**6)
         ingest(source, store, FIRST, KEY, KEY_ID)
         store.left = writes
@@ -190,14 +194,14 @@ def test_killed_between_files_and_manifest_a_day_is_not_accepted_and_a_rerun_fin
         assert store._objects == whole._objects
 
 
-def test_a_landed_file_that_changed_stops_the_step_by_name_and_publishes_nothing(tmp_path):
+def test_a_landed_file_that_changed_stops_the_step_by_name_and_publishes_nothing_of_that_day(tmp_path):
     source, store = TinySource(), MemoryStore()
     ingest(source, store, LAST, KEY, KEY_ID)
     key = next(key for key in store.list(f"behaviour/dt={DAYS[2]}/events"))
     store.replace(key, store.get(key)[:-9])
     with pytest.raises(InputRejected, match=key):
         validate_data(DAYS, store, load_policy(), tmp_path)
-    assert accepted_days(store) == []
+    assert accepted_days(store) == DAYS[:2]  # the days before it are whole, it and the days after it are not there
 
 
 def test_no_day_at_all_is_no_pass(tmp_path):

@@ -117,11 +117,11 @@ def test_a_manifest_cannot_point_out_of_its_folder(store, name):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"partition": "2017-01-02"}, "is the manifest of 2017-01-02, not of 2017-01-01"),
+        ({"partition": "2017-01-02"}, "is the manifest of 2017-01-02 revision 1, not of 2017-01-01 revision 1"),
         ({"files": []}, "should name one events file, this one names 0"),
         ({"rows": -1}, "rows"),
         ({"surprise": 1}, "surprise"),
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(store, changes, sentence):

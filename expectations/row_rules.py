@@ -1,0 +1,222 @@
+"""Rules about rows that Great Expectations does not have: what goes wrong in behaviour logs and no schema check sees.
+
+Each says why, and which rows of a day it catches. Actions and budgets are in tasks/policies/data.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import polars as pl
+
+from expectations.day import CatchRows, Day, Settings
+from expectations.reference import unit_price
+from tasks.domain.contract import EVENT
+from tasks.domain.manifest import partition_date
+
+NUMBERS = tuple(column.name for column in EVENT.columns if column.type in ("float64", "float32"))
+ACTIONS = ("click", "add_to_cart", "rating", "purchase")  # what a person does; an impression happens to them
+ANSWERS = ("click", "add_to_cart")  # what cannot happen to an item that was not shown
+
+
+def none_of(day: Day) -> pl.Series:
+    return pl.repeat(False, len(day.events), dtype=pl.Boolean, eager=True)
+
+
+def rows_of(day: Day, rows: pl.Series) -> pl.Series:
+    """The mask of the events whose `row` is in `rows`."""
+    return none_of(day) if rows.is_empty() else day.events["row"].is_in(rows.implode())
+
+
+def _duplicate(day: Day, settings: Settings) -> pl.Series:
+    ids = day.events["event_id"]
+    return none_of(day) if ids.n_unique() == len(ids) else ~ids.is_first_distinct() & ids.is_not_null()
+
+
+def _replayed(day: Day, settings: Settings) -> pl.Series:
+    return day.past.accepted_before(day.day, day.events["event_id"])
+
+
+def _retry(day: Day, settings: Settings) -> pl.Series:
+    """The same act of the same user within seconds, under a new event id; the first of them counts.
+
+    Acts of another kind, another value or another request are another thing, and so are lines of one moment: a basket
+    may hold the same product twice.
+    """
+    same = ["user_id", "item_id", "event_type"]
+    many = day.events.lazy().select("row", "event_time", "value", "request_id", *same)
+    again = (
+        many.filter(pl.len().over(same) > 1)
+        .sort(*same, "event_time", "row")
+        .with_columns(gap=pl.col("event_time").diff().over(same).dt.total_microseconds() / 1e6)
+        .filter(
+            (pl.col("gap") > 0)
+            & (pl.col("gap") <= settings["seconds"])
+            & pl.col("value").eq_missing(pl.col("value").shift().over(same))
+            & pl.col("request_id").eq_missing(pl.col("request_id").shift().over(same))
+        )
+    )
+    return rows_of(day, again.select("row").collect().to_series())
+
+
+def _same_moment(day: Day, settings: Settings) -> pl.Series:
+    same = ["user_id", "item_id", "event_type", "event_time"]
+    more = day.events.lazy().group_by(same).agg(pl.col("row").sort().slice(1), n=pl.len()).filter(pl.col("n") > 1)
+    return rows_of(day, more.select(pl.col("row").explode()).collect().to_series())
+
+
+def _unknown_item(day: Day, settings: Settings) -> pl.Series:
+    strangers = day.items.drop_nulls("item_id").join(day.catalogue, on="item_id", how="anti")["item_id"]
+    if strangers.is_empty():
+        return none_of(day)
+    return day.events["item_id"].cast(pl.String).is_in(strangers.implode()).fill_null(False)
+
+
+def _not_finite(day: Day, settings: Settings) -> pl.Series:
+    broken = [(~pl.col(name).is_finite()).fill_null(False) for name in NUMBERS]
+    return day.events.select(pl.any_horizontal(broken)).to_series()
+
+
+def _wrong_day(day: Day, settings: Settings) -> pl.Series:
+    """Clocks of clients run a little ahead; an event of the next day's first minutes is still an event of tomorrow."""
+    end = partition_date(day.day) + timedelta(days=1)
+    return day.events.select((pl.col("event_time").dt.date() >= end).fill_null(False)).to_series()
+
+
+def _late(day: Day, settings: Settings) -> pl.Series:
+    return day.events.select((pl.col("event_time").dt.date() < partition_date(day.day)).fill_null(False)).to_series()
+
+
+def _stale(day: Day, settings: Settings) -> pl.Series:
+    oldest = partition_date(day.day) - timedelta(days=int(settings["days"]))
+    return day.events.select((pl.col("event_time").dt.date() < oldest).fill_null(False)).to_series()
+
+
+def _price_outlier(day: Day, settings: Settings) -> pl.Series:
+    odd = _price_ratios(day, settings).filter(pl.col("ratio").abs() > math.log(settings["factor"]))
+    return rows_of(day, odd.select("row").collect().to_series())
+
+
+def _store_prices(day: Day, settings: Settings) -> pl.Series:
+    """Every priced row of a store whose prices moved together: one till that counts in another unit or currency."""
+    lines = _price_ratios(day, settings).drop_nulls("store_id")
+    stores = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len(), pl.col("row"))
+    moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_lines"])
+    return rows_of(day, stores.filter(moved).select(pl.col("row").explode()).collect().to_series())
+
+
+def _price_ratios(day: Day, settings: Settings) -> pl.LazyFrame:
+    """row, store_id and the logarithm of the unit price over the item's usual one, where both are known."""
+    usual = day.items_before.filter(pl.col("lines") >= settings["at_least_lines"])
+    usual = usual.select("item_id", usual="price").drop_nulls("usual")
+    prices = day.events.lazy().select("row", "store_id", pl.col("item_id").cast(pl.String), price=unit_price())
+    known = prices.drop_nulls("price").join(usual.lazy(), on="item_id")
+    return known.select("row", "store_id", ratio=(pl.col("price") / pl.col("usual")).log())
+
+
+def _user_flood(day: Day, settings: Settings) -> pl.Series:
+    most = max(settings["share"] * len(day.events), settings["at_least_rows"])
+    return _of_users(day, pl.len() > most)
+
+
+def _superhuman(day: Day, settings: Settings) -> pl.Series:
+    """Users who act again and again within less than `gap_s`; several lines of one moment are one act."""
+    acts = (
+        day.events.lazy()
+        .filter(pl.col("event_type").cast(pl.String).is_in(ACTIONS) & pl.col("user_id").is_not_null())
+        .filter(pl.len().over("user_id") > settings["times"])
+        .select("user_id", "event_time")
+        .unique()
+        .sort("user_id", "event_time")
+        .with_columns(gap=pl.col("event_time").diff().over("user_id").dt.total_microseconds() / 1e6)
+        .group_by("user_id")
+        .agg(fast=(pl.col("gap") < settings["gap_s"]).sum())
+        .filter(pl.col("fast") >= settings["times"])
+        .select(pl.col("user_id").cast(pl.String))
+        .collect()
+    )
+    if acts.is_empty():
+        return none_of(day)
+    return day.events["user_id"].cast(pl.String).is_in(acts["user_id"].implode()).fill_null(False)
+
+
+def _over_cap(day: Day, settings: Settings) -> pl.Series:
+    counts = day.events.group_by("user_id").len().filter(pl.col("len") > settings["rows"])
+    if counts.is_empty():
+        return none_of(day)
+    number = pl.int_range(pl.len()).over("user_id", order_by=["event_time", "row"])
+    return day.events.select(
+        ((number >= settings["rows"]) & pl.col("user_id").is_not_null()).fill_null(False)
+    ).to_series()
+
+
+def _click_before_impression(day: Day, settings: Settings) -> pl.Series:
+    shown = _shown(day)
+    if shown is None:
+        return none_of(day)
+    early = (
+        _answers(day)
+        .join(shown, on=["request_id", "item_id"])
+        .filter((pl.col("shown_at") - pl.col("event_time")).dt.total_microseconds() > settings["seconds"] * 1e6)
+    )
+    return rows_of(day, early.select("row").collect().to_series())
+
+
+def _orphan_click(day: Day, settings: Settings) -> pl.Series:
+    """Judged only where impressions are logged at all; without a request id an answer belongs to none."""
+    shown = _shown(day)
+    if shown is None:
+        return none_of(day)
+    orphans = _answers(day).join(shown, on=["request_id", "item_id"], how="anti")
+    return rows_of(day, orphans.select("row").collect().to_series())
+
+
+def _shown(day: Day) -> pl.LazyFrame | None:
+    if "impression" not in day.events["event_type"].cast(pl.String).unique().to_list():
+        return None
+    return (
+        day.events.lazy()
+        .filter((pl.col("event_type").cast(pl.String) == "impression") & pl.col("request_id").is_not_null())
+        .group_by("request_id", "item_id")
+        .agg(shown_at=pl.col("event_time").min())
+    )
+
+
+def _answers(day: Day) -> pl.LazyFrame:
+    answer = pl.col("event_type").cast(pl.String).is_in(ANSWERS)
+    return day.events.lazy().filter(answer).select("row", "request_id", "item_id", "event_time")
+
+
+def _of_users(day: Day, condition: pl.Expr) -> pl.Series:
+    """Every row of the users for whom the condition holds."""
+    counts = day.events.group_by("user_id").agg(hit=condition).filter(pl.col("hit") & pl.col("user_id").is_not_null())
+    if counts.is_empty():
+        return none_of(day)
+    users = counts["user_id"].cast(pl.String)
+    return day.events["user_id"].cast(pl.String).is_in(users.implode()).fill_null(False)
+
+
+# fmt: off
+ROW_RULES = (
+    CatchRows("duplicate", "an event counts once, however often it was sent", _duplicate),
+    CatchRows("replayed", "this event was already accepted on an earlier day", _replayed),
+    CatchRows("retry", "the same act seconds later under a new event id is a client that sends again", _retry),
+    CatchRows("same_moment", "one user, one item, one moment, two event ids: a basket line split in two, or a doubled log",
+              _same_moment),
+    CatchRows("unknown_item", "the item table does not know this item, so it has neither text nor features", _unknown_item),
+    CatchRows("not_finite", "NaN and infinity pass every range check and poison a mean; quantised models hide them",
+              _not_finite),
+    CatchRows("wrong_day", "an event of a later day would let training read the future", _wrong_day),
+    CatchRows("late", "it happened on an earlier day and arrived today; that day stays as it was judged", _late),
+    CatchRows("stale", "too old to be a late arrival: a clock is wrong or an old file was sent again", _stale),
+    CatchRows("price_outlier", "the unit price is far from this item's usual one: a unit or currency changed", _price_outlier),
+    CatchRows("store_prices", "all prices of one store moved together: its till counts in another unit or currency", _store_prices),
+    CatchRows("user_flood", "one user makes too large a part of the day: a bot or a broken client", _user_flood),
+    CatchRows("superhuman", "nobody acts this fast this often: a script", _superhuman),
+    CatchRows("over_cap", "rows of one user beyond the cap of a day: no single user may teach the model more", _over_cap),
+    CatchRows("click_before_impression", "an answer cannot come before the question: two clocks, or a forged click",
+              _click_before_impression),
+    CatchRows("orphan_click", "a click on something that was not shown: a lost log, or a forged click", _orphan_click),
+)
+# fmt: on
