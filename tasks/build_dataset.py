@@ -1,7 +1,8 @@
 """Accepted partitions -> a dataset: slates split by time, training rows of each day, and the state of the next morning.
 
-The last days are holdout: their slates are judged by evaluate and seen by nothing else. Every feature of a day is made
-from earlier days only. Rows of a day are cached: the next day's run makes only the new days.
+The last days are holdout: how many is fixed here, from slate counts; their slates are judged by evaluate and seen by
+nothing else. Every feature of a day is made from earlier days only. Rows of a day are cached: the next day's run makes
+only the new days.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from safetensors import safe_open
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import Recipe
+from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Data, Recipe
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
-from tasks.ranker.build import StateBuilder, TextTable
+from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
 from tasks.ranker.days import day_keys, ensure_rows
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
@@ -37,18 +39,31 @@ WORKERS = min(8, len(os.sched_getaffinity(0)))
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """Which day is for what, as day numbers; `last` is the partition."""
+    """Which day is for what, as day numbers; `last` is the partition.
+
+    Where labels come late, the days before the holdout whose labels may lie in it belong to no part, and neither do the
+    last days, whose labels are not all there yet.
+    """
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
     holdout: tuple[int, ...]
+    train_end: int  # the last day that training may read, labels included
     last: int
 
 
-def split_days(partition: str, recipe: Recipe, *, holdout: bool) -> Days:
-    """Holdout last, validation before it, training before that. A first champion has no holdout: no one to meet."""
+def split_days(partition: str, recipe: Recipe, slate_count: Callable[[int], int] | None) -> Days:
+    """Holdout last, validation before it, training before that.
+
+    Args:
+        slate_count: slates of a day; they decide how long the holdout is. None for a first champion: it meets no one,
+            so nothing is held out.
+    """
     last, data = epoch_day(partition_date(partition)), recipe.data
-    end = last + 1 - (data.holdout_days if holdout else 0)
+    mature = last - data.label_delay_days
+    held_out = holdout_length(map(slate_count, range(mature, 0, -1)), data) if slate_count else 0
+    train_end = mature - held_out if held_out else last
+    start_holdout, end = mature + 1 - held_out, train_end + 1 - data.label_delay_days
     start_validation = end - data.validation_days
     start = max(epoch_day(data.train_from), start_validation - data.train_days)
     if start >= start_validation:
@@ -59,9 +74,23 @@ def split_days(partition: str, recipe: Recipe, *, holdout: bool) -> Days:
     return Days(
         train=tuple(range(start, start_validation)),
         validation=tuple(range(start_validation, end)),
-        holdout=tuple(range(end, last + 1)),
+        holdout=tuple(range(start_holdout, mature + 1)),
+        train_end=train_end,
         last=last,
     )
+
+
+def holdout_length(slates: Iterable[int], data: Data) -> int:
+    """Fewest days, from the newest back, that hold enough slates: at least the recipe's, at most 14.
+
+    Counts of slates decide, and nothing that was trained: a length chosen after a look at results would choose them.
+    """
+    total = 0
+    for days, more in enumerate(slates, start=1):
+        total += more
+        if days == MOST_HOLDOUT_DAYS or (days >= data.holdout_days and total >= data.holdout_slates):
+            return days
+    return data.holdout_days
 
 
 def build_dataset(
@@ -84,14 +113,17 @@ def build_dataset(
     Raises:
         InputRejected: a day, the champion's users or the recipe cannot work with these data.
     """
-    days = split_days(partition, recipe, holdout=champion is not None)
-    accepted, plans = _until(accepted, days.last), _until(plans, days.last)
+    last = epoch_day(partition_date(partition))
+    accepted, plans = _until(accepted, last), _until(plans, last)
     log = read_log(accepted, catalogue)
-    planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
-    users = chosen_users(log, champion) if champion else most_trips(log, days.last, recipe.data.users)
+    users = chosen_users(log, champion) if champion else most_trips(log, last, recipe.data.users)
+    counting = StateBuilder(log, Plans({}), users, NO_TEXTS)
+    days = split_days(partition, recipe, counting.slate_count if champion else None)
 
-    texts, digests = _texts(log, planned, users, days, cache)
-    save_builder(out, log, planned, users, texts, digests)
+    planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
+    texts, digests = _texts(counting, days, cache)
+    builder = StateBuilder(log, planned, users, texts)
+    save_builder(out, builder, digests, days.train_end, counting.sold(days.train[0], days.train_end))
     data, names = recipe.data, [log.user_ids[user] for user in users.tolist()]
     sampling = Sampling(data.keep_bought, data.keep_other, data.barely_known, SEED)
     options = [names, encoder_digest(), asdict(sampling)]
@@ -99,7 +131,7 @@ def build_dataset(
     slates, rows = _training_rows(out, days, keys, sampling, cache)
 
     dataset = Dataset(out)
-    morning = dataset.builder.morning(days.last + 1)
+    morning = dataset.whole.morning(days.last + 1)
     morning.items.save(out / "items")
     save_view(out / "view", morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
     split = Split(
@@ -107,7 +139,9 @@ def build_dataset(
         train_days=tuple(iso_day(day) for day in days.train),
         validation_days=tuple(iso_day(day) for day in days.validation),
         holdout_days=tuple(iso_day(day) for day in days.holdout),
-        train_end=iso_day(days.validation[-1]),
+        holdout_slates=tuple(counting.slate_count(day) for day in days.holdout),
+        label_delay_days=data.label_delay_days,
+        train_end=iso_day(days.train_end),
         recipe=recipe.digest,
         seed=SEED,
         slates=slates,
@@ -126,6 +160,7 @@ def build_dataset(
         "train_end": split.train_end,
         "validation_days": len(days.validation),
         "holdout_days": len(days.holdout),
+        "holdout_slates": sum(split.holdout_slates),
         "holdout_first_day": split.holdout_days[0] if days.holdout else None,
         "state_through": partition,
         "data_digest": split.log_digest,
@@ -159,21 +194,20 @@ def _until(paths: list[Path], last: int) -> list[Path]:
     return sorted(path for path in paths if partition_day(path) <= last)
 
 
-def _texts(log: EventLog, plans: Plans, users: Ints, days: Days, cache: Path) -> tuple[TextTable, NDArray[np.uint8]]:
+def _texts(counting: StateBuilder, days: Days, cache: Path) -> tuple[TextTable, NDArray[np.uint8]]:
     """Vectors of every text that is in the catalogue of some day, and their digests."""
-    empty = TextTable(np.full(len(log.items.ids), -1, np.int32), np.zeros((0, 0), np.float16))
-    counting = StateBuilder(log, plans, users, empty)
-    wanted = np.unique(np.concatenate([counting.catalogue(day) for day in range(days.train[0], days.last + 2)]))
+    items = counting.log.items
+    wanted = counting.sold(days.train[0], days.last + 1)
     with Progress("encode item texts", 0, "texts") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.advance(done - bar.done)
 
-        rows, vectors = encode_texts((log.items.texts[item] for item in wanted.tolist()), cache, progress)
+        rows, vectors = encode_texts((items.texts[item] for item in wanted.tolist()), cache, progress)
     ordered = sorted(rows, key=lambda digest: rows[digest])
     digests = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
-    return text_table(log.items, wanted, rows, vectors), digests
+    return text_table(items, wanted, rows, vectors), digests
 
 
 def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path) -> tuple[int, int]:

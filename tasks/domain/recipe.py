@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record, digest_of
 
+MOST_HOLDOUT_DAYS = 14
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -22,7 +23,13 @@ class Data(Record):
     train_from: date = Field(description="no slate of an earlier day is trained on")
     train_days: int = Field(ge=1, description="at most this many days before the validation")
     validation_days: int = Field(ge=1, description="choose the epoch and the compressed variant")
-    holdout_days: int = Field(ge=1, le=14, description="the last days: judged by evaluate, seen by nothing else")
+    holdout_days: int = Field(
+        ge=1, le=MOST_HOLDOUT_DAYS, description="the last days, at least: judged by evaluate, seen by nothing else"
+    )
+    holdout_slates: int = Field(ge=1, description="the holdout grows, to 14 days at most, until it holds so many")
+    label_delay_days: int = Field(
+        default=0, ge=0, le=30, description="a label may come so late; younger days are not trained or judged on yet"
+    )
     keep_bought: float = Field(gt=0, le=1, description="share of unbought-today past products that become rows")
     keep_other: float = Field(gt=0, le=1, description="share of the other candidates that become rows")
     barely_known: float = Field(ge=0, le=1, description="share of slates repeated as if the user had almost no history")

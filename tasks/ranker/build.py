@@ -30,6 +30,9 @@ class TextTable:
     vectors: Halves
 
 
+NO_TEXTS = TextTable(np.zeros(0, np.int32), np.zeros((0, 0), np.float16))
+
+
 @dataclass(frozen=True)
 class Morning:
     """Everything that is known on one morning: the item state and a way to make any user's history."""
@@ -58,6 +61,16 @@ class StateBuilder:
         """Items of the log that may be ranked on `day`, ascending."""
         part = self._part(day - CATALOGUE_DAYS, day)
         return np.flatnonzero(self._count(part) >= CATALOGUE_EVENTS).astype(np.int32)
+
+    def sold(self, first: int, last: int) -> Ints:
+        """Items of the log that may be ranked on some day from `first` to `last`, ascending."""
+        return np.unique(np.concatenate([self.catalogue(day) for day in range(first, last + 1)]))
+
+    def slate_count(self, day: int) -> int:
+        """Selected users who bought of the catalogue on `day`: as many slates does the day make."""
+        part = self._part(day, day + 1)
+        known = np.isin(self.log.item[part], self.catalogue(day)) & np.isin(self.log.user[part], self.users)
+        return len(np.unique(self.log.user[part][known]))
 
     @cached_property
     def _neighbours(self) -> Neighbours:

@@ -1,5 +1,6 @@
 """The directory that build_dataset writes: the log, item texts, training rows of each day, and how the days are split.
 
+What happened after the training's end lies in files of its own (holdout.safetensors), which training never opens.
 Slates of validation and holdout are not stored: the code that serves makes them from the log when they are read.
 """
 
@@ -23,18 +24,22 @@ from tasks.ranker.build import Morning, StateBuilder, TextTable
 from tasks.ranker.log import EventLog, Items, Plans
 from tasks.ranker.slates import Rows, Slate, slates_of, slates_on
 
-VERSION = 1
+VERSION = 2
+HOLDOUT = "holdout.safetensors"
 ITEM_CODES = ("type", "category", "brand")
+EVENTS = ("day", "user", "item", "quantity", "value", "discount", "store")
 
 
 class Split(Record):
-    """dataset.json: which day is for what. The weights may see the days up to `train_end`, validation included."""
+    """dataset.json: which day is for what. Training may read the log up to `train_end`: validation and late labels."""
 
     version: int = VERSION
     partition: str
     train_days: tuple[str, ...]
     validation_days: tuple[str, ...]
     holdout_days: tuple[str, ...]
+    holdout_slates: tuple[int, ...]  # of each holdout day; they decided how many days there are
+    label_delay_days: int
     train_end: str
     recipe: str
     seed: int
@@ -59,7 +64,13 @@ class Dataset:
 
     @cached_property
     def builder(self) -> StateBuilder:
+        """The log up to the training's end: all that training and compression may know."""
         return load_builder(self.directory)
+
+    @cached_property
+    def whole(self) -> StateBuilder:
+        """The log with the holdout, for judging and for the state."""
+        return load_builder(self.directory, holdout=True)
 
     @cached_property
     def text_digests(self) -> NDArray[np.uint8]:
@@ -71,14 +82,17 @@ class Dataset:
 
     def mornings(self, days: tuple[str, ...]) -> Iterator[tuple[Morning, list[Slate]]]:
         for day in days:
-            yield slates_on(self.builder, epoch_day(day))
+            yield slates_on(self._builder_for(day), epoch_day(day))
 
     def digest_of(self, days: tuple[str, ...]) -> str:
         """Names the slates of `days`: which users bought which catalogue items on which of them."""
         digest = hashlib.sha256()
         for day in days:
-            digest.update(slates_digest(self.builder, epoch_day(day)))
+            digest.update(slates_digest(self._builder_for(day), epoch_day(day)))
         return digest.hexdigest()
+
+    def _builder_for(self, day: str) -> StateBuilder:
+        return self.builder if day <= self.split.train_end else self.whole
 
 
 def slates_digest(builder: StateBuilder, day: int) -> bytes:
@@ -91,20 +105,26 @@ def slates_digest(builder: StateBuilder, day: int) -> bytes:
 
 
 def save_builder(
-    directory: Path, log: EventLog, plans: Plans, users: Ints, texts: TextTable, digests: NDArray[np.uint8]
+    directory: Path, builder: StateBuilder, digests: NDArray[np.uint8], train_end: int, train_items: Ints
 ) -> None:
-    """What a StateBuilder is made of, so that other processes and later steps can make one."""
-    items, arrays = log.items, {f.name: getattr(log, f.name) for f in fields(log)}
-    names = {"users": arrays.pop("user_ids"), "stores": arrays.pop("store_ids")}
-    arrays.pop("items")
-    days = sorted(plans.by_day)
-    parts = [plans.by_day[day] for day in days] or [plans.on(0)]
+    """What a StateBuilder is made of, so that other processes and later steps can make one.
+
+    Args:
+        train_end, train_items: the last day, and the items with a text, that training may know.
+    """
+    log, plans, items = builder.log, builder.plans, builder.log.items
+    arrays = {f.name: np.ascontiguousarray(getattr(log, f.name)) for f in fields(log) if f.name in EVENTS}
+    cut = log.before(train_end + 1)
+    codes = {f"item_{name}": getattr(items, name) for name in ITEM_CODES}
     save_file(
-        {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        | {f"item_{name}": getattr(items, name) for name in ITEM_CODES}
-        | {"selected": users},
+        {name: values[:cut] for name, values in arrays.items()} | codes | {"selected": builder.users},
         directory / "log.safetensors",
     )
+    save_file(
+        {name: values[cut:] for name, values in arrays.items()} | {"text_row": builder.texts.row}, directory / HOLDOUT
+    )
+    days = sorted(plans.by_day)
+    parts = [plans.by_day[day] for day in days] or [plans.on(0)]
     save_file(
         {
             "day": np.array(days, np.int32),
@@ -115,23 +135,32 @@ def save_builder(
         },
         directory / "plans.safetensors",
     )
-    save_file({"row": texts.row, "vectors": texts.vectors, "digests": digests}, directory / "texts.safetensors")
-    (directory / "names.json").write_bytes(canonical_json({**names, "items": items.ids, "texts": items.texts}))
+    row = np.full_like(builder.texts.row, -1)
+    row[train_items] = builder.texts.row[train_items]
+    save_file({"row": row, "vectors": builder.texts.vectors, "digests": digests}, directory / "texts.safetensors")
+    names = {"users": log.user_ids, "stores": log.store_ids, "items": items.ids, "texts": items.texts}
+    (directory / "names.json").write_bytes(canonical_json(names))
 
 
-def load_builder(directory: Path) -> StateBuilder:
+def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
+    """The builder of what training may know; `holdout` adds what happened after."""
     arrays = load_file(directory / "log.safetensors")
     names = json.loads((directory / "names.json").read_bytes())
     items = Items(ids=names["items"], texts=names["texts"], **{name: arrays.pop(f"item_{name}") for name in ITEM_CODES})
     users = arrays.pop("selected")
+    texts = load_file(directory / "texts.safetensors")
+    row = texts["row"]
+    if holdout:
+        later = load_file(directory / HOLDOUT)
+        row = later.pop("text_row")
+        arrays = {name: np.concatenate([values, later[name]]) for name, values in arrays.items()}
     log = EventLog(items=items, user_ids=names["users"], store_ids=names["stores"], **arrays)
     plan = load_file(directory / "plans.safetensors")
     by_day = {}
     for n, day in enumerate(plan["day"].tolist()):
         part = slice(plan["ptr"][n], plan["ptr"][n + 1])
         by_day[day] = (plan["item"][part], plan["display"][part], plan["mailer"][part])
-    texts = load_file(directory / "texts.safetensors")
-    return StateBuilder(log, Plans(by_day), users, TextTable(texts["row"], texts["vectors"]))
+    return StateBuilder(log, Plans(by_day), users, TextTable(row, texts["vectors"]))
 
 
 def text_table(items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves) -> TextTable:

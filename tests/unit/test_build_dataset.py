@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.build_dataset import chosen_users, most_trips, split_days
+from tasks.build_dataset import chosen_users, holdout_length, most_trips, split_days
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import partition_date
 from tasks.domain.recipe import load_recipe
 from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.days import day_keys, ensure_rows
-from tasks.ranker.slates import Sampling
-from tests.ranker_builders import DAY, a_log
+from tasks.ranker.slates import Sampling, slates_on, training_rows
+from tests.ranker_builders import DAY, a_builder, a_log, stocked
 
 DEMO = load_recipe("demo")
 
@@ -28,8 +28,16 @@ def told(days):
     ]
 
 
+def delayed(days, **fields):
+    return DEMO.model_copy(update={"data": DEMO.data.model_copy(update={"label_delay_days": days, **fields})})
+
+
+def enough(day):
+    return DEMO.data.holdout_slates
+
+
 def test_the_first_champion_trains_to_its_day_and_holds_nothing_out():
-    assert told(split_days("2017-06-16", DEMO, holdout=False)) == [
+    assert told(split_days("2017-06-16", DEMO, None)) == [
         ("2017-04-01", "2017-06-13"),
         ("2017-06-14", "2017-06-16"),
         None,
@@ -37,28 +45,68 @@ def test_the_first_champion_trains_to_its_day_and_holds_nothing_out():
 
 
 def test_a_refresh_holds_out_seven_days_that_the_champion_has_not_seen():
-    assert told(split_days("2017-07-01", DEMO, holdout=True)) == [
+    days = split_days("2017-07-01", DEMO, enough)
+    assert told(days) == [
         ("2017-04-01", "2017-06-21"),
         ("2017-06-22", "2017-06-24"),
         ("2017-06-25", "2017-07-01"),
     ]
+    assert iso_day(days.train_end) == "2017-06-24"
+
+
+@pytest.mark.parametrize(
+    ("a_day", "length"),
+    [
+        pytest.param(1_000, 7, id="enough on the first day: still a week"),
+        pytest.param(150, 7, id="1,050 in a week"),
+        pytest.param(142, 8, id="994 in a week, 1,136 in eight days"),
+        pytest.param(72, 14, id="1,008 in fourteen days"),
+        pytest.param(1, 14, id="never enough: fourteen and no more"),
+    ],
+)
+def test_the_holdout_has_the_fewest_days_that_hold_enough_slates(a_day, length):
+    days = split_days("2017-07-01", DEMO, lambda day: a_day)
+    assert len(days.holdout) == length
+    assert days.train_end == days.holdout[0] - 1 == days.validation[-1]
+
+
+@given(st.lists(st.integers(0, 400), min_size=20, max_size=20))
+def test_a_holdout_grows_by_one_day_at_most_from_one_morning_to_the_next(slates):
+    """So the champion of yesterday, trained up to yesterday's holdout, has never seen today's."""
+    today, tomorrow = slates[1:][::-1], slates[::-1]
+    assert holdout_length(tomorrow, DEMO.data) <= holdout_length(today, DEMO.data) + 1
+
+
+def test_labels_that_come_late_are_waited_for_and_not_taken_from_the_holdout():
+    days = split_days("2017-07-01", delayed(2), enough)
+    assert told(days) == [
+        ("2017-04-01", "2017-06-17"),
+        ("2017-06-18", "2017-06-20"),
+        ("2017-06-23", "2017-06-29"),
+    ], "two days have not all their labels; the labels of the two before the holdout lie in it"
+    assert iso_day(days.train_end) == "2017-06-22", "labels of 20 June may come until then"
+    first = split_days("2017-06-16", delayed(2), None)
+    assert told(first)[1] == ("2017-06-12", "2017-06-14") and iso_day(first.train_end) == "2017-06-16"
 
 
 def test_a_day_before_training_can_start_is_refused():
     with pytest.raises(
         InputRejected, match="trains from 2017-04-01, but validation for 2017-04-03 starts on 2017-04-01"
     ):
-        split_days("2017-04-03", DEMO, holdout=False)
+        split_days("2017-04-03", DEMO, None)
 
 
-@given(st.integers(30, 400), st.booleans())
-def test_days_are_apart_and_without_gaps_and_end_with_the_partition(offset, holdout):
+@given(st.integers(30, 400), st.none() | st.integers(0, 400), st.integers(0, 5))
+def test_days_are_apart_and_end_with_the_partition(offset, a_day, delay):
     partition = (partition_date("2017-04-01") + timedelta(days=offset)).isoformat()
-    days = split_days(partition, DEMO, holdout=holdout)
+    recipe = delayed(delay)
+    days = split_days(partition, recipe, None if a_day is None else lambda day: a_day)
     together = [*days.train, *days.validation, *days.holdout]
-    assert together == list(range(together[0], epoch_day(partition) + 1))
-    assert len(days.train) <= DEMO.data.train_days
-    assert together[0] >= epoch_day(DEMO.data.train_from)
+    assert together == sorted(set(together))
+    assert together[-1] == epoch_day(partition) - delay
+    assert days.validation[-1] + delay <= days.train_end < min(days.holdout, default=days.last + 1)
+    assert len(days.train) <= recipe.data.train_days
+    assert together[0] >= epoch_day(recipe.data.train_from)
 
 
 def test_most_trips_counts_days_not_lines_and_nothing_later():
@@ -89,6 +137,14 @@ def test_a_view_that_cannot_be_the_champions_is_refused(tmp_path, users, sentenc
         (tmp_path / "users.json").write_text(json.dumps({"users": users}))
     with pytest.raises(InputRejected, match=sentence):
         chosen_users(a_log([(DAY, 0, 0)]), tmp_path)
+
+
+def test_slates_are_counted_as_they_are_made():
+    log = a_log(stocked([(DAY, 0, 0), (DAY, 0, 1), (DAY, 1, 2), (DAY, 2, 11), (DAY - 1, 1, 2)], items=11))
+    builder = a_builder(log, users=[0, 1, 2])
+    for day in (DAY - 2, DAY - 1, DAY):
+        assert builder.slate_count(day) == len(slates_on(builder, day)[1])
+    assert builder.slate_count(DAY) == 2, "item 11 was never sold before, so nobody can be offered it"
 
 
 def files_of(folder, days, text="x"):
@@ -152,9 +208,6 @@ def test_days_that_exist_start_no_worker(tmp_path, monkeypatch):
 
 
 def test_a_day_without_slates_is_no_error():
-    from tasks.ranker.slates import training_rows
-    from tests.ranker_builders import a_builder, stocked
-
     rows = training_rows(
         a_builder(a_log(stocked([(DAY - 3, 0, 0)]))), DAY, np.zeros((12, 16), np.uint8), Sampling(1, 1, 1, 0)
     )

@@ -30,6 +30,8 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_launch_command():
     [
         ("data", {"userz": 3}, "userz"),
         ("data", {"holdout_days": 15}, "holdout_days"),
+        ("data", {"holdout_slates": 0}, "holdout_slates"),
+        ("data", {"label_delay_days": -1}, "label_delay_days"),
         ("data", {"keep_other": 0}, "keep_other"),
         ("network", {"width": 30, "heads": 4}, "width 30 is not a multiple of heads 4"),
         ("training", {"learning_rate": float("nan")}, "learning_rate"),
