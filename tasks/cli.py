@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks import telemetry_off
+from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(data_app, name="data")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]

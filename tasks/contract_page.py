@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.domain.contract import CONTRACT_VERSION, CONTRACTS, EARLIEST, LATEST, Column, Contract, as_sent
+from tasks.domain.contract import CONTRACT_VERSION, CONTRACTS, EARLIEST, LATEST, TIME, Column, Contract, as_sent
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = "data-contract.md"
-TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
 NAMED = {"timestamp": "timestamp (us, UTC)"}
 JSON_TYPES = {"string": "string", "timestamp": "string", "bool": "boolean", "int32": "integer"}
 

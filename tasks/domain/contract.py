@@ -19,6 +19,7 @@ CONTRACT_VERSION: Final = 1
 Type = Literal["string", "timestamp", "int32", "float64", "float32", "bool"]
 # what no clock of a shop says: before it, a zero or a default; after it, milliseconds read as seconds
 EARLIEST, LATEST = "2000-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
+TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"  # in JSON: with its offset, always
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,10 +98,11 @@ def trips_of(lines: pl.DataFrame) -> list[Trip]:
     """Trips from a day's purchases, in the order of the users' first one; a line without value counts as 0."""
     import polars as pl
 
+    paid = pl.col("value").sum() if "value" in lines.columns else pl.lit(0.0).alias("value")
     each = (
         lines.filter(pl.col("event_type") == "purchase")
         .group_by("user_id", "item_id")
-        .agg(pl.col("event_time").min(), pl.col("value").sum())
+        .agg(pl.col("event_time").min(), paid)
         .sort("event_time", "item_id")
     )
     trips: dict[str, list[tuple[str, float]]] = {}
