@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import polars as pl
 
-from expectations.reference import ITEM_COLUMNS, day_counts, distances, item_counts
+from expectations.reference import ITEM_COLUMNS, day_counts, distances, item_counts, unit_price
 from tasks.domain.behaviour import next_day
 from tasks.domain.data_policy import DayCounts
 
 Settings = Mapping[str, float]
+BUCKET_BITS = 24
 
 
 @dataclass(slots=True)
@@ -56,14 +58,17 @@ class Past:
             .collect()
         )
 
-    def accepted_before(self, day: str, event_ids: pl.Series) -> pl.Series:
-        """Which of today's ids were accepted on a reference day."""
-        today = event_ids.hash().alias("id").to_frame()
-        known = _hashes(self._ids, day)
-        again = known.join(today, on="id", how="semi")  # today's ids make the hash table: it is the small side
-        if again.is_empty():
-            return pl.repeat(False, len(event_ids), eager=True)
-        return today["id"].is_in(again["id"].unique().implode()) & event_ids.is_not_null()
+    def accepted_before(self, day: str, hashes: pl.Series) -> pl.Series | None:
+        """Which of today's event ids were accepted on a reference day; None where none was."""
+        today = hashes.to_numpy()
+        bucket = np.zeros(1 << BUCKET_BITS, bool)  # rules most ids of the past out without looking today's ids up
+        bucket[today >> (64 - BUCKET_BITS)] = True
+        known = (ids.to_numpy() for past, ids in self._ids.items() if past < day)
+        likely = [pl.DataFrame({"id": ids[bucket[ids >> (64 - BUCKET_BITS)]]}) for ids in known]
+        if not likely:
+            return None
+        again = pl.concat(likely).join(pl.DataFrame({"id": today}), on="id", how="semi")["id"]
+        return None if again.is_empty() else hashes.is_in(again.unique().implode())
 
     def stranger_share(self, day: str, events: pl.DataFrame) -> float:
         """Share of the rows whose user no reference day has seen."""
@@ -88,6 +93,52 @@ class Day:
     past: Past
     sound: pl.DataFrame
     model_inputs: tuple[str, ...]
+
+    @cached_property
+    def event_id_hashes(self) -> pl.Series:
+        return self.events["event_id"].hash()
+
+    @cached_property
+    def alike(self) -> pl.DataFrame:
+        """Rows of a user, item and kind of event that occur more than once, and a few that only share their hash."""
+        key = pl.lit(0, pl.UInt64)
+        for name in ("user_id", "item_id", "event_type"):
+            key = key * 0x9E3779B97F4A7C15 + self.code(name).cast(pl.UInt64)  # wraps; Knuth, TAOCP 6.4
+        rows = self.events.select(key.is_duplicated()).to_series().arg_true()
+        wanted = ["row", "event_time", "value", "request_id", "user_id", "item_id", "event_type"]
+        return self.events.select(wanted)[rows]
+
+    def code(self, column: str) -> pl.Expr:
+        """Integers that are equal where the values of the column are."""
+        of = self.events.schema[column]
+        if of == pl.String:
+            return pl.col(column).hash()
+        return pl.col(column).to_physical() if of in (pl.Categorical, pl.Enum, pl.Datetime) else pl.col(column)
+
+    @cached_property
+    def user_rows(self) -> pl.DataFrame:
+        """user_id, rows: of every landed row that has a user."""
+        return self.events.group_by("user_id").agg(rows=pl.len()).drop_nulls("user_id")
+
+    def of_users(self, users: pl.Series) -> pl.Series:
+        """The mask of the events of these users."""
+        mine = self.events["user_id"]
+        if users.is_empty():
+            return pl.repeat(False, len(mine), dtype=pl.Boolean, eager=True)
+        return mine.is_in(users.implode()).fill_null(False)
+
+    @cached_property
+    def priced(self) -> pl.DataFrame:
+        """row, store_id, lines, ratio: the logarithm of the unit price over the item's usual one, and how many lines of the
+        reference days made that."""
+        item = self.code("item_id")
+        today = self.events.lazy().group_by(code=item).agg(item_id=pl.first("item_id").cast(pl.String))
+        usual = today.join(self.items_before.lazy(), on="item_id").select("code", "lines", usual="price")
+        lines = self.events.lazy().select("row", "store_id", code=item, price=unit_price()).drop_nulls("price")
+        ratio = (pl.col("price") / pl.col("usual")).log()
+        return (
+            lines.join(usual.drop_nulls("usual"), on="code").select("row", "store_id", "lines", ratio=ratio).collect()
+        )
 
     @cached_property
     def items(self) -> pl.DataFrame:

@@ -49,31 +49,26 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
         items: item_counts(events).
         categories: item_id, category.
     """
-    dimensions = {
-        "hour": pl.col("event_time").dt.hour(),
-        "event_type": pl.col("event_type"),
-        "surface": pl.col("surface"),
-        "store": pl.col("store_id"),
-        "price": (unit_price().log(2) * 2).floor().clip(-8, 24).cast(pl.Int32),
-        "quantity": pl.col("quantity").floor().clip(0, QUANTITIES).cast(pl.Int32, strict=False),
-        "discount": (pl.col("discount") / (pl.col("value") + pl.col("discount")) * 10)
-        .floor()
-        .cast(pl.Int32, strict=False),
-    }
-    acted = pl.col("event_type").cast(pl.String)
-    slices = {
-        "surface": pl.col("surface").cast(pl.String),
-        "store": pl.col("store_id").cast(pl.String),
-        "position": pl.col("position").clip(0, POSITIONS).cast(pl.String),
-    }
-    lazy = events.lazy()
-    plans = [lazy.group_by(of.alias("bucket")).len() for of in dimensions.values()]
-    plans += [lazy.group_by(of.alias("bucket"), acted.alias("type")).len() for of in slices.values()]
-    visit = "session_id" if events["session_id"].null_count() < len(events) else "user_id"
-    hour = pl.col("event_time").dt.hour().alias("bucket")
-    plans.append(lazy.group_by(hour).agg(len=pl.col(visit).n_unique()))
-    plans.append(lazy.group_by("user_id").len())
-    plans.append(lazy.select(first=pl.col("event_time").min().dt.time(), last=pl.col("event_time").max().dt.time()))
+    discounted = pl.col("discount") / (pl.col("value") + pl.col("discount"))
+    buckets = events.select(
+        "event_type",
+        "surface",
+        store="store_id",
+        hour=pl.col("event_time").dt.hour(),
+        position=pl.col("position").clip(0, POSITIONS),
+        visit="session_id" if events["session_id"].null_count() < len(events) else "user_id",
+        price=(unit_price().log(2) * 2).floor().clip(-8, 24).cast(pl.Int8),
+        quantity=pl.col("quantity").floor().clip(0, QUANTITIES).cast(pl.Int8, strict=False),
+        discount=(discounted * 10).floor().cast(pl.Int8, strict=False),
+    ).lazy()
+    dimensions = ("hour", "event_type", "surface", "store", "price", "quantity", "discount")
+    slices = ("surface", "store", "position")
+    plans = [buckets.group_by(bucket=pl.col(name)).len() for name in dimensions]
+    plans += [buckets.group_by(bucket=pl.col(name), type=pl.col("event_type")).len() for name in slices]
+    plans.append(buckets.group_by(bucket="hour").agg(len=pl.col("visit").n_unique()))
+    plans.append(events.lazy().group_by("user_id").len())
+    time = pl.col("event_time")
+    plans.append(events.lazy().select(first=time.min().dt.time(), last=time.max().dt.time()))
     *tables, visits, users, ends = pl.collect_all(plans)
     counts = {name: _counted(table) for name, table in zip(dimensions, tables, strict=False)}
     counts["category"] = _counted(
@@ -82,9 +77,9 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
     rates: dict[str, dict[str, dict[str, int]]] = {}
     for name, table in zip(slices, tables[len(dimensions) :], strict=True):
         rates[name] = {}
-        for bucket, kind, rows in table.sort("bucket", "type", nulls_last=True).iter_rows():
-            if bucket is not None and kind is not None:
-                rates[name].setdefault(bucket, {})[kind] = rows
+        named = table.drop_nulls().select(pl.col("bucket", "type").cast(pl.String), "len").sort("bucket", "type")
+        for bucket, kind, rows in named.iter_rows():
+            rates[name].setdefault(bucket, {})[kind] = rows
     by_item, by_user = items["rows"].to_numpy(), users["len"].to_numpy()
     first, last = ends.row(0)
     return DayCounts(

@@ -11,7 +11,6 @@ from datetime import timedelta
 import polars as pl
 
 from expectations.day import CatchRows, Day, Settings
-from expectations.reference import unit_price
 from tasks.domain.contract import EVENT
 from tasks.domain.manifest import partition_date
 
@@ -30,12 +29,15 @@ def rows_of(day: Day, rows: pl.Series) -> pl.Series:
 
 
 def _duplicate(day: Day, settings: Settings) -> pl.Series:
+    if day.event_id_hashes.n_unique() == len(day.events):
+        return none_of(day)
     ids = day.events["event_id"]
-    return none_of(day) if ids.n_unique() == len(ids) else ~ids.is_first_distinct() & ids.is_not_null()
+    return ~ids.is_first_distinct() & ids.is_not_null()
 
 
 def _replayed(day: Day, settings: Settings) -> pl.Series:
-    return day.past.accepted_before(day.day, day.events["event_id"])
+    again = day.past.accepted_before(day.day, day.event_id_hashes)
+    return again & day.events["event_id"].is_not_null() if again is not None else none_of(day)
 
 
 def _retry(day: Day, settings: Settings) -> pl.Series:
@@ -45,10 +47,8 @@ def _retry(day: Day, settings: Settings) -> pl.Series:
     may hold the same product twice.
     """
     same = ["user_id", "item_id", "event_type"]
-    many = day.events.lazy().select("row", "event_time", "value", "request_id", *same)
     again = (
-        many.filter(pl.len().over(same) > 1)
-        .sort(*same, "event_time", "row")
+        day.alike.sort(*same, "event_time", "row")
         .with_columns(gap=pl.col("event_time").diff().over(same).dt.total_microseconds() / 1e6)
         .filter(
             (pl.col("gap") > 0)
@@ -57,13 +57,13 @@ def _retry(day: Day, settings: Settings) -> pl.Series:
             & pl.col("request_id").eq_missing(pl.col("request_id").shift().over(same))
         )
     )
-    return rows_of(day, again.select("row").collect().to_series())
+    return rows_of(day, again["row"])
 
 
 def _same_moment(day: Day, settings: Settings) -> pl.Series:
     same = ["user_id", "item_id", "event_type", "event_time"]
-    more = day.events.lazy().group_by(same).agg(pl.col("row").sort().slice(1), n=pl.len()).filter(pl.col("n") > 1)
-    return rows_of(day, more.select(pl.col("row").explode()).collect().to_series())
+    more = day.alike.group_by(same).agg(pl.col("row").sort().slice(1))
+    return rows_of(day, more["row"].explode().drop_nulls())
 
 
 def _unknown_item(day: Day, settings: Settings) -> pl.Series:
@@ -94,61 +94,48 @@ def _stale(day: Day, settings: Settings) -> pl.Series:
 
 
 def _price_outlier(day: Day, settings: Settings) -> pl.Series:
-    odd = _price_ratios(day, settings).filter(pl.col("ratio").abs() > math.log(settings["factor"]))
-    return rows_of(day, odd.select("row").collect().to_series())
+    known = pl.col("lines") >= settings["at_least_lines"]
+    odd = day.priced.filter(known & (pl.col("ratio").abs() > math.log(settings["factor"])))
+    return rows_of(day, odd["row"])
 
 
 def _store_prices(day: Day, settings: Settings) -> pl.Series:
     """Every priced row of a store whose prices moved together: one till that counts in another unit or currency."""
-    lines = _price_ratios(day, settings).drop_nulls("store_id")
-    stores = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len(), pl.col("row"))
+    lines = day.priced.filter(pl.col("lines") >= settings["at_least_lines"]).drop_nulls("store_id")
     moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_lines"])
-    return rows_of(day, stores.filter(moved).select(pl.col("row").explode()).collect().to_series())
-
-
-def _price_ratios(day: Day, settings: Settings) -> pl.LazyFrame:
-    """row, store_id and the logarithm of the unit price over the item's usual one, where both are known."""
-    usual = day.items_before.filter(pl.col("lines") >= settings["at_least_lines"])
-    usual = usual.select("item_id", usual="price").drop_nulls("usual")
-    prices = day.events.lazy().select("row", "store_id", pl.col("item_id").cast(pl.String), price=unit_price())
-    known = prices.drop_nulls("price").join(usual.lazy(), on="item_id")
-    return known.select("row", "store_id", ratio=(pl.col("price") / pl.col("usual")).log())
+    stores = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)
+    return rows_of(day, lines.filter(pl.col("store_id").is_in(stores["store_id"].implode()))["row"])
 
 
 def _user_flood(day: Day, settings: Settings) -> pl.Series:
     most = max(settings["share"] * len(day.events), settings["at_least_rows"])
-    return _of_users(day, pl.len() > most)
+    return day.of_users(day.user_rows.filter(pl.col("rows") > most)["user_id"])
 
 
 def _superhuman(day: Day, settings: Settings) -> pl.Series:
     """Users who act again and again within less than `gap_s`; several lines of one moment are one act."""
+    busy = day.user_rows.filter(pl.col("rows") > settings["times"])["user_id"]
     acts = (
         day.events.lazy()
-        .filter(pl.col("event_type").cast(pl.String).is_in(ACTIONS) & pl.col("user_id").is_not_null())
-        .filter(pl.len().over("user_id") > settings["times"])
+        .filter(pl.col("user_id").is_in(busy.implode()) & pl.col("event_type").cast(pl.String).is_in(ACTIONS))
         .select("user_id", "event_time")
         .unique()
+        .filter(pl.len().over("user_id") > settings["times"])
         .sort("user_id", "event_time")
         .with_columns(gap=pl.col("event_time").diff().over("user_id").dt.total_microseconds() / 1e6)
         .group_by("user_id")
         .agg(fast=(pl.col("gap") < settings["gap_s"]).sum())
         .filter(pl.col("fast") >= settings["times"])
-        .select(pl.col("user_id").cast(pl.String))
-        .collect()
     )
-    if acts.is_empty():
-        return none_of(day)
-    return day.events["user_id"].cast(pl.String).is_in(acts["user_id"].implode()).fill_null(False)
+    return day.of_users(acts.collect()["user_id"])
 
 
 def _over_cap(day: Day, settings: Settings) -> pl.Series:
-    counts = day.events.group_by("user_id").len().filter(pl.col("len") > settings["rows"])
-    if counts.is_empty():
+    if not (day.user_rows["rows"] > settings["rows"]).any():
         return none_of(day)
     number = pl.int_range(pl.len()).over("user_id", order_by=["event_time", "row"])
-    return day.events.select(
-        ((number >= settings["rows"]) & pl.col("user_id").is_not_null()).fill_null(False)
-    ).to_series()
+    beyond = (number >= settings["rows"]) & pl.col("user_id").is_not_null()
+    return day.events.select(beyond.fill_null(False)).to_series()
 
 
 def _click_before_impression(day: Day, settings: Settings) -> pl.Series:
@@ -173,7 +160,7 @@ def _orphan_click(day: Day, settings: Settings) -> pl.Series:
 
 
 def _shown(day: Day) -> pl.LazyFrame | None:
-    if "impression" not in day.events["event_type"].cast(pl.String).unique().to_list():
+    if "impression" not in day.events["event_type"].unique().cast(pl.String).to_list():
         return None
     return (
         day.events.lazy()
@@ -186,15 +173,6 @@ def _shown(day: Day) -> pl.LazyFrame | None:
 def _answers(day: Day) -> pl.LazyFrame:
     answer = pl.col("event_type").cast(pl.String).is_in(ANSWERS)
     return day.events.lazy().filter(answer).select("row", "request_id", "item_id", "event_time")
-
-
-def _of_users(day: Day, condition: pl.Expr) -> pl.Series:
-    """Every row of the users for whom the condition holds."""
-    counts = day.events.group_by("user_id").agg(hit=condition).filter(pl.col("hit") & pl.col("user_id").is_not_null())
-    if counts.is_empty():
-        return none_of(day)
-    users = counts["user_id"].cast(pl.String)
-    return day.events["user_id"].cast(pl.String).is_in(users.implode()).fill_null(False)
 
 
 # fmt: off

@@ -238,6 +238,14 @@ def all_rules() -> Collection[str]:
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    """Dictionary columns become enumerations of this table's own values: Polars' categories are shared by all tables of a
+    process, and would remember every user of every day."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_dictionary(column.type) and column.num_chunks:
+            column = column.unify_dictionaries()
+            codes = pl.Series(pa.chunked_array([chunk.indices for chunk in column.chunks]))
+            columns[name] = codes.cast(pl.UInt32).cat.to(pl.Enum(pl.Series(column.chunk(0).dictionary)))
+        else:
+            columns[name] = pl.Series(column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column)
+    return pl.DataFrame(columns)

@@ -159,7 +159,7 @@ def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl
         file = manifest.file(kind)
         return read_file(store, accepted_key(manifest.partition, file.name), file)
 
-    events = read_accepted_events(store, manifest.partition, ("event_id", "user_id"))
+    events = read_accepted_events(store, manifest.partition, ("event_id", "user_id"), coded=("user_id",))
     items = pl.read_parquet(body("items")).select(pl.col(name).cast(kind) for name, kind in ITEM_COLUMNS.items())
     return DayCounts.model_validate_json(body("counts")), items, as_frame(events)
 

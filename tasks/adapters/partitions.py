@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from tasks.adapters.store import Store
 from tasks.domain.behaviour import AcceptedManifest, PartitionFile, PartitionManifest
-from tasks.domain.contract import EVENT, ITEM, PLAN, Contract, arrow_schema
+from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract, arrow_schema
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import PARTITION, partition_date
 
@@ -36,6 +36,8 @@ READERS = 8
 MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?P<revision>[0-9]{6}))?\.json$")
 # few distinct values for many rows: they lie as dictionaries in the file and stay dictionaries in memory
 CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
+# years 1 to 9999: what a calendar can say. A time beyond is garbage, and libraries crash on it
+EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 M = TypeVar("M", PartitionManifest, AcceptedManifest)
 
 
@@ -118,11 +120,13 @@ def read_partition(store: Store, day: str, revision: int | None = None) -> Parti
     )
 
 
-def read_accepted_events(store: Store, day: str, columns: Sequence[str] = EVENT.names) -> pa.Table:
+def read_accepted_events(
+    store: Store, day: str, columns: Sequence[str] = EVENT.names, coded: tuple[str, ...] = ()
+) -> pa.Table:
     """The rows of an accepted day that are not quarantined, in landed order."""
     manifest = read_accepted_manifest(store, day)
     key = landed_key(day, manifest.events.name)
-    return without(read_table(store, key, manifest.events, EVENT).select(list(columns)), read_caught(store, manifest))
+    return without(read_table(store, key, manifest.events, EVENT, coded, columns), read_caught(store, manifest))
 
 
 def read_caught(store: Store, manifest: AcceptedManifest) -> pa.Table:
@@ -140,17 +144,24 @@ def without(events: pa.Table, caught: pa.Table) -> pa.Table:
 
 
 def read_catalogue(store: Store, sha256: str) -> pa.Table:
-    key = catalogue_key(sha256)
-    body = store.get(key)
-    _verify(store.uri(key), body, sha256)
-    return _parsed(store.uri(key), body, ITEM)
+    return _by_digest(store, catalogue_key(sha256), sha256, ITEM)
+
+
+def read_users(store: Store, sha256: str) -> pa.Table:
+    """The user table of a day: pseudonyms, and whatever else the source knows of them."""
+    return _by_digest(store, users_key(sha256), sha256, USER)
 
 
 def read_table(
-    store: Store, key: str, file: PartitionFile, contract: Contract, coded: tuple[str, ...] = ()
+    store: Store,
+    key: str,
+    file: PartitionFile,
+    contract: Contract,
+    coded: tuple[str, ...] = (),
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """One file of a day, verified. Columns in `coded` stay dictionaries, which is how they lie in the file."""
-    table = _parsed(store.uri(key), read_file(store, key, file), contract, coded)
+    table = _parsed(store.uri(key), read_file(store, key, file), contract, coded, columns)
     if table.num_rows != file.rows:
         raise InputRejected(f"{store.uri(key)} holds {table.num_rows} rows, its manifest says {file.rows}")
     return table
@@ -179,7 +190,8 @@ def described(kind: str, body: bytes, rows: int, suffix: str = ".parquet") -> tu
 
 def contract_table(frame: pl.DataFrame, contract: Contract) -> pa.Table:
     """The frame in the contract's types. Nullable throughout: a null where none may be is a row to quarantine."""
-    return frame.to_arrow().cast(pa.schema([field.with_nullable(True) for field in arrow_schema(contract)]))
+    table = frame.to_arrow()
+    return table.cast(pa.schema([field.with_nullable(True) for field in arrow_schema(contract, table.schema)]))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -261,6 +273,12 @@ def _manifest(store: Store, key: str, day: str, revision: int, model: type[M]) -
     return manifest
 
 
+def _by_digest(store: Store, key: str, sha256: str, contract: Contract) -> pa.Table:
+    body = store.get(key)
+    _verify(store.uri(key), body, sha256)
+    return _parsed(store.uri(key), body, contract)
+
+
 def _verify(uri: str, body: bytes, sha256: str) -> None:
     found = hashlib.sha256(body).hexdigest()
     if found != sha256:
@@ -270,16 +288,31 @@ def _verify(uri: str, body: bytes, sha256: str) -> None:
         )
 
 
-def _parsed(uri: str, body: bytes, contract: Contract, coded: tuple[str, ...] = ()) -> pa.Table:
+def _parsed(
+    uri: str, body: bytes, contract: Contract, coded: tuple[str, ...] = (), columns: Sequence[str] | None = None
+) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(body), read_dictionary=list(coded))
+        there = pq.read_schema(pa.BufferReader(body))
+        wanted = arrow_schema(contract, there)
+        names = list(columns or wanted.names)
+        for name in names:
+            if there.names.count(name) != 1:
+                found = "holds twice" if name in there.names else "lacks"
+                raise InputRejected(f"{uri} {found} the column {name}; docs/data-contract.md lists what it needs")
+        table = pq.read_table(pa.BufferReader(body), read_dictionary=list(coded), columns=names).select(names)
+        table.validate(full=True)  # bytes that are no UTF-8 are found here, or crash whoever reads them
     except (pa.ArrowException, OSError) as err:
         raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
-    wanted = arrow_schema(contract)
-    for field in wanted:
-        if field.name not in table.column_names:
-            raise InputRejected(f"{uri} lacks the column {field.name}; docs/data-contract.md lists what it needs")
-        found = table.schema.field(field.name).type
-        if (found.value_type if pa.types.is_dictionary(found) else found) != field.type:
-            raise InputRejected(f"{uri}: column {field.name} is {found}, the contract says {field.type}")
-    return table.select(wanted.names)
+    for name in names:
+        kind = table.schema.field(name).type
+        if (kind.value_type if pa.types.is_dictionary(kind) else kind) != wanted.field(name).type:
+            raise InputRejected(f"{uri}: column {name} is {kind}, the contract says {wanted.field(name).type}")
+        if pa.types.is_timestamp(kind) and table.num_rows:
+            _in_a_calendar(f"{uri}: column {name}", table.column(name))
+    return table
+
+
+def _in_a_calendar(what: str, times: pa.ChunkedArray) -> None:
+    earliest, latest = pc.min_max(times.cast(pa.int64())).as_py().values()
+    if earliest is not None and not (EARLIEST_US <= earliest and latest <= LATEST_US):
+        raise InputRejected(f"{what} holds a time beyond the years 1 to 9999; ingest does not write such a file")
