@@ -57,13 +57,11 @@ class Judge:
 
     def judge_profile(self, suite: Suite, profile: Profile) -> tuple[list[Judged], str]:
         """(findings in the suite's order, the Data Docs page as self-contained HTML). Same profile, same bytes."""
-        return _judged(suite, self.results_of_profile(suite, profile))
+        return judged_by(suite, self.results_of_profile(suite, profile))
 
     def judge_frame(self, suite: Suite, frame: pl.DataFrame) -> tuple[list[Judged], str]:
         """The same from plain Great Expectations on a pandas copy of `frame`, which has a `row` column."""
-        return _judged(suite, self.results_of_frame(suite, frame))
-
-    judge = judge_frame  # until expectations/verdicts.py judges profiles
+        return judged_by(suite, self.results_of_frame(suite, frame))
 
     def results_of_profile(self, suite: Suite, profile: Profile) -> Any:
         """Great Expectations' own result."""
@@ -73,7 +71,7 @@ class Judge:
         from expectations.profile_engine import ProfileEngine
 
         validator = Validator(execution_engine=ProfileEngine(profile), data_context=self._context)
-        asked = validator.process_expectations_for_validation(self._suite(suite).expectation_configurations)
+        asked = validator.process_expectations_for_validation(self._built(suite).expectation_configurations)
         results = validator.graph_validate(asked, runtime_configuration={"result_format": dict(RESULT_FORMAT)})
         statistics = calc_validation_statistics(results)._asdict()
         success = statistics.pop("success")
@@ -91,16 +89,12 @@ class Judge:
         if name not in {asset.name for asset in self._source.assets}:
             self._source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
         batch = self._source.get_asset(name).get_batch_definition("all")
-        definition = self._gx.ValidationDefinition(name=name, data=batch, suite=self._suite(suite))
+        built = self._context.suites.add_or_update(self._built(suite))
+        definition = self._gx.ValidationDefinition(name=name, data=batch, suite=built)
         return self._context.validation_definitions.add_or_update(definition).run(
             batch_parameters={"dataframe": as_pandas(frame.select(ROW, *suite.columns))},
             result_format=dict(RESULT_FORMAT),
         )
-
-    def _suite(self, suite: Suite) -> Any:
-        if suite.name not in {known.name for known in self._context.suites.all()}:
-            self._context.suites.add(self._built(suite))
-        return self._context.suites.get(suite.name)
 
     def _built(self, suite: Suite) -> Any:
         import great_expectations.expectations as gxe
@@ -120,7 +114,8 @@ def as_pandas(frame: pl.DataFrame) -> Any:
     return frame.with_columns(cs.float().cast(pl.Float64)).to_pandas()
 
 
-def _judged(suite: Suite, result: Any) -> tuple[list[Judged], str]:
+def judged_by(suite: Suite, result: Any) -> tuple[list[Judged], str]:
+    """Findings and page of a result of Great Expectations."""
     by_name = {one.expectation_config.meta["name"]: one for one in result.results}
     judged = [_finding(expectation, by_name[expectation.name]) for expectation in suite.expectations]
     return judged, _page(result, judged)

@@ -16,15 +16,15 @@ from expectations.suites import Expectation, Suite
 
 ROW = "row"  # index column of every judged frame: which row broke an expectation
 LIMIT = 1_000  # rows that a profile names per expectation; Great Expectations itself lists 200 values
-TEXT = (pl.String, pl.Categorical, pl.Enum)
+CODED = (pl.Categorical, pl.Enum)
+SAMPLE = 1_000  # rows by which a column of text is taken to repeat itself
 Masks = Mapping[str, pl.Series]
 
 
 def broken(suite: Suite, frame: pl.DataFrame) -> dict[str, pl.Series]:
     """For each expectation, by name, which rows break it. Two passes over the table, each on all cores."""
-    texts = {one.columns[0] for one in suite.expectations if one.kind in CONDITIONS} & {
-        name for name, of in frame.schema.items() if of in TEXT
-    }
+    judged = {one.columns[0] for one in suite.expectations if one.kind in CONDITIONS}
+    texts = {name for name in judged if _repeats(frame[name])}
     distinct = frame.select(pl.col(name).unique().implode() for name in sorted(texts))
     values = {name: distinct[name].explode().drop_nulls() for name in distinct.columns}
     marks = {one.name: _mark(one, frame, values) for one in suite.expectations}
@@ -45,7 +45,7 @@ def _mark(expectation: Expectation, frame: pl.DataFrame, texts: Mapping[str, pl.
     if kind == "ExpectColumnValuesToBeUnique":
         return ~_absent(name, types) & pl.col(name).is_duplicated()
     breaks = CONDITIONS[kind]
-    if name in texts:  # cheaper to tell values apart than to match each row
+    if name in texts:
         value = pl.col(name).cast(pl.String)
         wrong = texts[name].to_frame().filter(breaks(value, arguments)).to_series()
         return pl.col(name).is_in(wrong.implode()).fill_null(False) if len(wrong) else None
@@ -53,6 +53,13 @@ def _mark(expectation: Expectation, frame: pl.DataFrame, texts: Mapping[str, pl.
         return None
     value = pl.col(name).cast(pl.Float64) if types[name].is_float() else pl.col(name)
     return (breaks(value, arguments) & ~_absent(name, types)).fill_null(False)
+
+
+def _repeats(column: pl.Series) -> bool:
+    """Whether a text column has so few different values that telling them apart is cheaper than matching each row."""
+    if column.dtype in CODED:
+        return True
+    return column.dtype == pl.String and 2 * column.head(SAMPLE).n_unique() <= SAMPLE
 
 
 def _outside_set(value: pl.Expr, arguments: dict[str, Any]) -> pl.Expr:
@@ -132,7 +139,7 @@ class Profile:
             mask, columns = masks[one.name], one.columns
             count = int(mask.sum())
             first = mask.arg_true().head(LIMIT) if count else pl.Series([], dtype=pl.UInt32)
-            sample = frame.select(ROW, *columns)[first].with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+            sample = frame.select(ROW, *columns)[first].with_columns(pl.col(*CODED).cast(pl.String))
             joint = len(columns) > 1
             ignored = frame.select(_all_absent(columns, frame.schema).sum()).item() if joint else absent[columns[0]]
             found[one.name] = Found(count, ignored, sample)

@@ -35,7 +35,15 @@ class ProfileEngine(PandasExecutionEngine):
         metrics: dict[Any, Any] | None = None,
         runtime_configuration: dict[str, Any] | None = None,
     ) -> dict[Any, Any]:
-        return {metric.id: self._answer(metric) for metric in metrics_to_resolve}
+        answers = {}
+        for metric in metrics_to_resolve:
+            try:
+                answers[metric.id] = self._answer(metric)
+            except KeyError as err:  # only this error costs one expectation; any other would cost the whole suite
+                raise MetricResolutionError(
+                    f"the profile cannot answer {metric.metric_name}: {err}", (metric,)
+                ) from err
+        return answers
 
     def _answer(self, metric: Any) -> Any:
         of, _, wanted = metric.metric_name.rpartition(".")
@@ -45,7 +53,9 @@ class ProfileEngine(PandasExecutionEngine):
             return self._profile.absent[metric.metric_domain_kwargs["column"]]
         if of == "table" or wanted in ("condition", "map", "unexpected_index_query"):
             return None  # what pandas would compute the metrics below from; the query is switched off by the judge
-        expectation = self._expectation(of, metric)
+        domain = metric.metric_domain_kwargs
+        columns = tuple(domain.get("column_list") or (domain["column"],))
+        expectation = self._asked[_key(of, columns, metric.metric_value_kwargs)]
         found = self._profile.found[expectation.name]
         answers = {
             "unexpected_count": lambda: found.count,
@@ -53,17 +63,7 @@ class ProfileEngine(PandasExecutionEngine):
             "unexpected_values": lambda: self._values(expectation, found),
             "unexpected_index_list": lambda: self._index(expectation, found),
         }
-        if wanted not in answers:
-            raise MetricResolutionError(f"a profile cannot answer {metric.metric_name}", (metric,))
         return answers[wanted]()
-
-    def _expectation(self, of: str, metric: Any) -> Expectation:
-        domain = metric.metric_domain_kwargs
-        columns = tuple(domain.get("column_list") or (domain["column"],))
-        key = _key(of, columns, metric.metric_value_kwargs)
-        if key not in self._asked:
-            raise MetricResolutionError(f"no expectation of suite {self._profile.suite.name} asks for {key}", (metric,))
-        return self._asked[key]
 
     def _values(self, expectation: Expectation, found: Found) -> list[Any]:
         sample = self._as_pandas(found.sample.head(MAX_RESULT_RECORDS).select(expectation.columns))
@@ -85,7 +85,7 @@ def _metric(expectation: Expectation) -> str:
 
 def _key(of: str, columns: tuple[str, ...], arguments: dict[str, Any]) -> tuple[str, ...]:
     """Which expectation a metric belongs to: same condition, same columns, same bounds."""
-    aside = ("column", "column_list", "result_format")
+    aside = ("column", "column_list", "mostly", "result_format")
     bounds = {
         name: value
         for name, value in arguments.items()

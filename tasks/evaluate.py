@@ -2,7 +2,8 @@
 
 New weights are compared over the whole holdout. New state is compared on the partition's day: the champion's weights on
 its released state against the same weights on that morning's state. A first champion is compared with GP-TopFreq, the
-counting baseline, on its validation days. Writes evaluation.json and slates.parquet, one row a slate.
+counting baseline, on its validation days. Writes evaluation.json, slates.parquet, one row a slate, and predictions.html,
+Great Expectations on every ranking: where scores are not finite or a ranking lost things, no metric means anything.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expectations.products import judge_predictions
+from expectations.tables import Predictions
 from tasks.domain.errors import InputRejected
 from tasks.progress import Progress
-from tasks.ranker.arrays import iso_day
+from tasks.ranker.arrays import Ints, iso_day
 from tasks.ranker.build import Morning
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.judge import Judged, Row, judge, mean_of, metrics_of, personal_then_popular, prepare
+from tasks.ranker.judge import Judged, Row, judge, mean_of, metrics_of, personal_then_popular, prepare, row_of
 from tasks.ranker.profile import Profile
-from tasks.ranker.rank import rank_profile
+from tasks.ranker.rank import Ranking, rank_profile, rank_slate
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
+from tasks.ranker.runtime import OpenVinoScorer, TorchScorer
 from tasks.ranker.state import NOBODY, ItemState, View
 
 if TYPE_CHECKING:
@@ -55,17 +58,18 @@ def evaluate(
         champion: src directory of the release that serves, with its view; None for a first champion.
 
     Raises:
-        InputRejected: there is nothing to compare, or no slate to compare on.
+        InputRejected: there is nothing to compare, no slate to compare on, or predictions that are none.
     """
-    data = Dataset.open(dataset)
+    data, seen = Dataset.open(dataset), Predictions()
     if champion is None or champion_view is None:
         if candidate is None:
             raise InputRejected("there is neither a champion nor a candidate; nothing can be evaluated")
-        told = {"bootstrap": _first_champion(data, candidate)}
+        told = {"bootstrap": _first_champion(data, candidate, seen)}
     else:
-        told = {"state": _state(data, dataset, champion, champion_view)}
+        told = {"state": _state(data, dataset, champion, champion_view, seen)}
         if candidate is not None:
-            told["weights"] = _weights(data, candidate, champion)
+            told["weights"] = _weights(data, candidate, champion, seen)
+    _require_sound(seen, out)
     rows = [(kind, one) for kind, (_, compared) in told.items() for one in compared]
     _write_slates(rows, out / "slates.parquet")
     evaluation = {kind: facts for kind, (facts, _) in told.items()}
@@ -73,16 +77,44 @@ def evaluate(
     return _summary(evaluation)
 
 
-def _weights(data: Dataset, candidate: Path, champion: Path) -> tuple[dict[str, Any], list[Compared]]:
+def _require_sound(seen: Predictions, out: Path) -> None:
+    wrong, page = judge_predictions(seen)
+    (out / "predictions.html").write_text(page)
+    if wrong:
+        raise InputRejected(
+            f"the predictions cannot be compared: {'; '.join(wrong)}. Look at the training curves of the model that is "
+            f"named, and at what compress did to it"
+        )
+
+
+def _seen(seen: Predictions, kind: str, system: str, one: Judged, ranking: Ranking) -> Ranking:
+    seen.add(kind, system, iso_day(one.slate.day), one.slate.user, ranking.order, ranking.scores)
+    return ranking
+
+
+def _weights(
+    data: Dataset, candidate: Path, champion: Path, seen: Predictions
+) -> tuple[dict[str, Any], list[Compared]]:
     new, old = OpenVinoScorer(candidate / "model"), OpenVinoScorer(champion / "release" / "model")
-    compared, extra = _compare(data, data.split.holdout_days, lambda one: (judge(new, one), judge(old, one)), candidate)
+
+    def both(one: Judged) -> tuple[Row, Row]:
+        ours = _seen(seen, "weights", "candidate", one, rank_slate(new, one.ranked))
+        theirs = _seen(seen, "weights", "champion", one, rank_slate(old, one.ranked))
+        return row_of(ours, one), row_of(theirs, one)
+
+    compared, extra = _compare(data, data.split.holdout_days, both, candidate)
     digest = data.digest_of(data.split.holdout_days)
     return _facts(data.split.holdout_days, digest, digest, compared) | extra, compared
 
 
-def _first_champion(data: Dataset, candidate: Path) -> tuple[dict[str, Any], list[Compared]]:
+def _first_champion(data: Dataset, candidate: Path, seen: Predictions) -> tuple[dict[str, Any], list[Compared]]:
     scorer, days = OpenVinoScorer(candidate / "model"), data.split.validation_days
-    compared, extra = _compare(data, days, lambda one: (judge(scorer, one), personal_then_popular(one)), candidate)
+
+    def both(one: Judged) -> tuple[Row, Row]:
+        ours = _seen(seen, "bootstrap", "candidate", one, rank_slate(scorer, one.ranked))
+        return row_of(ours, one), personal_then_popular(one)
+
+    compared, extra = _compare(data, days, both, candidate)
     digest = data.digest_of(days)
     return _facts(days, digest, digest, compared) | extra, compared
 
@@ -106,7 +138,9 @@ def _compare(
     return compared, {"gp_topfreq": mean_of(peer), "transformer_zeroed": mean_of(zeroed)}
 
 
-def _state(data: Dataset, dataset: Path, champion: Path, view: Path) -> tuple[dict[str, Any], list[Compared]]:
+def _state(
+    data: Dataset, dataset: Path, champion: Path, view: Path, seen: Predictions
+) -> tuple[dict[str, Any], list[Compared]]:
     """The champion's weights on its released state against the same weights on this morning's, on the partition's day."""
     scorer = OpenVinoScorer(champion / "release" / "model")
     released, histories = ItemState.load(champion / "release" / "items"), View(view)
@@ -114,9 +148,12 @@ def _state(data: Dataset, dataset: Path, champion: Path, view: Path) -> tuple[di
     compared = []
     for morning, slates in data.mornings((day,)):
         for one in prepare([(morning, slates)]):
-            user = data.builder.log.user_ids[one.slate.user]
-            old = _on_released_state(scorer, released, histories, user, one, morning)
-            compared.append(_compared(one, judge(scorer, one), old))
+            new = row_of(_seen(seen, "state", "candidate", one, rank_slate(scorer, one.ranked)), one)
+            user = histories.get(data.builder.log.user_ids[one.slate.user]) or NOBODY
+            profile = Profile(released, user, one.slate.day)
+            candidates = candidates_of(profile)
+            ranking = _seen(seen, "state", "champion", one, rank_profile(scorer, profile, candidates))
+            compared.append(_compared(one, new, _on_released_state(candidates[ranking.order], released, one, morning)))
     if not compared:
         raise InputRejected(f"{day} holds no slate of the selected users, so the state cannot be tested on it")
     digest = data.digest_of((day,))
@@ -125,18 +162,13 @@ def _state(data: Dataset, dataset: Path, champion: Path, view: Path) -> tuple[di
     return facts | {"checks": state_checks(released, fresh, len(histories), len(View(dataset / "view")))}, compared
 
 
-def _on_released_state(
-    scorer: Scorer, released: ItemState, histories: View, user: str, one: Judged, morning: Morning
-) -> Row:
-    """What the champion would have answered on that day with the state that it was released with."""
-    history = histories.get(user) or NOBODY
-    profile = Profile(released, history, one.slate.day)
-    candidates = candidates_of(profile)
-    ranked = [released.ids[row] for row in candidates[rank_profile(scorer, profile, candidates).order].tolist()]
+def _on_released_state(ranked: Ints, released: ItemState, one: Judged, morning: Morning) -> Row:
+    """Metrics of what the champion would have answered on that day with the state that it was released with."""
+    ids = [released.ids[row] for row in ranked.tolist()]
     wanted = {morning.items.ids[row] for row in one.slate.positives.tolist()}
     bought = {morning.items.ids[row] for row in one.ranked.profile.by_item.keys.tolist()}
-    relevant = np.array([item in wanted for item in ranked], bool)
-    return metrics_of(relevant, np.array([item in bought for item in ranked], bool), one.slate)
+    relevant = np.array([item in wanted for item in ids], bool)
+    return metrics_of(relevant, np.array([item in bought for item in ids], bool), one.slate)
 
 
 def state_checks(released: ItemState, fresh: ItemState, users_before: int, users_now: int) -> list[dict[str, Any]]:

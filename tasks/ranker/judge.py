@@ -43,7 +43,11 @@ def prepare(mornings: Iterable[tuple[Morning, list[Slate]]]) -> list[Judged]:
 
 def judge(scorer: Scorer, one: Judged) -> Row:
     """Metrics of the cascade on one slate: over all candidates, those new to the user, those bought before."""
-    ranking = rank.rank_slate(scorer, one.ranked)
+    return row_of(rank.rank_slate(scorer, one.ranked), one)
+
+
+def row_of(ranking: rank.Ranking, one: Judged) -> Row:
+    """Metrics of a ranking of the slate's own candidates."""
     relevant = np.isin(one.ranked.candidates[ranking.order], one.slate.positives)
     row = metrics_of(relevant, one.past[ranking.order], one.slate)
     row["logloss[all]"] = logloss(ranking.scores, relevant)
