@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from tasks.adapters.partitions import (
+    EARLIEST_US,
+    LATEST_US,
     catalogue_key,
     content_digest,
     contract_table,
@@ -24,15 +26,19 @@ from tasks.adapters.partitions import (
     parquet_bytes,
     put_day,
     read_landed_manifest,
+    users_key,
 )
 from tasks.adapters.store import Store
-from tasks.domain.behaviour import PartitionManifest, pseudonym, session_pseudonym
-from tasks.domain.contract import EVENT, ITEM, PLAN, Contract, arrow_schema
+from tasks.domain.behaviour import PartitionFile, PartitionManifest, partition_digest
+from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract, arrow_schema
 from tasks.domain.errors import Conflict, InputRejected
-from tasks.domain.manifest import digest_of, partition_date
+from tasks.domain.manifest import partition_date
+from tasks.raw_ids import Pseudonyms
 from tasks.sources import Source, require_day
 
 log = logging.getLogger("freshrank.ingest")
+MOST_NAMES, LONGEST_NAME = 20, 64  # column names come from outside, and go into manifests and logs
+MOST_FURTHER = 200  # columns of an open contract
 
 
 def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) -> dict[str, Any]:
@@ -47,9 +53,8 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
     present = landed_days(store)
     _same_key(store, present, key_id)
     missing = [day for day in source.days() if day <= through and day not in set(present)]
-    items = _Items(source, store)
-    names = _Pseudonyms(key)
-    landed = [land(source, store, day, items, names, key_id) for day in missing or [through]]
+    tables = _Tables(source, store, Pseudonyms(key))
+    landed = [land(source, store, day, tables, key_id) for day in missing or [through]]
     new = landed if missing else []
     return {
         "through": through,
@@ -59,6 +64,7 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
         "rows": sum(manifest.rows for manifest in new),
         "late_rows": sum(manifest.late_rows for manifest in new),
         "empty": [manifest.partition for manifest in new if manifest.rows == 0],
+        "users": tables.users.rows if tables.users else None,
         "ignored_columns": sorted({name for manifest in new for name in manifest.ignored_columns}),
         "source": source.name,
         "last_day": source.last_day,
@@ -66,39 +72,34 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
     }
 
 
-def land(source: Source, store: Store, day: str, items: _Items, names: _Pseudonyms, key_id: str) -> PartitionManifest:
+def land(source: Source, store: Store, day: str, tables: _Tables, key_id: str) -> PartitionManifest:
     """Write one day. The same content again changes nothing; other content raises Conflict."""
     partition_date(day)
     raw, ignored = conform(source.events(day), EVENT, f"{source.name} events of {day}")
-    events = names.replace(raw).sort(EVENT.key, *(name for name in EVENT.names if name != EVENT.key))
-    plan = pl.from_arrow(conform(source.plan(day), PLAN, f"{source.name} plan of {day}")[0])
-    assert isinstance(plan, pl.DataFrame)
+    events = tables.names.events(frame_of(raw)).sort(EVENT.key, *(name for name in EVENT.names if name != EVENT.key))
+    plan = frame_of(conform(source.plan(day), PLAN, f"{source.name} plan of {day}")[0])
     plan = plan.sort(PLAN.key, *PLAN.names[1:])
     files = [
         described("events", parquet_bytes(contract_table(events, EVENT)), len(events)),
         described("plan", parquet_bytes(contract_table(plan, PLAN)), len(plan)),
     ]
-    late = events.filter(pl.col("event_time").dt.date() < partition_date(day))
-    identity = {
-        "partition": day,
-        "events": content_digest(events, EVENT.key),
-        "plan": content_digest(plan, PLAN.key),
-        "items": items.digest,
-    }
+    content = {"events": content_digest(events, EVENT.key), "plan": content_digest(plan, PLAN.key), **tables.content}
     manifest = PartitionManifest(
         partition=day,
         files=tuple(file for file, _ in files),
         rows=len(events),
-        late_rows=len(late),
-        ignored_columns=ignored,
-        catalogue=items.sha256,
+        late_rows=len(events.filter(pl.col("event_time").dt.date() < partition_date(day))),
+        ignored_columns=shown_names([*ignored, *tables.ignored]),
+        catalogue=tables.items.sha256,
+        users=tables.users.sha256 if tables.users else None,
         source=source.name,
         pseudonym_key_id=key_id,
-        digest=digest_of(identity),
+        content=content,
+        digest=partition_digest(day, content),
     )
     if store.exists(landed_key(day)):
         return _same_content(store, manifest)
-    items.put()
+    tables.put()
     try:
         put_day(store, landed_key(day, ""), files, manifest)
     except Conflict:  # another live copy of this task was first; its day counts if it is the same day
@@ -112,30 +113,65 @@ def land(source: Source, store: Store, day: str, items: _Items, names: _Pseudony
 def conform(table: pa.Table, contract: Contract, what: str) -> tuple[pa.Table, tuple[str, ...]]:
     """(the contract's columns in the contract's types, names of columns that were left out).
 
-    Optional columns that are absent become null. Types are widened, never guessed: text that should be a number is
-    refused, and the refusal names the column, never a value.
+    Optional columns that are absent become null; further columns of an open contract are kept. Types are widened, never
+    guessed: text that should be a number is refused, and the refusal names the column, never a value.
     """
-    columns = []
-    for column, field in zip(contract.columns, arrow_schema(contract), strict=True):
-        if column.name not in table.column_names:
-            if column.required:
-                raise InputRejected(
-                    f"{what}: the column {column.name} is missing; docs/data-contract.md lists what is needed"
-                )
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        found = table.column(column.name)
-        if not _widens(found.type, field.type):
-            raise InputRejected(f"{what}: column {column.name} is {found.type}, the contract says {field.type}")
-        try:
-            columns.append(found.cast(field.type))
-        except pa.ArrowInvalid:
-            raise InputRejected(f"{what}: column {column.name} has values that are no {field.type}") from None
-    ignored = tuple(sorted(set(table.column_names) - set(contract.names)))
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise InputRejected(f"{what}: the column {', '.join(shown_names(twice))} is there more than once")
+    further = [name for name in table.column_names if name not in contract.names] if contract.open else []
+    if len(further) > MOST_FURTHER or any(shown_names([name]) != (name,) for name in further):
+        raise InputRejected(
+            f"{what}: further columns are up to {MOST_FURTHER}, with names of up to {LONGEST_NAME} printable letters; "
+            f"here are {len(further)}: {', '.join(shown_names(further))}"
+        )
+    missing = [name for name in contract.required if name not in table.column_names]
+    if missing:
+        raise InputRejected(f"{what}: the column {missing[0]} is missing; docs/data-contract.md lists what is needed")
+    wanted = arrow_schema(contract, table.schema)
+    columns = [
+        _cast(table.column(field.name), field.type, f"{what}: column {shown_names([field.name])[0]}")
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in wanted
+    ]
+    ignored = tuple(sorted(set(table.column_names) - set(wanted.names)))
     if ignored:
-        log.warning("what=%r ignored_columns=%s", what, ",".join(ignored))
+        log.warning("what=%r ignored_columns=%s", what, ",".join(shown_names(ignored)))
     # nulls in required columns are rows to quarantine, not a reason to refuse the file: hence nullable here
-    return pa.table(columns, names=list(contract.names)), ignored
+    return pa.table(columns, names=wanted.names), ignored
+
+
+def frame_of(table: pa.Table) -> pl.DataFrame:
+    """The table as a frame; a time that no calendar has is no time, and validate_data puts its row aside."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
+    return frame.with_columns(
+        pl.when(pl.col(name).cast(pl.Int64).is_between(EARLIEST_US, LATEST_US)).then(pl.col(name)) for name in times
+    )
+
+
+def shown_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Column names as they may be written down: printable, cut, and not more than a person reads."""
+    shown = [
+        "".join(letter if letter.isprintable() else "?" for letter in name)[:LONGEST_NAME]
+        for name in names[:MOST_NAMES]
+    ]
+    return (*shown, *([f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []))
+
+
+def _cast(found: pa.ChunkedArray, wanted: pa.DataType, what: str) -> pa.ChunkedArray:
+    if not _widens(found.type, wanted):
+        raise InputRejected(f"{what} is {found.type}, the contract says {wanted}")
+    try:
+        found.validate(full=True)
+    except pa.ArrowInvalid:
+        raise InputRejected(f"{what} is damaged, or holds text that is not UTF-8") from None
+    try:
+        return found.cast(wanted)
+    except pa.ArrowInvalid:
+        raise InputRejected(f"{what} has values that are no {wanted}") from None
 
 
 def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
@@ -175,45 +211,32 @@ def _same_content(store: Store, manifest: PartitionManifest) -> PartitionManifes
     return known
 
 
-class _Pseudonyms:
-    """Raw ids to pseudonyms, each computed once: users come back every day."""
+class _Tables:
+    """The source's item and user tables: read once, put once, only when a day needs them."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._users: dict[str, str] = {}
-
-    def replace(self, raw: pa.Table) -> pl.DataFrame:
-        frame = pl.from_arrow(raw)
-        assert isinstance(frame, pl.DataFrame)
-        blank = pl.col("user_id", "session_id").str.strip_chars() == ""  # a blank id is no id: one user for all of them
-        frame = frame.with_columns(pl.when(~blank).then(pl.col("user_id", "session_id")))
-        users = frame["user_id"].unique().drop_nulls().to_list()
-        for user in users:
-            if user not in self._users:
-                self._users[user] = pseudonym(user, self._key)
-        sessions = frame["session_id"].unique().drop_nulls().to_list()
-        hashed = [session_pseudonym(session, self._key) for session in sessions]
-        text = pl.String
-        return frame.with_columns(
-            pl.col("user_id").replace_strict(users, [self._users[u] for u in users], default=None, return_dtype=text),
-            pl.col("session_id").replace_strict(sessions, hashed, default=None, return_dtype=text),
-        )
-
-
-class _Items:
-    """The source's item table, read once and put once, only when a day needs it."""
-
-    def __init__(self, source: Source, store: Store) -> None:
-        table, _ = conform(source.items(), ITEM, f"{source.name} items")
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        frame = frame.sort(ITEM.key, *ITEM.names[1:])
-        self.digest = content_digest(frame, ITEM.key)
-        self._file, self._body = described("items", parquet_bytes(contract_table(frame, ITEM)), len(frame))
-        self.sha256 = self._file.sha256
+    def __init__(self, source: Source, store: Store, names: Pseudonyms) -> None:
+        self.names = names
         self._store, self._is_put = store, False
+        items = frame_of(conform(source.items(), ITEM, f"{source.name} items")[0])
+        self.items, self._items, of_items = _side_table("items", items.sort(ITEM.key, *ITEM.names[1:]), ITEM)
+        self.users: PartitionFile | None = None
+        self.content, self.ignored = {"items": of_items}, list[str]()
+        if (sent := source.users()) is not None:
+            raw, _ = conform(sent, USER, f"{source.name} users")
+            users, copies = names.users(frame_of(raw))
+            # the order of the file follows the key: nothing may depend on it, and the source's own order may not stay
+            self.users, self._users, of_users = _side_table("users", users.sort(users.columns, nulls_last=True), USER)
+            self.content["users"] = of_users
+            self.ignored = [f"users.{name}" for name in copies]
 
     def put(self) -> None:
         if not self._is_put:
-            self._store.put_new(catalogue_key(self.sha256), self._body)
+            self._store.put_new(catalogue_key(self.items.sha256), self._items)
+            if self.users:
+                self._store.put_new(users_key(self.users.sha256), self._users)
             self._is_put = True
+
+
+def _side_table(kind: str, frame: pl.DataFrame, contract: Contract) -> tuple[PartitionFile, bytes, str]:
+    file, body = described(kind, parquet_bytes(contract_table(frame, contract)), len(frame))
+    return file, body, content_digest(frame, contract.key)

@@ -293,12 +293,12 @@ def _parsed(
 ) -> pa.Table:
     try:
         there = pq.read_schema(pa.BufferReader(body))
+        if len(set(there.names)) < len(there.names):
+            raise InputRejected(f"{uri} holds a column twice; write it again from its source")
         wanted = arrow_schema(contract, there)
         names = list(columns or wanted.names)
-        for name in names:
-            if there.names.count(name) != 1:
-                found = "holds twice" if name in there.names else "lacks"
-                raise InputRejected(f"{uri} {found} the column {name}; docs/data-contract.md lists what it needs")
+        if missing := [name for name in names if name not in there.names]:
+            raise InputRejected(f"{uri} lacks the column {missing[0]}; docs/data-contract.md lists what it needs")
         table = pq.read_table(pa.BufferReader(body), read_dictionary=list(coded), columns=names).select(names)
         table.validate(full=True)  # bytes that are no UTF-8 are found here, or crash whoever reads them
     except (pa.ArrowException, OSError) as err:
@@ -314,5 +314,5 @@ def _parsed(
 
 def _in_a_calendar(what: str, times: pa.ChunkedArray) -> None:
     earliest, latest = pc.min_max(times.cast(pa.int64())).as_py().values()
-    if earliest is not None and not (EARLIEST_US <= earliest and latest <= LATEST_US):
+    if earliest is not None and (earliest < EARLIEST_US or latest > LATEST_US):
         raise InputRejected(f"{what} holds a time beyond the years 1 to 9999; ingest does not write such a file")

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 
 from tasks.domain.contract import CONTRACT_VERSION
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Record, partition_date
+from tasks.domain.manifest import Record, digest_of, partition_date
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # no `/`, so no way out of the folder
@@ -61,7 +61,8 @@ class PartitionManifest(_Files):
     source: str
     pseudonym_key_id: str
     contract: int = CONTRACT_VERSION
-    digest: Sha256
+    content: dict[str, Sha256] = Field(default_factory=dict)  # events, plan, items, users -> digest of their rows
+    digest: Sha256  # of `content`
 
 
 class AcceptedManifest(_Files):
@@ -108,6 +109,11 @@ def _checked(key: bytes) -> bytes:
             f"the pseudonym key has {len(key)} bytes, it needs 32; `freshrank doctor` checks secrets.json"
         )
     return key
+
+
+def partition_digest(day: str, content: dict[str, str]) -> str:
+    """Names what a day holds; `content` are the digests of its tables' rows."""
+    return digest_of({"partition": day, **content})
 
 
 def next_day(day: str, days: int = 1) -> str:
