@@ -189,16 +189,19 @@ def _source(asked: Asked) -> dict[str, Parameter]:
 
 
 def _landed(asked: Asked) -> dict[str, Parameter]:
-    from tasks.adapters.partitions import landed_days
+    """Days by revision: one that was landed anew without an erased user, or released by a person, is judged anew."""
+    from tasks.adapters.partitions import landed_revisions
+    from tasks.validate_data import releases
 
-    days = [day for day in landed_days(asked.store) if day <= asked.partition]
-    return {"landed": digest_of(days)[:16], "days": len(days)}
+    days = {day: revision for day, revision in landed_revisions(asked.store).items() if day <= asked.partition}
+    released = {day: rules for day, rules in releases(asked.store).items() if day in days}
+    return {"landed": digest_of([days, released])[:16], "days": len(days)}
 
 
 def _accepted(asked: Asked) -> dict[str, Parameter]:
-    from tasks.adapters.partitions import accepted_days
+    from tasks.adapters.partitions import accepted_revisions
 
-    days = [day for day in accepted_days(asked.store) if day <= asked.partition]
+    days = {day: revision for day, revision in accepted_revisions(asked.store).items() if day <= asked.partition}
     return {"accepted": digest_of(days)[:16], "days": len(days), **_training(asked)}
 
 
