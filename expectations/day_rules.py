@@ -78,13 +78,20 @@ def _hours(day: Day, settings: Settings) -> str | None:
     """Visits of each hour against its usual share of the day, where the days before let expect enough of them."""
     if not _enough(day, settings) or not day.counts.rows:
         return None
-    shares = np.array([_hourly(past) / max(_hourly(past).sum(), 1) for past in day.reference])
-    today = _hourly(day.counts)
-    usual = np.median(shares, axis=0) * today.sum()
+    today, usual = _hourly(day.counts), usual_visits(day)
     judged = usual >= settings["at_least_visits"]
     odd = judged & ((today < settings["below"] * usual) | (today > settings["above"] * usual))
     told = [f"{hour:02d}h: {today[hour]:.0f} instead of {usual[hour]:.0f}" for hour in np.flatnonzero(odd)]
     return f"visits by hour: {_some(told)}" if told else None
+
+
+def usual_visits(day: Day) -> NDArray[np.float64]:
+    """[24] visits of each hour that the days before let expect of a day of this size; zeros where there are none."""
+    if not day.reference:
+        return np.zeros(24)
+    shares = np.array([_hourly(past) / max(_hourly(past).sum(), 1) for past in day.reference])
+    usual: NDArray[np.float64] = np.median(shares, axis=0) * _hourly(day.counts).sum()
+    return usual
 
 
 def _hourly(counts: DayCounts) -> NDArray[np.float64]:
@@ -202,20 +209,29 @@ def _impressions(counts: DayCounts) -> dict[str, int]:
 
 def _drift(day: Day, settings: Settings) -> str | None:
     """Against a 28-day reference; the band is what earlier days had as their own distance."""
-    if not _enough(day, settings):
-        return None
     odd = []
-    for name, now in day.counts.distances.items():
-        earlier = [past.distances[name] for past in day.reference if name in past.distances]
-        if len(earlier) < settings["at_least_days"]:
-            continue
-        for measure in ("js", "psi"):
-            history = [getattr(one, measure) for one in earlier]
-            limit = max(settings[measure], statistics.median(history) + spread(history, settings["mads"]))
+    for name, limits in drift_limits(day, settings).items():
+        now = day.counts.distances[name]
+        for measure, limit in zip(("js", "psi"), limits, strict=True):
             if (value := getattr(now, measure)) > limit:
                 odd.append(f"{name} ({measure} {value:.3f}, allowed {limit:.3f}; {now.most})")
                 break
     return f"not distributed as the days before: {_some(odd)}" if odd else None
+
+
+def drift_limits(day: Day, settings: Settings) -> dict[str, tuple[float, float]]:
+    """Dimension -> the Jensen-Shannon divergence and the stability index that are allowed; only where enough is known."""
+    limits = {}
+    for name in day.counts.distances if _enough(day, settings) else ():
+        earlier = [past.distances[name] for past in day.reference if name in past.distances]
+        if len(earlier) >= settings["at_least_days"]:
+            js, psi = [one.js for one in earlier], [one.psi for one in earlier]
+            limits[name] = (_limit(js, "js", settings), _limit(psi, "psi", settings))
+    return limits
+
+
+def _limit(history: Sequence[float], measure: str, settings: Settings) -> float:
+    return max(settings[measure], statistics.median(history) + spread(history, settings["mads"]))
 
 
 def _strangers(day: Day, settings: Settings) -> str | None:

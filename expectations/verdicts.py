@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from expectations.day import Day, Past
-from expectations.day_rules import DAY_RULES, usual_rows
+from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
 from expectations.profile import ROW, Profile, broken
 from expectations.row_rules import ROW_RULES
@@ -53,6 +53,8 @@ class JudgedDay:
     counts: DayCounts  # of the accepted rows
     items: pl.DataFrame  # likewise, by item
     usual: tuple[float, float] | None  # the row-count band it was held against
+    usual_visits: tuple[float, ...]  # by hour
+    drift_limits: dict[str, float]  # dimension -> the Jensen-Shannon divergence that was allowed
 
     @property
     def quarantine(self) -> pl.DataFrame:
@@ -187,6 +189,8 @@ def _judge_day(
         counts=day.counts,
         items=day.sound_items,
         usual=usual_rows(day.day, day.past.rows, policy.days["row_count"].settings),
+        usual_visits=tuple(usual_visits(day).tolist()),
+        drift_limits={name: js for name, (js, _) in drift_limits(day, policy.days["drift"].settings).items()},
     )
     return judged, sound
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -86,3 +86,79 @@ def _what_next(report: Report) -> str:
     return (
         f"The files meet the contract. Next: set FRESHRANK_SOURCE=files:{Path(report.path).resolve()} and ingest a day."
     )
+
+
+@data_app.command("quarantine")
+def show_quarantine(
+    day: Annotated[str, typer.Argument(help="a landed day, YYYY-MM-DD")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """What the rules caught of a landed day, and why it passed or did not. Changes nothing."""
+    from tasks.adapters.store import open_store
+    from tasks.quarantine import look
+    from tasks.settings import Settings
+    from tasks.validate_data import load_policy
+
+    settings = Settings()
+    out = settings.data / "quarantine" / day
+    _tell(look(open_store(settings), checked_day(day), load_policy(), out), out, as_json)
+
+
+@data_app.command("release")
+def release_rows(
+    day: Annotated[str, typer.Argument(help="a landed day, YYYY-MM-DD")],
+    rule: Annotated[list[str], typer.Option("--rule", help="may be given several times")],
+    reason: Annotated[str, typer.Option("--reason", help="one sentence; it is kept with the day")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Let a rule pass for one day: its rows come back, or the day that it stopped is used after all."""
+    import getpass
+
+    from tasks.adapters.store import open_store
+    from tasks.quarantine import release
+    from tasks.settings import Settings
+    from tasks.validate_data import load_policy
+
+    settings = Settings()
+    out = settings.data / "quarantine" / day
+    actor, store = f"cli:{getpass.getuser()}", open_store(settings)
+    _tell(release(store, checked_day(day), rule, actor, reason, load_policy(), out), out, as_json)
+
+
+def checked_day(day: str) -> str:
+    from tasks.domain.manifest import partition_date
+
+    return partition_date(day).isoformat()
+
+
+def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+        return
+    screen.print((out / "report.md").read_text().rstrip())
+    for rule, told in summary["released"].items():
+        screen.print(f"- {rule} let pass by {told}")
+    screen.print(f"the same with plots: {out / 'report.html'}; the rows: {out / 'quarantine.parquet'}")
+
+
+@data_app.command("report")
+def show_report(
+    manifest: Annotated[str, typer.Argument(help="what `python -m tasks validate_data` printed: s3://...json")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """What validate_data found, for a person with a minute. report.html beside it has the plots."""
+    from rich.markdown import Markdown
+
+    from tasks.adapters.store import open_store
+    from tasks.domain.errors import InputRejected
+    from tasks.run import read_manifest
+    from tasks.settings import Settings
+
+    store = open_store(Settings())
+    told = read_manifest(store, manifest)
+    if "report.md" not in told.outputs:
+        raise InputRejected(f"{manifest} is a manifest of {told.step}; a data report comes from validate_data")
+    if as_json:
+        sys.stdout.write(json.dumps(told.summary, indent=1, sort_keys=True) + "\n")
+    else:
+        screen.print(Markdown(store.get(store.key(told.outputs["report.md"].uri)).decode()))

@@ -10,17 +10,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from expectations.verdicts import RULES, JudgedDay
+from expectations.verdicts import MARKS, RULES, JudgedDay
 
 ADVICE = {
+    "released": "A person let it pass, by name and with a reason; training and state may use it.",
     "pass": "The day is accepted; training and state may use it.",
     "empty": "Nothing happened on that day: nothing to do, the champion stays.",
-    "hold": "The day is unusual. It is not used until a person has looked; the champion stays.",
+    "hold": "The day is unusual. It is not used until a person has looked; the champion stays. "
+    "To use it after all: freshrank data release DAY --rule RULE --reason TEXT.",
     "refuse": "The day is broken and is not used; the champion stays. Fix the source and land the next day.",
 }
-COLOURS = {"pass": "#2e7d32", "empty": "#607d8b", "hold": "#b26a00", "refuse": "#b3261e"}
+COLOURS = {"pass": "#2e7d32", "released": "#1565c0", "empty": "#607d8b", "hold": "#b26a00", "refuse": "#b3261e"}
 SAMPLE_ROWS = 20
-SHOWN = ("event_id", "event_time", "user_id", "item_id", "event_type", "value", "quantity", RULES)
+SHOWN = ("event_id", "event_time", "user_id", "item_id", "event_type", "value", "quantity", RULES, MARKS)
 
 
 def write_report(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: dict[str, str], out: Path) -> None:
@@ -53,8 +55,13 @@ def html(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: Sequence[s
     ]
     if judged:
         parts += ["<h2>Rows by day</h2><p>Grey: what days like this one usually bring.</p>", _days_chart(judged)]
-    if summary["quarantined_by_rule"]:
-        parts += ["<h2>Quarantined by rule</h2>", _bars(summary["quarantined_by_rule"])]
+        parts += _newest(judged[-1])
+    for title, counts in (
+        ("Quarantined", summary["quarantined_by_rule"]),
+        ("Marked and kept", summary["marked_by_rule"]),
+    ):
+        if counts:
+            parts += [f"<h2>{title}, by rule</h2>", _bars(counts)]
     for day in _worth_a_look(judged):
         parts += [f"<h2>{day.day}: {day.verdict}</h2>", _list(day.reasons)]
     if judged:
@@ -122,6 +129,61 @@ def _days_chart(judged: Sequence[JudgedDay]) -> str:
     )
 
 
+def _newest(day: JudgedDay) -> list[str]:
+    """Two pictures of the last day beside its past."""
+    parts = []
+    if any(day.usual_visits):
+        note = f"Bars: visits of {day.day} by hour (UTC). Line: what the days before let expect."
+        parts += [f"<h2>The day by hour</h2><p>{note}</p>", _hours_chart(day)]
+    if day.drift_limits:
+        note = (
+            "Jensen-Shannon divergence from the 28 days before, as a share of what is allowed; the line is the limit."
+        )
+        parts += [f"<h2>Distance from the days before</h2><p>{note}</p>", _drift_chart(day)]
+    return parts
+
+
+def _hours_chart(day: JudgedDay) -> str:
+    width, height, step = 720, 150, 30
+    visits = [day.counts.visits.get(str(hour), 0) for hour in range(24)]
+    top = max([*visits, *day.usual_visits, 1])
+    bars, labels, line = [], [], []
+    for hour, (now, usual) in enumerate(zip(visits, day.usual_visits, strict=True)):
+        tall = now / top * height
+        told = f"<title>{hour:02d}h: {now} visits, usually {usual:.0f}</title>"
+        bars.append(
+            f"<rect x='{hour * step + 5}' y='{height - tall:.1f}' width='20' height='{tall:.1f}' fill='#1565c0'>{told}</rect>"
+        )
+        line.append(f"{hour * step + 15},{height - usual / top * height:.1f}")
+        if hour % 3 == 0:
+            labels.append(f"<text x='{hour * step + 15}' y='{height + 16}' text-anchor='middle'>{hour:02d}</text>")
+    usual_line = f"<polyline points='{' '.join(line)}' fill='none' stroke='#b26a00' stroke-width='3'/>"
+    return (
+        f"<svg viewBox='0 0 {width} {height + 20}' role='img' aria-label='visits by hour' font-size='13' "
+        f"fill='currentColor'>{''.join(bars)}{usual_line}{''.join(labels)}</svg>"
+    )
+
+
+def _drift_chart(day: JudgedDay) -> str:
+    limit_at, rows = 480, []
+    for at, (name, limit) in enumerate(sorted(day.drift_limits.items())):
+        now = day.counts.distances[name]
+        share, y = now.js / limit, at * 24
+        colour = COLOURS["hold"] if share > 1 else "#2e7d32"
+        long = max(min(share, 1.35) * (limit_at - 130), 1)
+        rows.append(f"<text x='0' y='{y + 16}'>{escape(name)}</text>")
+        rows.append(f"<rect x='130' y='{y + 3}' width='{long:.1f}' height='16' fill='{colour}'/>")
+        rows.append(f"<text x='{limit_at + 140}' y='{y + 16}'>{now.js:.4f} of {limit:.4f}</text>")
+    tall = len(day.drift_limits) * 24
+    rows.append(
+        f"<line x1='{limit_at}' x2='{limit_at}' y1='0' y2='{tall}' stroke='currentColor' stroke-dasharray='4'/>"
+    )
+    return (
+        f"<svg viewBox='0 0 760 {tall}' role='img' aria-label='drift by dimension' font-size='13' "
+        f"fill='currentColor'>{''.join(rows)}</svg>"
+    )
+
+
 def _bars(counts: dict[str, int]) -> str:
     top = max(counts.values())
     rows = []
@@ -144,7 +206,7 @@ def _checks(day: JudgedDay) -> str:
 def _samples(judged: Sequence[JudgedDay]) -> str:
     rows: list[dict[str, Any]] = []
     for day in reversed(judged):
-        rows += day.quarantine.head(SAMPLE_ROWS - len(rows)).select(SHOWN).to_dicts()
+        rows += day.caught.head(SAMPLE_ROWS - len(rows)).select(SHOWN).to_dicts()
         if len(rows) >= SAMPLE_ROWS:
             break
     if not rows:
@@ -152,7 +214,7 @@ def _samples(judged: Sequence[JudgedDay]) -> str:
     head = "".join(f"<th>{name}</th>" for name in SHOWN)
     body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(n, row[n]))}</td>' for n in SHOWN)}</tr>" for row in rows)
     note = f"<p>The newest {len(rows)}; all of them are in quarantine.parquet.</p>"
-    return f"<h2>Quarantined rows</h2>{note}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<h2>Caught rows</h2>{note}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _cell(name: str, value: Any) -> str:

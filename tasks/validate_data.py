@@ -61,10 +61,12 @@ READ_AHEAD = 2
 RELEASED = "control/released/"  # DAY.json: what a person let pass
 
 
-def validate_data(days: list[str], store: Store, policy: DataPolicy, out: Path) -> dict[str, Any]:
+def validate_data(
+    days: list[str], store: Store, policy: DataPolicy, out: Path, *, publish: bool = True
+) -> dict[str, Any]:
     """Judge the days that are not accepted yet, oldest first, and publish those that pass or are empty.
 
-    The summary's `verdict` is that of the last day: an older day that was refused stays out and does not stop today's.
+    Without `publish` every day is judged, accepted or not, and nothing changes in the store. The summary's `verdict` is that of the last day: an older day that was refused stays out and does not stop today's.
     Writes report.md, report.html, data_docs/ and quarantine.parquet under `out`.
 
     Raises:
@@ -75,7 +77,11 @@ def validate_data(days: list[str], store: Store, policy: DataPolicy, out: Path) 
         raise InputRejected("no day to validate; ingest lands days first")
     days = sorted(set(days))
     known, released = accepted_revisions(store), releases(store)
-    new = [day for day in days if day not in known or _changed(store, day, known[day], released.get(day, {}))]
+    new = [
+        day
+        for day in days
+        if not publish or day not in known or _changed(store, day, known[day], released.get(day, {}))
+    ]
     judged: list[JudgedDay] = []
     tables = Tables(lambda sha256: read_catalogue(store, sha256))
     past = _recall(store, sorted(day for day in known if new and day < new[-1]), new, policy.reference_days)
@@ -84,7 +90,7 @@ def validate_data(days: list[str], store: Store, policy: DataPolicy, out: Path) 
         landed = (_landed(partition, released, partitions) for partition in _ahead(store, new))
         for day in judge_days(landed, policy, past, tables):
             partition = partitions.popleft()
-            if day.verdict in ("pass", "empty", "released"):
+            if publish and day.verdict in ("pass", "empty", "released"):
                 _publish(day, partition, store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
             log.info("partition=%s verdict=%s rows=%d caught=%d", day.day, day.verdict, day.rows, len(day.caught))

@@ -56,6 +56,7 @@ def after_validation(verdict: str) -> str:
     """The task that follows the data verdict. Bad or missing data keeps the champion, and is a successful run."""
     following = {
         "pass": "resolve_champion",
+        "released": "resolve_champion",
         "empty": "nothing_to_do",
         "hold": "keep_champion",
         "refuse": "keep_champion",
