@@ -23,36 +23,44 @@ Masks = Mapping[str, pl.Series]
 
 def broken(suite: Suite, frame: pl.DataFrame) -> dict[str, pl.Series]:
     """For each expectation, by name, which rows break it. Two passes over the table, each on all cores."""
-    judged = {one.columns[0] for one in suite.expectations if one.kind in CONDITIONS}
-    texts = {name for name in judged if _repeats(frame[name])}
-    distinct = frame.select(pl.col(name).unique().implode() for name in sorted(texts))
-    values = {name: distinct[name].explode().drop_nulls() for name in distinct.columns}
-    marks = {one.name: _mark(one, frame, values) for one in suite.expectations}
+    judged = sorted({one.columns[0] for one in suite.expectations if one.kind in CONDITIONS})
+    values = _distinct(frame.select(name for name in judged if _repeats(frame[name])))
+    floats = _floats(frame)
+    marks = {one.name: _mark(one, frame, floats, values) for one in suite.expectations}
     found = frame.select(**{name: mark for name, mark in marks.items() if mark is not None})
     none = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
     return {name: found[name] if name in found.columns else none for name in marks}
 
 
-def _mark(expectation: Expectation, frame: pl.DataFrame, texts: Mapping[str, pl.Series]) -> pl.Expr | None:
+def _mark(
+    expectation: Expectation, frame: pl.DataFrame, floats: frozenset[str], texts: Mapping[str, pl.Series]
+) -> pl.Expr | None:
     """True where a row breaks `expectation`; nothing where null counts or distinct values tell that no row does."""
     kind, arguments, columns = expectation.kind, expectation.arguments, expectation.columns
-    types = frame.schema
     if kind == "ExpectCompoundColumnsToBeUnique":
-        return ~_all_absent(columns, types) & pl.struct(_nan_as_null(name, types) for name in columns).is_duplicated()
+        together = pl.struct(pl.col(name).fill_nan(None) if name in floats else name for name in columns)
+        return ~_all_absent(columns, floats) & together.is_duplicated()
     (name,) = columns
     if kind == "ExpectColumnValuesToNotBeNull":
-        return _absent(name, types) if frame[name].null_count() or types[name].is_float() else None
+        return _absent(name, floats) if name in floats or frame[name].null_count() else None
     if kind == "ExpectColumnValuesToBeUnique":
-        return ~_absent(name, types) & pl.col(name).is_duplicated()
+        return ~_absent(name, floats) & pl.col(name).is_duplicated()
     breaks = CONDITIONS[kind]
     if name in texts:
-        value = pl.col(name).cast(pl.String)
-        wrong = texts[name].to_frame().filter(breaks(value, arguments)).to_series()
+        wrong = texts[name].to_frame().filter(breaks(pl.col(name), arguments)).to_series()
         return pl.col(name).is_in(wrong.implode()).fill_null(False) if len(wrong) else None
     if frame[name].null_count() == frame.height:
         return None
-    value = pl.col(name).cast(pl.Float64) if types[name].is_float() else pl.col(name)
-    return (breaks(value, arguments) & ~_absent(name, types)).fill_null(False)
+    value = pl.col(name).cast(pl.Float64) if name in floats else pl.col(name)
+    return (breaks(value, arguments) & ~_absent(name, floats)).fill_null(False)
+
+
+def _distinct(texts: pl.DataFrame) -> dict[str, pl.Series]:
+    """The values of each column, for an enumeration those that it may have."""
+    scanned = texts.select(pl.exclude(pl.Enum).unique().cast(pl.String).implode())
+    values = {name: scanned[name].explode().drop_nulls() for name in scanned.columns}
+    enumerated = {name: of.categories for name, of in texts.schema.items() if isinstance(of, pl.Enum)}
+    return values | {name: categories.alias(name) for name, categories in enumerated.items()}
 
 
 def _repeats(column: pl.Series) -> bool:
@@ -93,17 +101,18 @@ CONDITIONS: dict[str, Callable[[pl.Expr, dict[str, Any]], pl.Expr]] = {
 }
 
 
-def _absent(name: str, types: pl.Schema) -> pl.Expr:
+def _floats(frame: pl.DataFrame) -> frozenset[str]:
+    """Once a table: reading a schema copies the categories of every enumeration."""
+    return frozenset(name for name, of in frame.schema.items() if of.is_float())
+
+
+def _absent(name: str, floats: frozenset[str]) -> pl.Expr:
     value = pl.col(name)
-    return value.is_null() | value.is_nan().fill_null(False) if types[name].is_float() else value.is_null()
+    return value.is_null() | value.is_nan().fill_null(False) if name in floats else value.is_null()
 
 
-def _all_absent(columns: tuple[str, ...], types: pl.Schema) -> pl.Expr:
-    return pl.all_horizontal(_absent(name, types) for name in columns)
-
-
-def _nan_as_null(name: str, types: pl.Schema) -> pl.Expr:
-    return pl.col(name).fill_nan(None) if types[name].is_float() else pl.col(name)
+def _all_absent(columns: tuple[str, ...], floats: frozenset[str]) -> pl.Expr:
+    return pl.all_horizontal(_absent(name, floats) for name in columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,8 @@ class Profile:
     def of(cls, suite: Suite, frame: pl.DataFrame, masks: Masks | None = None) -> Profile:
         """Of a frame with a `row` column. `masks` is what `broken` gave for it, where that is known already."""
         masks = broken(suite, frame) if masks is None else masks
-        counts = frame.select(_absent(name, frame.schema).sum() for name in suite.columns)
+        floats = _floats(frame)
+        counts = frame.select(_absent(name, floats).sum() for name in suite.columns)
         absent: dict[str, int] = counts.row(0, named=True)
         found = {}
         for one in suite.expectations:
@@ -141,7 +151,7 @@ class Profile:
             first = mask.arg_true().head(LIMIT) if count else pl.Series([], dtype=pl.UInt32)
             sample = frame.select(ROW, *columns)[first].with_columns(pl.col(*CODED).cast(pl.String))
             joint = len(columns) > 1
-            ignored = frame.select(_all_absent(columns, frame.schema).sum()).item() if joint else absent[columns[0]]
+            ignored = frame.select(_all_absent(columns, floats).sum()).item() if joint else absent[columns[0]]
             found[one.name] = Found(count, ignored, sample)
         return cls(suite, frame.height, absent, found)
 
