@@ -71,19 +71,23 @@ class FileRows:
         return frame, hits
 
     def _columns(self, batch: Batch) -> Iterator[Hit]:
-        schema = batch.table.schema
-        if not self._judged and (len(batch.rows) or schema.names):  # JSON lines without a line lack nothing
-            for column in self._contract.columns:
-                if column.required and column.name not in schema.names:
-                    self._judged.add(column.name)
-                    yield Hit("missing_column", column.name, "is missing", 0, [(None, "")])
+        schema, first = batch.table.schema, not self._judged
+        if first and (len(batch.rows) or schema.names):  # JSON lines without a line lack nothing
+            for name in self._contract.required:
+                if name not in schema.names:
+                    self._judged.add(name)
+                    yield Hit("missing_column", name, "is missing", 0, [(None, "")])
         for name in schema.names:
             if name not in self._judged:
                 self._judged.add(name)
-                wrong = self._wrong_type(schema.field(name))
-                if wrong:
+                if wrong := self._wrong_type(schema.field(name)):
                     self._refused.add(name)
                     yield Hit("wrong_type", name, wrong, 0, [(None, "")])
+        if first and not self._refused and set(self._contract.required) <= set(schema.names):
+            try:
+                conform(schema.empty_table(), self._contract, f"the {self._contract.name} table")
+            except InputRejected as err:  # what ingest says of the columns together
+                yield Hit("refused", "", str(err), 0, [(None, "")])
 
     def _wrong_type(self, field: pa.Field) -> str:
         """What ingest would say of a column of this type, without rows; nothing when it takes it."""

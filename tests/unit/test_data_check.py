@@ -196,6 +196,10 @@ def test_further_columns_of_users_are_judged_by_type(tmp_path):
     report = check(tmp_path)
     assert {(one.kind, one.column) for one in report.problems} == {("age_finite", "age"), ("wrong_type", "tags")}
     (tmp_path / "users.parquet").unlink()
+    pl.DataFrame({"user_id": ["a"], "x" * 65: [1]}).write_parquet(tmp_path / "users-2.parquet")
+    report = check(tmp_path)
+    assert ["the user table: further columns are" in one.sentence for one in report.problems] == [True]
+    (tmp_path / "users-2.parquet").unlink()
     mixed = [{"user_id": "a", "age": None}, {"user_id": "b", "age": 3}, {"user_id": "c", "age": "old"}]
     (tmp_path / "users.jsonl").write_bytes(as_lines(mixed))
     assert found(check(tmp_path)) == {"wrong_type": [3]}
