@@ -28,13 +28,13 @@ class Past:
     _ids: dict[str, pl.Series] = field(default_factory=dict)
     _users: dict[str, pl.Series] = field(default_factory=dict)
 
-    def remember(self, day: str, rows: int, counts: DayCounts, items: pl.DataFrame, accepted: pl.DataFrame) -> None:
-        """Of `accepted` event ids and users are kept, as 64-bit hashes: 10^6 ids against 28 days of as many confuse one
-        row in half a million days."""
+    def remember(
+        self, day: str, rows: int, counts: DayCounts, items: pl.DataFrame, ids: pl.Series, users: pl.Series
+    ) -> None:
+        """`ids` of accepted events and their `users` are 64-bit hashes: 10^6 ids against 28 days of as many confuse one row
+        in half a million days."""
         self.rows[day] = rows
-        self._counts[day], self._items[day] = counts, items
-        self._ids[day] = accepted["event_id"].hash()
-        self._users[day] = accepted["user_id"].unique().cast(pl.String).hash()
+        self._counts[day], self._items[day], self._ids[day], self._users[day] = counts, items, ids, users
 
     def forget(self, day: str) -> None:
         """Drop what is too old to judge `day` by."""
@@ -78,6 +78,10 @@ class Past:
         return float(strangers["len"].sum() / max(len(events), 1))
 
 
+def hashed_users(users: pl.Series) -> pl.Series:
+    return users.unique().drop_nulls().cast(pl.String).hash()
+
+
 def _hashes(by_day: Mapping[str, pl.Series], day: str) -> pl.DataFrame:
     known = [ids.alias("id").to_frame() for past, ids in by_day.items() if past < day]
     return pl.concat([pl.DataFrame(schema={"id": pl.UInt64}), *known])
@@ -111,9 +115,7 @@ class Day:
     def code(self, column: str) -> pl.Expr:
         """Integers that are equal where the values of the column are."""
         of = self.events.schema[column]
-        if of == pl.String:
-            return pl.col(column).hash()
-        return pl.col(column).to_physical() if of in (pl.Categorical, pl.Enum, pl.Datetime) else pl.col(column)
+        return pl.col(column).to_physical() if isinstance(of, pl.Categorical) else pl.col(column).hash()
 
     @cached_property
     def user_rows(self) -> pl.DataFrame:

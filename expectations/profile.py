@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from expectations.suites import Expectation, Suite
 
@@ -65,7 +66,7 @@ def _distinct(texts: pl.DataFrame) -> dict[str, pl.Series]:
 
 def _repeats(column: pl.Series) -> bool:
     """Whether a text column has so few different values that telling them apart is cheaper than matching each row."""
-    if column.dtype in CODED:
+    if isinstance(column.dtype, CODED):
         return True
     return column.dtype == pl.String and 2 * column.head(SAMPLE).n_unique() <= SAMPLE
 
@@ -149,7 +150,7 @@ class Profile:
             mask, columns = masks[one.name], one.columns
             count = int(mask.sum())
             first = mask.arg_true().head(LIMIT) if count else pl.Series([], dtype=pl.UInt32)
-            sample = frame.select(ROW, *columns)[first].with_columns(pl.col(*CODED).cast(pl.String))
+            sample = frame.select(ROW, *columns)[first].with_columns((cs.categorical() | cs.enum()).cast(pl.String))
             joint = len(columns) > 1
             ignored = frame.select(_all_absent(columns, floats).sum()).item() if joint else absent[columns[0]]
             found[one.name] = Found(count, ignored, sample)

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from expectations.day import Day, Past
+from expectations.day import Day, Past, hashed_users
 from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
 from expectations.profile import ROW, Profile, broken
@@ -31,7 +31,7 @@ class LandedDay:
     """What there is to judge: one day's tables, as landed, and which item table they name."""
 
     day: str
-    events: pa.Table
+    events: pl.DataFrame
     plan: pa.Table
     plan_sha256: str
     catalogue_sha256: str
@@ -127,7 +127,7 @@ def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables
     seen = 0
     for landed in days:
         past.forget(landed.day)
-        events = as_frame(landed.events).with_row_index(ROW)
+        events = landed.events.with_row_index(ROW)
         masks = tables.events(events.with_columns(pl.col(ROW) + seen))
         seen += len(events)
         catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
@@ -135,7 +135,8 @@ def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables
         day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
         judged, sound = _judge_day(day, masks, faults, policy, landed.released)
         if judged.verdict in ("pass", "released"):
-            past.remember(judged.day, judged.rows, judged.counts, judged.items, sound)
+            ids = sound["event_id"].hash() if judged.accepted < judged.rows else day.event_id_hashes
+            past.remember(judged.day, judged.rows, judged.counts, judged.items, ids, hashed_users(sound["user_id"]))
         yield judged
 
 
@@ -242,14 +243,6 @@ def all_rules() -> Collection[str]:
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:
-    """Dictionary columns become enumerations of this table's own values: Polars' categories are shared by all tables of a
-    process, and would remember every user of every day."""
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_dictionary(column.type) and column.num_chunks:
-            column = column.unify_dictionaries()
-            codes = pl.Series(pa.chunked_array([chunk.indices for chunk in column.chunks]))
-            columns[name] = codes.cast(pl.UInt32).cat.to(pl.Enum(pl.Series(column.chunk(0).dictionary)))
-        else:
-            columns[name] = pl.Series(column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column)
-    return pl.DataFrame(columns)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

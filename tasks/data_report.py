@@ -85,6 +85,7 @@ svg{width:100%;height:auto;display:block}
 table{border-collapse:collapse;font-size:.85rem;width:100%}
 td,th{border-bottom:1px solid #8886;padding:.25rem .5rem;text-align:left;vertical-align:top}
 td:nth-child(2){white-space:nowrap}
+@media(max-width:600px){svg text{font-size:18px}}
 </style>"""
 
 

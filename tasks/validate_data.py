@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from expectations.day import Past
+from expectations.day import Past, hashed_users
 from expectations.day_rules import DAY_RULES
 from expectations.profile import ROW
 from expectations.reference import ITEM_COLUMNS
@@ -31,24 +31,26 @@ from expectations.suites import ITEMS, PLANS
 from expectations.verdicts import MARKS, RULES, JudgedDay, LandedDay, Tables, as_frame, judge_days
 from tasks.adapters.partitions import (
     READERS,
-    Partition,
     accepted_key,
     accepted_revisions,
     contract_table,
     described,
+    landed_key,
     landed_revisions,
     parquet_bytes,
     put_day,
-    read_accepted_events,
     read_accepted_manifest,
     read_catalogue,
+    read_caught,
     read_file,
-    read_partition,
+    read_frame,
+    read_landed_manifest,
+    read_table,
 )
 from tasks.adapters.store import Store
 from tasks.data_report import SAMPLE_ROWS, write_report
-from tasks.domain.behaviour import AcceptedManifest, next_day
-from tasks.domain.contract import EVENT
+from tasks.domain.behaviour import AcceptedManifest, PartitionManifest, next_day
+from tasks.domain.contract import EVENT, PLAN
 from tasks.domain.data_policy import DataPolicy, DayCounts
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
@@ -66,8 +68,8 @@ def validate_data(
 ) -> dict[str, Any]:
     """Judge the days that are not accepted yet, oldest first, and publish those that pass or are empty.
 
-    Without `publish` every day is judged, accepted or not, and nothing changes in the store. The summary's `verdict` is that of the last day: an older day that was refused stays out and does not stop today's.
-    Writes report.md, report.html, data_docs/ and quarantine.parquet under `out`.
+    Without `publish` every day is judged, accepted or not, and nothing changes in the store. The summary's `verdict` is
+    that of the last day: an older day that was refused stays out and does not stop today's. Writes report.md, report.html, data_docs/ and quarantine.parquet under `out`.
 
     Raises:
         InputRejected: a day is not landed, or one of its objects is not what its manifest says.
@@ -86,12 +88,18 @@ def validate_data(
     tables = Tables(lambda sha256: read_catalogue(store, sha256))
     past = _recall(store, sorted(day for day in known if new and day < new[-1]), new, policy.reference_days)
     with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
-        partitions: deque[Partition] = deque()
-        landed = (_landed(partition, released, partitions) for partition in _ahead(store, new))
-        for day in judge_days(landed, policy, past, tables):
-            partition = partitions.popleft()
+        manifests: dict[str, PartitionManifest] = {}
+
+        def landed() -> Iterator[LandedDay]:
+            for manifest, events, plan in _ahead(store, new):
+                manifests[manifest.partition] = manifest
+                let_pass = released.get(manifest.partition, {})
+                plan_sha256 = manifest.file("plan").sha256
+                yield LandedDay(manifest.partition, events, plan, plan_sha256, manifest.catalogue, let_pass)
+
+        for day in judge_days(landed(), policy, past, tables):
             if publish and day.verdict in ("pass", "empty", "released"):
-                _publish(day, partition, store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
+                _publish(day, manifests[day.day], store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
             log.info("partition=%s verdict=%s rows=%d caught=%d", day.day, day.verdict, day.rows, len(day.caught))
             judged.append(replace(day, caught=day.caught.head(SAMPLE_ROWS), items=day.items.clear()))
@@ -153,54 +161,61 @@ def _recall(store: Store, accepted: list[str], new: list[str], reference_days: i
         manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), counted))
         past.rows.update({manifest.partition: manifest.landed_rows for manifest in manifests})
         recent = [m for m in manifests if m.rows and m.partition >= next_day(new[0], -reference_days)] if new else []
-        for manifest, (counts, items, events) in zip(
-            recent, pool.map(lambda m: _remembered(store, m), recent), strict=True
-        ):
-            past.remember(manifest.partition, manifest.landed_rows, counts, items, events)
+        for manifest, remembered in zip(recent, pool.map(lambda m: _remembered(store, m), recent), strict=True):
+            past.remember(manifest.partition, manifest.landed_rows, *remembered)
     return past
 
 
-def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl.DataFrame, pl.DataFrame]:
+def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl.DataFrame, pl.Series, pl.Series]:
+    """Counts, items, hashed event ids and hashed users of a day's accepted rows."""
+
     def body(kind: str) -> bytes:
         file = manifest.file(kind)
         return read_file(store, accepted_key(manifest.partition, file.name), file)
 
-    events = read_accepted_events(store, manifest.partition, ("event_id", "user_id"), coded=("user_id",))
+    key = landed_key(manifest.partition, manifest.events.name)
+    events = read_frame(store, key, manifest.events, EVENT, ("event_id", "user_id"))
+    ids = events["event_id"].hash()
+    if manifest.quarantined:
+        kept = ~events.select(pl.int_range(pl.len()).is_in(quarantined_rows(store, manifest).implode())).to_series()
+        ids, events = ids.filter(kept), events.select("user_id").filter(kept)
     items = pl.read_parquet(body("items")).select(pl.col(name).cast(kind) for name, kind in ITEM_COLUMNS.items())
-    return DayCounts.model_validate_json(body("counts")), items, as_frame(events)
+    return DayCounts.model_validate_json(body("counts")), items, ids, hashed_users(events["user_id"])
 
 
-def _ahead(store: Store, days: Sequence[str]) -> Iterator[Partition]:
+def quarantined_rows(store: Store, manifest: AcceptedManifest) -> pl.Series:
+    caught = as_frame(read_caught(store, manifest))
+    return caught.filter(pl.col(RULES) != "")["row"]
+
+
+def _ahead(store: Store, days: Sequence[str]) -> Iterator[tuple[PartitionManifest, pl.DataFrame, pa.Table]]:
     """Landed days in order; the next ones are read while one is judged."""
     revisions = landed_revisions(store)
     missing = [day for day in days if day not in revisions]
     if missing:
         raise InputRejected(f"{missing[0]} is not landed; run `python -m tasks ingest --partition {missing[0]}` first")
     with ThreadPoolExecutor(READ_AHEAD) as pool:
-        waiting: deque[Future[Partition]] = deque()
+        waiting: deque[Future[tuple[PartitionManifest, pl.DataFrame, pa.Table]]] = deque()
         for day in days:
-            waiting.append(pool.submit(read_partition, store, day, revisions[day]))
+            waiting.append(pool.submit(_read, store, day, revisions[day]))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _landed(partition: Partition, released: dict[str, dict[str, str]], opened: deque[Partition]) -> LandedDay:
-    manifest = partition.manifest
-    opened.append(replace(partition, events=partition.events.schema.empty_table()))  # its rows are judged, then let go
-    return LandedDay(
-        day=manifest.partition,
-        events=partition.events,
-        plan=partition.plan,
-        plan_sha256=manifest.file("plan").sha256,
-        catalogue_sha256=manifest.catalogue,
-        released=released.get(manifest.partition, {}),
+def _read(store: Store, day: str, revision: int) -> tuple[PartitionManifest, pl.DataFrame, pa.Table]:
+    manifest = read_landed_manifest(store, day, revision)
+    events, plan = manifest.file("events"), manifest.file("plan")
+    return (
+        manifest,
+        read_frame(store, landed_key(day, events.name), events, EVENT),
+        read_table(store, landed_key(day, plan.name), plan, PLAN),
     )
 
 
 def _publish(
-    day: JudgedDay, partition: Partition, store: Store, policy: DataPolicy, revision: int, released: dict[str, str]
+    day: JudgedDay, landed: PartitionManifest, store: Store, policy: DataPolicy, revision: int, released: dict[str, str]
 ) -> None:
     """accepted/dt=DAY, manifest last. What is written depends on content only, so that two copies of a task agree."""
     report = {"day": day.day, "verdict": day.verdict, "findings": [finding.model_dump() for finding in day.findings]}
@@ -210,7 +225,6 @@ def _publish(
         described("counts", day.counts.model_dump_json().encode(), 1, ".json"),
         described("items", parquet_bytes(day.items.to_arrow()), len(day.items)),
     ]
-    landed = partition.manifest
     verdict = day.verdict if day.verdict in ("empty", "released") else "pass"
     manifest = AcceptedManifest(
         partition=day.day,

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 READERS = 8
 MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?P<revision>[0-9]{6}))?\.json$")
-# few distinct values for many rows: they lie as dictionaries in the file and stay dictionaries in memory
+# few distinct values for many rows
 CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
 # years 1 to 9999: what a calendar can say. A time beyond is garbage, and libraries crash on it
 EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -115,18 +116,16 @@ def read_partition(store: Store, day: str, revision: int | None = None) -> Parti
     events, plan = manifest.file("events"), manifest.file("plan")
     return Partition(
         manifest=manifest,
-        events=read_table(store, landed_key(day, events.name), events, EVENT, CODED),
+        events=read_table(store, landed_key(day, events.name), events, EVENT),
         plan=read_table(store, landed_key(day, plan.name), plan, PLAN),
     )
 
 
-def read_accepted_events(
-    store: Store, day: str, columns: Sequence[str] = EVENT.names, coded: tuple[str, ...] = ()
-) -> pa.Table:
+def read_accepted_events(store: Store, day: str, columns: Sequence[str] = EVENT.names) -> pa.Table:
     """The rows of an accepted day that are not quarantined, in landed order."""
     manifest = read_accepted_manifest(store, day)
     key = landed_key(day, manifest.events.name)
-    return without(read_table(store, key, manifest.events, EVENT, coded, columns), read_caught(store, manifest))
+    return without(read_table(store, key, manifest.events, EVENT, columns), read_caught(store, manifest))
 
 
 def read_caught(store: Store, manifest: AcceptedManifest) -> pa.Table:
@@ -157,14 +156,37 @@ def read_table(
     key: str,
     file: PartitionFile,
     contract: Contract,
-    coded: tuple[str, ...] = (),
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """One file of a day, verified. Columns in `coded` stay dictionaries, which is how they lie in the file."""
-    table = _parsed(store.uri(key), read_file(store, key, file), contract, coded, columns)
+    """One file of a day, verified."""
+    table = _parsed(store.uri(key), read_file(store, key, file), contract, columns)
     if table.num_rows != file.rows:
         raise InputRejected(f"{store.uri(key)} holds {table.num_rows} rows, its manifest says {file.rows}")
     return table
+
+
+def read_frame(
+    store: Store, key: str, file: PartitionFile, contract: Contract, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """The same as a data frame, with ids as categories of this table's own: rules compare codes, not sixty-four letters.
+
+    Categories that all tables shared would remember every user of every day for as long as the process lives.
+    """
+    import polars as pl
+
+    uri, body = store.uri(key), read_file(store, key, file)
+    names = _columns(uri, body, contract, columns)
+    try:
+        frame = pl.read_parquet(body, columns=names)
+    except (pl.exceptions.PolarsError, OSError) as err:
+        raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
+    if len(frame) != file.rows:
+        raise InputRejected(f"{uri} holds {len(frame)} rows, its manifest says {file.rows}")
+    for name in names:
+        if isinstance(frame.schema[name], pl.Datetime) and len(frame):
+            _in_a_calendar(f"{uri}: column {name}", pa.chunked_array(frame[name].to_arrow()))
+    coded = [name for name in CODED if name in names]
+    return frame.with_columns(pl.col(name).cast(pl.Categorical(pl.Categories.random())) for name in coded)
 
 
 def read_file(store: Store, key: str, file: PartitionFile) -> bytes:
@@ -205,6 +227,11 @@ def content_digest(frame: pl.DataFrame, key: str) -> str:
     ordered = frame.sort(key, *(name for name in frame.columns if name != key), nulls_last=True)
     text = ordered.write_csv(quote_style="non_numeric", null_value="", include_header=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def late_rows(events: pl.DataFrame, day: str) -> int:
+    """Rows that happened on earlier days; those days stay as they are."""
+    return int((events["event_time"] < datetime.combine(partition_date(day), time(), UTC)).sum())
 
 
 def fetch_accepted(store: Store, through: str, target: Path) -> Accepted:
@@ -288,28 +315,35 @@ def _verify(uri: str, body: bytes, sha256: str) -> None:
         )
 
 
-def _parsed(
-    uri: str, body: bytes, contract: Contract, coded: tuple[str, ...] = (), columns: Sequence[str] | None = None
-) -> pa.Table:
+def _parsed(uri: str, body: bytes, contract: Contract, columns: Sequence[str] | None = None) -> pa.Table:
+    names = _columns(uri, body, contract, columns)
     try:
-        there = pq.read_schema(pa.BufferReader(body))
-        if len(set(there.names)) < len(there.names):
-            raise InputRejected(f"{uri} holds a column twice; write it again from its source")
-        wanted = arrow_schema(contract, there)
-        names = list(columns or wanted.names)
-        if missing := [name for name in names if name not in there.names]:
-            raise InputRejected(f"{uri} lacks the column {missing[0]}; docs/data-contract.md lists what it needs")
-        table = pq.read_table(pa.BufferReader(body), read_dictionary=list(coded), columns=names).select(names)
+        table = pq.read_table(pa.BufferReader(body), columns=names).select(names)
         table.validate(full=True)  # bytes that are no UTF-8 are found here, or crash whoever reads them
     except (pa.ArrowException, OSError) as err:
         raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
     for name in names:
-        kind = table.schema.field(name).type
-        if (kind.value_type if pa.types.is_dictionary(kind) else kind) != wanted.field(name).type:
-            raise InputRejected(f"{uri}: column {name} is {kind}, the contract says {wanted.field(name).type}")
-        if pa.types.is_timestamp(kind) and table.num_rows:
+        if pa.types.is_timestamp(table.schema.field(name).type) and table.num_rows:
             _in_a_calendar(f"{uri}: column {name}", table.column(name))
     return table
+
+
+def _columns(uri: str, body: bytes, contract: Contract, columns: Sequence[str] | None) -> list[str]:
+    """The columns to read. Raises InputRejected where one is not there, is there twice, or is of another type."""
+    try:
+        there = pq.read_schema(pa.BufferReader(body))
+    except (pa.ArrowException, OSError) as err:
+        raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
+    if len(set(there.names)) < len(there.names):
+        raise InputRejected(f"{uri} holds a column twice; write it again from its source")
+    wanted = arrow_schema(contract, there)
+    names = list(columns or wanted.names)
+    for name in names:
+        if name not in there.names:
+            raise InputRejected(f"{uri} lacks the column {name}; docs/data-contract.md lists what it needs")
+        if (kind := there.field(name).type) != wanted.field(name).type:
+            raise InputRejected(f"{uri}: column {name} is {kind}, the contract says {wanted.field(name).type}")
+    return names
 
 
 def _in_a_calendar(what: str, times: pa.ChunkedArray) -> None:
