@@ -101,7 +101,8 @@ class _Checker:
                         rows += len(batch.rows) + sum(fault.column == "" for fault in batch.faults)
                         if contract.key in frame.columns:
                             repeated.add(_keys(frame, file), number, batch.rows)
-                            known.add(frame[contract.key])
+                            if contract is ITEM:
+                                known.add(frame[contract.key])
                         bar.advance(max(0, int(batch.share * _megabytes(file)) - done))
                         done = max(done, int(batch.share * _megabytes(file)))
                 except InputRejected as err:
