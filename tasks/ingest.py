@@ -8,37 +8,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
+from tasks.adapters.erasures import erased_users, finish_days, leave_out, sweep
+from tasks.adapters.next_revision import held_by
 from tasks.adapters.partitions import (
-    EARLIEST_US,
-    LATEST_US,
     catalogue_key,
     content_digest,
     contract_table,
     described,
     landed_days,
     landed_key,
+    late_rows,
     parquet_bytes,
     put_day,
     read_landed_manifest,
     users_key,
 )
 from tasks.adapters.store import Store
+from tasks.conform import conform as conform
+from tasks.conform import frame_of, shown_names
 from tasks.domain.behaviour import PartitionFile, PartitionManifest, partition_digest
-from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract, arrow_schema
+from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import partition_date
 from tasks.raw_ids import Pseudonyms
 from tasks.sources import Source, require_day
 
 log = logging.getLogger("freshrank.ingest")
-MOST_NAMES, LONGEST_NAME = 20, 64  # column names come from outside, and go into manifests and logs
-MOST_FURTHER = 200  # columns of an open contract
 
 
 def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) -> dict[str, Any]:
@@ -52,10 +51,12 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
     require_day(source, through)
     present = landed_days(store)
     _same_key(store, present, key_id)
+    erased = finish_days(store)
     missing = [day for day in source.days() if day <= through and day not in set(present)]
-    tables = _Tables(source, store, Pseudonyms(key))
+    tables = _Tables(source, store, Pseudonyms(key), erased)
     landed = [land(source, store, day, tables, key_id) for day in missing or [through]]
     new = landed if missing else []
+    _keep_out(store, tables, [manifest.partition for manifest in new])
     return {
         "through": through,
         "landed": len(new),
@@ -63,6 +64,7 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
         "already": len([day for day in present if day <= through]),
         "rows": sum(manifest.rows for manifest in new),
         "late_rows": sum(manifest.late_rows for manifest in new),
+        "erased_rows": sum(manifest.erased_rows for manifest in new),
         "empty": [manifest.partition for manifest in new if manifest.rows == 0],
         "users": tables.users.rows if tables.users else None,
         "ignored_columns": sorted({name for manifest in new for name in manifest.ignored_columns}),
@@ -76,7 +78,9 @@ def land(source: Source, store: Store, day: str, tables: _Tables, key_id: str) -
     """Write one day. The same content again changes nothing; other content raises Conflict."""
     partition_date(day)
     raw, ignored = conform(source.events(day), EVENT, f"{source.name} events of {day}")
-    events = tables.names.events(frame_of(raw)).sort(EVENT.key, *(name for name in EVENT.names if name != EVENT.key))
+    sent = tables.names.events(frame_of(raw))
+    events = sent.filter(~held_by(sent, tables.erased))
+    events = events.sort(EVENT.key, *(name for name in EVENT.names if name != EVENT.key))
     plan = frame_of(conform(source.plan(day), PLAN, f"{source.name} plan of {day}")[0])
     plan = plan.sort(PLAN.key, *PLAN.names[1:])
     files = [
@@ -88,7 +92,8 @@ def land(source: Source, store: Store, day: str, tables: _Tables, key_id: str) -
         partition=day,
         files=tuple(file for file, _ in files),
         rows=len(events),
-        late_rows=len(events.filter(pl.col("event_time").dt.date() < partition_date(day))),
+        late_rows=late_rows(events, day),
+        erased_rows=len(sent) - len(events),
         ignored_columns=shown_names([*ignored, *tables.ignored]),
         catalogue=tables.items.sha256,
         users=tables.users.sha256 if tables.users else None,
@@ -110,87 +115,14 @@ def land(source: Source, store: Store, day: str, tables: _Tables, key_id: str) -
     return manifest
 
 
-def conform(table: pa.Table, contract: Contract, what: str) -> tuple[pa.Table, tuple[str, ...]]:
-    """(the contract's columns in the contract's types, names of columns that were left out).
-
-    Optional columns that are absent become null; further columns of an open contract are kept. Types are widened, never
-    guessed: text that should be a number is refused, and the refusal names the column, never a value.
-    """
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise InputRejected(f"{what}: the column {', '.join(shown_names(twice))} is there more than once")
-    further = [name for name in table.column_names if name not in contract.names] if contract.open else []
-    if len(further) > MOST_FURTHER or any(shown_names([name]) != (name,) for name in further):
-        raise InputRejected(
-            f"{what}: further columns are up to {MOST_FURTHER}, with names of up to {LONGEST_NAME} printable letters; "
-            f"here are {len(further)}: {', '.join(shown_names(further))}"
-        )
-    missing = [name for name in contract.required if name not in table.column_names]
-    if missing:
-        raise InputRejected(f"{what}: the column {missing[0]} is missing; docs/data-contract.md lists what is needed")
-    wanted = arrow_schema(contract, table.schema)
-    columns = [
-        _cast(table.column(field.name), field.type, f"{what}: column {shown_names([field.name])[0]}")
-        if field.name in table.column_names
-        else pa.nulls(table.num_rows, field.type)
-        for field in wanted
-    ]
-    ignored = tuple(sorted(set(table.column_names) - set(wanted.names)))
-    if ignored:
-        log.warning("what=%r ignored_columns=%s", what, ",".join(shown_names(ignored)))
-    # nulls in required columns are rows to quarantine, not a reason to refuse the file: hence nullable here
-    return pa.table(columns, names=wanted.names), ignored
-
-
-def frame_of(table: pa.Table) -> pl.DataFrame:
-    """The table as a frame; a time that no calendar has is no time, and validate_data puts its row aside."""
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
-    return frame.with_columns(
-        pl.when(pl.col(name).cast(pl.Int64).is_between(EARLIEST_US, LATEST_US)).then(pl.col(name)) for name in times
-    )
-
-
-def shown_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Column names as they may be written down: printable, cut, and not more than a person reads."""
-    shown = [
-        "".join(letter if letter.isprintable() else "?" for letter in name)[:LONGEST_NAME]
-        for name in names[:MOST_NAMES]
-    ]
-    return (*shown, *([f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []))
-
-
-def _cast(found: pa.ChunkedArray, wanted: pa.DataType, what: str) -> pa.ChunkedArray:
-    if not _widens(found.type, wanted):
-        raise InputRejected(f"{what} is {found.type}, the contract says {wanted}")
-    try:
-        found.validate(full=True)
-    except pa.ArrowInvalid:
-        raise InputRejected(f"{what} is damaged, or holds text that is not UTF-8") from None
-    try:
-        return found.cast(wanted)
-    except pa.ArrowInvalid:
-        raise InputRejected(f"{what} has values that are no {wanted}") from None
-
-
-def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
-    kinds: tuple[Callable[[pa.DataType], bool], ...] = (
-        lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or _is_text_dictionary(t),
-        pa.types.is_boolean,
-        lambda t: pa.types.is_timestamp(t) and t.tz in ("UTC", "+00:00"),
-    )
-    if found == wanted or pa.types.is_null(found) or any(kind(found) and kind(wanted) for kind in kinds):
-        return True
-    if pa.types.is_floating(wanted):
-        return bool(pa.types.is_integer(found) or pa.types.is_floating(found))
-    return bool(pa.types.is_integer(wanted) and pa.types.is_integer(found))
-
-
-def _is_text_dictionary(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) and (
-        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
-    )
+def _keep_out(store: Store, tables: _Tables, days: list[str]) -> None:
+    """A user may be erased while days land: ingest writes a day and then looks, erasing writes its record and then looks."""
+    erased = erased_users(store)
+    if erased != tables.erased:
+        tables.put(again=True)  # the other side may have swept what no day named yet
+        leave_out(store, erased)
+    elif erased and days:
+        sweep(store, erased, days)  # an attempt that crashed before the user was erased left files of its own
 
 
 def _same_key(store: Store, present: list[str], key_id: str) -> None:
@@ -212,10 +144,10 @@ def _same_content(store: Store, manifest: PartitionManifest) -> PartitionManifes
 
 
 class _Tables:
-    """The source's item and user tables: read once, put once, only when a day needs them."""
+    """What all days of one source share: pseudonyms, who is erased, and the item and user tables, read once, put once."""
 
-    def __init__(self, source: Source, store: Store, names: Pseudonyms) -> None:
-        self.names = names
+    def __init__(self, source: Source, store: Store, names: Pseudonyms, erased: frozenset[str]) -> None:
+        self.names, self.erased = names, erased
         self._store, self._is_put = store, False
         items = frame_of(conform(source.items(), ITEM, f"{source.name} items")[0])
         self.items, self._items, of_items = _side_table("items", items.sort(ITEM.key, *ITEM.names[1:]), ITEM)
@@ -224,13 +156,14 @@ class _Tables:
         if (sent := source.users()) is not None:
             raw, _ = conform(sent, USER, f"{source.name} users")
             users, copies = names.users(frame_of(raw))
+            users = users.filter(~held_by(users, erased))
             # the order of the file follows the key: nothing may depend on it, and the source's own order may not stay
             self.users, self._users, of_users = _side_table("users", users.sort(users.columns, nulls_last=True), USER)
             self.content["users"] = of_users
             self.ignored = [f"users.{name}" for name in copies]
 
-    def put(self) -> None:
-        if not self._is_put:
+    def put(self, *, again: bool = False) -> None:
+        if again or not self._is_put:
             self._store.put_new(catalogue_key(self.items.sha256), self._items)
             if self.users:
                 self._store.put_new(users_key(self.users.sha256), self._users)

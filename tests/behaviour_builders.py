@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
 
+from tasks.adapters.partitions import (
+    accepted_key,
+    accepted_revisions,
+    described,
+    parquet_bytes,
+    put_day,
+    read_partition,
+)
 from tasks.adapters.store import MemoryStore
-from tasks.domain.behaviour import next_day
+from tasks.domain.behaviour import AcceptedManifest, next_day
 from tasks.domain.contract import EVENT, ITEM, PLAN, arrow_schema
 from tasks.domain.manifest import partition_date
 from tasks.sources import Trip, require_day
@@ -113,3 +124,80 @@ class CrashingStore(MemoryStore):
             raise KeyboardInterrupt
         self.left -= 1
         super().put_new(key, content)
+
+
+class HookedStore(MemoryStore):
+    """Calls `before(store)` once, ahead of change number `at`: to die there, or to let somebody else act meanwhile."""
+
+    def __init__(self, at: int, before: Callable[[HookedStore], None], objects: dict[str, bytes] | None = None) -> None:
+        super().__init__()
+        self._objects.update(objects or {})
+        self.at, self.before, self.changes = at, before, 0
+
+    def _count(self) -> None:
+        self.changes += 1
+        if self.changes == self.at:
+            self.at = -1
+            self.before(self)
+
+    def put_new(self, key, content) -> None:
+        self._count()
+        super().put_new(key, content)
+
+    def replace(self, key, content) -> None:
+        self._count()
+        super().replace(key, content)
+
+    def delete(self, key) -> None:
+        self._count()
+        super().delete(key)
+
+
+def die(store: HookedStore) -> None:
+    raise KeyboardInterrupt
+
+
+def accept(store: MemoryStore, day: str, rules: dict[int, str] | None = None, marks: dict[int, str] | None = None):
+    """Write the accepted day that validate_data would, had its rules caught these rows of the newest landed revision."""
+    rules, marks = rules or {}, marks or {}
+    partition = read_partition(store, day)
+    landed, rows = partition.manifest, sorted({*rules, *marks})
+    caught = partition.events.take(pa.array(rows, pa.int64())).cast(events_table([]).schema)
+    caught = caught.add_column(0, "row", pa.array(rows, pa.int64()))
+    for name, told in (("rules", rules), ("marks", marks)):
+        caught = caught.append_column(name, pa.array([told.get(row, "") for row in rows], pa.string()))
+    files = [described("caught", parquet_bytes(caught), len(rows)), described("report", b"{}", 0, ".json")]
+
+    def counts(told: dict[int, str]) -> dict[str, int]:
+        return dict(Counter(rule for joined in told.values() for rule in joined.split(",")))
+
+    manifest = AcceptedManifest(
+        partition=day,
+        revision=accepted_revisions(store).get(day, 0) + 1,
+        verdict="pass",
+        files=tuple(file for file, _ in files),
+        rows=landed.rows - len(rules),
+        landed_rows=landed.rows,
+        quarantined=counts(rules),
+        marked=counts(marks),
+        events=landed.file("events"),
+        plan=landed.file("plan"),
+        catalogue=landed.catalogue,
+        users=landed.users,
+        partition_digest=landed.digest,
+        landed_revision=landed.revision,
+        policy_digest="0" * 64,
+    )
+    put_day(store, accepted_key(day, ""), files, manifest)
+
+
+def holders(store: MemoryStore, text: str) -> list[str]:
+    """Every object that names `text`, in a cell of a table or anywhere in its bytes."""
+    found = []
+    for key, body in sorted(store._objects.items()):
+        told = [key, body.decode(errors="replace")]
+        if key.endswith(".parquet"):
+            told += [str(column) for column in pl.read_parquet(io.BytesIO(body)).to_dict(as_series=False).values()]
+        if any(text in one for one in told):
+            found.append(key)
+    return found

@@ -55,6 +55,7 @@ class PartitionManifest(_Files):
     rows: int = Field(ge=0)
     late_rows: int = Field(ge=0)  # rows of earlier days that arrived with this one; those days stay as they are
     erased_rows: int = Field(default=0, ge=0)  # rows of erased users that were left out or taken out
+    taken_out: tuple[int, ...] = ()  # which rows of the revision before are not in this one
     ignored_columns: tuple[str, ...] = ()  # sent by the source, not in the contract, not stored
     catalogue: Sha256  # of the item table, catalogue/<sha256>.parquet
     users: Sha256 | None = None  # of the user table, users/<sha256>.parquet
