@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import polars as pl
 
@@ -20,9 +20,11 @@ log = logging.getLogger("freshrank.expectations")
 NAMED = 3  # rows that a sentence names
 
 
-def judge_training_set(days: Iterable[tuple[str, SlateRows]], inputs: Sequence[str]) -> tuple[list[str], str]:
-    """Of all training days, each with its rows; `inputs` names the columns of `x`."""
-    table = training_slates(days, inputs)
+def judge_training_set(
+    days: Iterable[tuple[str, SlateRows]], inputs: Sequence[str], nullable: Collection[str] = ()
+) -> tuple[list[str], str]:
+    """Of all training days, each with its rows; `inputs` and `nullable` as in training_slates."""
+    table = training_slates(days, inputs, nullable)
     name = pl.format("{}/{} ({} = {})", "day", "slate", "input_name", "input_largest")
     return _judge(TRAINING_SET, table, name, "training slates")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from expectations.profile import ROW
 
 HISTORY = "history"
-SIGN = np.uint16(0x8000)
+SIGN, INFINITE = np.uint16(0x8000), np.uint16(0x7C00)  # of a float16, as whole numbers; NaN lies beyond infinity
 SLATE_COLUMNS = {
     "day": pl.String,
     "slate": pl.Int32,  # its place in the day's file
@@ -39,18 +39,27 @@ class SlateRows(Protocol):
     weight: NDArray[np.float32]
 
 
-def training_slates(days: Iterable[tuple[str, SlateRows]], inputs: Sequence[str]) -> pl.DataFrame:
-    """One row a slate of the training days; `inputs` names the columns of `x`."""
-    parts = [_slates_of(day, rows, np.array([*inputs, HISTORY])) for day, rows in days if len(rows.ptr) > 1]
+def training_slates(
+    days: Iterable[tuple[str, SlateRows]], inputs: Sequence[str], nullable: Collection[str] = ()
+) -> pl.DataFrame:
+    """One row a slate of the training days.
+
+    Args:
+        inputs: names of the columns of `x`.
+        nullable: those of them where NaN stands for unknown, and is filled in before anything reads it.
+    """
+    named, unknown = np.array([*inputs, HISTORY]), [list(inputs).index(name) for name in nullable]
+    parts = [_slates_of(day, rows, named, unknown) for day, rows in days if len(rows.ptr) > 1]
     return pl.concat([pl.DataFrame(schema=SLATE_COLUMNS), *parts]).with_row_index(ROW)
 
 
-def _slates_of(day: str, rows: SlateRows, inputs: NDArray[Any]) -> pl.DataFrame:
+def _slates_of(day: str, rows: SlateRows, inputs: NDArray[Any], nullable: list[int]) -> pl.DataFrame:
     starts, sizes = rows.ptr[:-1], np.diff(rows.ptr)
     label, weight = rows.label.astype(np.float64), rows.weight.astype(np.float64)
     positives = np.add.reduceat((label > 0).astype(np.int32), starts)
-    magnitude = np.maximum.reduceat(_magnitude(rows.x), starts, axis=0)
-    magnitude = np.column_stack([magnitude, _history(rows)])
+    magnitude = _magnitude(rows.x)
+    magnitude[:, nullable] = np.where(magnitude[:, nullable] > INFINITE, 0, magnitude[:, nullable])
+    magnitude = np.column_stack([np.maximum.reduceat(magnitude, starts, axis=0), _history(rows)])
     worst = magnitude.argmax(1)
     largest = magnitude[np.arange(len(worst)), worst].view(np.float16)
     columns = {

@@ -83,6 +83,13 @@ def test_a_broken_training_set_is_named_by_slate_and_input(bent, sentence):
     assert re.search(sentence, wrong[0]), wrong
 
 
+def test_an_unknown_value_is_no_fault_where_it_is_filled_in_later_and_an_infinite_one_is():
+    unknown = bend("x", (5, 0), np.nan)
+    assert judge_training_set([(DAY, unknown)], INPUTS, nullable=["price"])[0] == []
+    assert judge_training_set([(DAY, unknown)], INPUTS, nullable=["sales"])[0] != []
+    assert judge_training_set([(DAY, bend("x", (5, 0), -np.inf))], INPUTS, nullable=["price"])[0] != []
+
+
 def test_no_training_slate_is_no_training_set():
     assert judge_training_set([], INPUTS)[0] == ["there are no training slates"]
 
