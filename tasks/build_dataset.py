@@ -27,8 +27,11 @@ from tasks.ranker.arrays import Ints, epoch_day, iso_day
 from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
 from tasks.ranker.days import day_keys, ensure_rows
+from tasks.ranker.features import FEATURES
+from tasks.ranker.fitted import Fitted, fit
+from tasks.ranker.knowledge import KNOWLEDGE
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
-from tasks.ranker.slates import Sampling
+from tasks.ranker.slates import Rows, Sampling
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest
 
@@ -122,13 +125,14 @@ def build_dataset(
 
     planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
     texts, digests = _texts(counting, days, cache)
-    builder = StateBuilder(log, planned, users, texts)
+    builder = StateBuilder(log, planned, users, texts, knowledge=recipe.data.knowledge)
     save_builder(out, builder, digests, days.train_end, counting.sold(days.train[0], days.train_end))
     data, names = recipe.data, [log.user_ids[user] for user in users.tolist()]
     sampling = Sampling(data.keep_bought, data.keep_other, data.barely_known, SEED)
-    options = [names, encoder_digest(), asdict(sampling)]
+    options = [names, encoder_digest(), asdict(sampling), data.knowledge]
     keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
     slates, rows = _training_rows(out, days, keys, sampling, cache)
+    _fit(out, days, builder, rows).save(out)
 
     dataset = Dataset(out)
     morning = dataset.whole.morning(days.last + 1)
@@ -224,6 +228,18 @@ def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampli
             slates += part.get_slice("ptr").get_shape()[0] - 1
             rows += part.get_slice("label").get_shape()[0]
     return slates, rows
+
+
+def _fit(out: Path, days: Days, builder: StateBuilder, rows: int) -> Fitted:
+    """What is fitted on the training days: their rows, and the items that their mornings could rank."""
+    items, names = builder.log.items, FEATURES + KNOWLEDGE if builder.knowledge else FEATURES
+    sold = builder.sold(days.train[0], days.train[-1]).tolist()
+    levels = {name: items.level(depth) for name, depth in (("department", 1), ("category", 2), ("type", 99))}
+    vocabularies = {name: tuple(sorted({of[item] for item in sold})) for name, of in levels.items()}
+    train = [iso_day(day) for day in days.train]
+    return fit(
+        train, names, (Rows.features_of(out / "train" / f"{day}.safetensors") for day in train), rows, vocabularies
+    )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -22,7 +23,6 @@ from tasks.domain.recipe import Recipe
 from tasks.progress import Progress
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.features import FEATURES
 from tasks.ranker.judge import judge, mean_of, prepare
 from tasks.ranker.model import Ranker
 from tasks.ranker.runtime import PARENT, TorchScorer
@@ -51,8 +51,9 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
     log.info("device=%s threads=%d slates=%d rows=%d", device, threads, corpus.slates, len(corpus.label))
 
     torch.manual_seed(seed)
-    model = Ranker(recipe.network)
-    model.standardise(*corpus.statistics())
+    fitted = data.fitted
+    model = Ranker(recipe.network, len(fitted.inputs.columns))
+    model.standardise(np.array(fitted.mean, np.float32), np.array(fitted.scale, np.float32))
     model.to(device)
     run = Run(model, corpus, recipe.training, device, seed, threads)
     identity = hashlib.sha256(canonical_json([recipe.digest, data.split.log_digest, seed])).hexdigest()
@@ -61,7 +62,7 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
         bar.advance(run.epoch * run.steps_an_epoch)
         while run.epoch < recipe.training.epochs:
             loss, began = run.train_epoch(bar), time.monotonic()
-            quality = mean_of(judge(TorchScorer(model), one) for one in validation)
+            quality = mean_of(judge(TorchScorer(model, fitted.inputs), one) for one in validation)
             run.finish_epoch(loss, quality)
             run.save(workdir / CHECKPOINT, identity)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
@@ -80,7 +81,8 @@ def _write(out: Path, run: Run, data: Dataset, recipe: Recipe, seed: int, slates
     digest = hashlib.sha256((out / PARENT).read_bytes()).hexdigest()
     best = run.curve[run.best_epoch - 1]
     config = {
-        "features": list(FEATURES),
+        "features": list(data.fitted.inputs.features),
+        "inputs": data.fitted.inputs.model_dump(mode="json"),
         "token": list(TOKEN),
         "max_tokens": MAX_TOKENS,
         "network": recipe.network.model_dump(mode="json"),

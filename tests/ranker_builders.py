@@ -17,7 +17,8 @@ Line = tuple[int, int, int]  # day, user, item
 
 
 def a_log(lines: Sequence[Line], items: int = 12, users: int = 4, **columns: np.ndarray) -> EventLog:
-    """Purchases of one piece for 2.00 in store 0, unless a column says otherwise. Three items a type, six a category."""
+    """Purchases of one piece for 2.00 in store 0, unless a column says otherwise. Three items a type, six a
+    category and department."""
     order = sorted(range(len(lines)), key=lambda n: lines[n])
     day, user, item = (np.array([lines[n][part] for n in order], np.int32) for part in range(3))
     n = len(lines)
@@ -36,6 +37,7 @@ def a_log(lines: Sequence[Line], items: int = 12, users: int = 4, **columns: np.
             category=numbers // 6,
             brand=numbers % 2,
             texts=[f"thing {number}" for number in range(items)],
+            paths=[f"D{number // 6} > C{number // 6} > T{number // 3}" for number in range(items)],
         ),
         user_ids=[f"{number:064x}" for number in range(users)],
         day=day,
@@ -57,9 +59,11 @@ def texts_of(log: EventLog) -> TextTable:
     return TextTable(np.arange(len(log.items.ids), dtype=np.int32), vectors.astype(np.float16))
 
 
-def a_builder(log: EventLog, plans: Plans | None = None, users: Sequence[int] | None = None) -> StateBuilder:
+def a_builder(
+    log: EventLog, plans: Plans | None = None, users: Sequence[int] | None = None, *, knowledge: bool = False
+) -> StateBuilder:
     chosen = np.arange(len(log.user_ids), dtype=np.int32) if users is None else np.array(users, np.int32)
-    return StateBuilder(log, plans or Plans({}), chosen, texts_of(log))
+    return StateBuilder(log, plans or Plans({}), chosen, texts_of(log), knowledge=knowledge)
 
 
 def without(log: EventLog, keep: np.ndarray) -> EventLog:

@@ -33,6 +33,7 @@ class Data(Record):
     keep_bought: float = Field(gt=0, le=1, description="share of unbought-today past products that become rows")
     keep_other: float = Field(gt=0, le=1, description="share of the other candidates that become rows")
     barely_known: float = Field(ge=0, le=1, description="share of slates repeated as if the user had almost no history")
+    knowledge: bool = Field(default=False, description="taxonomy and co-purchases as features")
 
 
 class Network(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,12 @@ def _sorted(codes: Ints) -> tuple[NDArray[np.intp], Ints]:
 def spread(values: NDArray, at: NDArray[np.intp], default: float = 0.0) -> NDArray:
     """Value of each looked-up group, `default` for codes without a group."""
     return np.append(values, values.dtype.type(default))[at]
+
+
+def ranges(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.int64]:
+    """starts[0], starts[0] + 1, ... counts[0] of them, then those of starts[1], and so on."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 def top(scores: Floats, k: int) -> Ints:

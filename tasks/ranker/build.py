@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from tasks.ranker.arrays import Floats, Halves, Ints, weekday
+from tasks.ranker.co_purchases import Graph, among, bought_together, counted_on
 from tasks.ranker.features import STATIC
+from tasks.ranker.knowledge import OF_TAXONOMY
 from tasks.ranker.log import EventLog, Plans
 from tasks.ranker.neighbours import Neighbours
 from tasks.ranker.retrieve import sales_votes
@@ -45,8 +47,10 @@ class Morning:
 class StateBuilder:
     """Makes the state of any morning from one log. Holds what is the same for all mornings."""
 
-    def __init__(self, log: EventLog, plans: Plans, users: Ints, texts: TextTable) -> None:
-        self.log, self.plans, self.users, self.texts = log, plans, users, texts
+    def __init__(self, log: EventLog, plans: Plans, users: Ints, texts: TextTable, *, knowledge: bool = False) -> None:
+        """knowledge: also count taxonomy and co-purchases, see knowledge.py."""
+        self.log, self.plans, self.users, self.texts, self.knowledge = log, plans, users, texts, knowledge
+        self._graph: tuple[int, Graph] | None = None
 
     def morning(self, day: int, users: Ints | None = None) -> Morning:
         """State of `day`, with the histories of `users` (default: all selected)."""
@@ -133,6 +137,7 @@ class StateBuilder:
             store_ids=log.store_ids,
             **raw,
             **stores,
+            **(self._knowledge(day, rows, row_of, len(catalogue)) if self.knowledge else {}),
         ), row_of
 
     def _static(self, day: int, catalogue: Ints) -> tuple[Floats, dict[str, Any]]:
@@ -193,6 +198,36 @@ class StateBuilder:
             "type_share": share,
         }
         return static, {name: np.asarray(values)[catalogue].astype(np.float32) for name, values in raw.items()}
+
+    def _knowledge(self, day: int, rows: Ints, row_of: Ints, size: int) -> dict[str, Any]:
+        """Taxonomy counters and the week's co-purchases, see knowledge.py."""
+        monday, items, catalogue = counted_on(day), self.log.items, rows[:size]
+        if self._graph is None or self._graph[0] != monday:
+            self._graph = (monday, bought_together(self.log, monday))
+        graph = among(self._graph[1], catalogue, row_of, size)
+        month = self._count(self._part(day - 28, day))
+        category = np.bincount(items.category, month).astype(np.float32)[items.category]
+        quarter = self._part(day - 90, day)
+        types = items.type[self.log.item[quarter]]
+        pairs = np.unique(self.log.user[quarter].astype(np.int64) * (int(items.type.max()) + 1) + types)
+        buyers = np.bincount(pairs % (int(items.type.max()) + 1), minlength=int(items.type.max()) + 1)
+        rebuys = np.bincount(types, minlength=len(buyers)) / np.maximum(buyers, 1)
+        columns = {
+            "category_sales_28d": np.log1p(category),
+            "share_in_category": np.log(month / np.maximum(category, 1) + 1e-4),
+            "type_rebuys_per_buyer": np.log(np.maximum(rebuys, 1))[items.type],
+        }
+        return {
+            "department": self._departments[rows],
+            "taxonomy": np.stack([columns[name][catalogue] for name in OF_TAXONOMY], axis=1).astype(np.float32),
+            "graph_ptr": graph.ptr,
+            "graph_row": graph.target,
+            "graph_weight": graph.weight,
+        }
+
+    @cached_property
+    def _departments(self) -> Ints:
+        return np.unique(self.log.items.level(1), return_inverse=True)[1].astype(np.int32)
 
     def _price(self, part: slice, fallback: Floats | None) -> Floats:
         value, pieces = self._count(part, self.log.value), self._count(part, self.log.quantity)

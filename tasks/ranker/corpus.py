@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.domain.errors import InputRejected
-from tasks.ranker.arrays import Floats, Halves
+from tasks.ranker.arrays import Floats, Halves, ranges
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.model import BUCKETS
 from tasks.ranker.slates import Rows
@@ -45,6 +45,7 @@ class Corpus:
         self.ptr = _joined_ptr(parts)
         if self.slates == 0:
             raise InputRejected("the training days hold no slate; the recipe's days or users do not fit the data")
+        self.inputs = dataset.fitted.inputs
         self.x: Halves = np.concatenate([part.x for part in parts])
         self.lengths = np.concatenate([part.lengths for part in parts])
         self.tokens: Halves = np.concatenate([part.tokens for part in parts])
@@ -59,27 +60,20 @@ class Corpus:
     def slates(self) -> int:
         return len(self.ptr) - 1
 
-    def statistics(self) -> tuple[Floats, Floats]:
-        """Mean and 1 / standard deviation of every feature; 0 where a feature never varies."""
-        sample = self.x[:: max(1, len(self.x) // 200_000)].astype(np.float64)
-        deviation = sample.std(0)
-        scale = np.where(deviation > 1e-4, 1 / np.maximum(deviation, 1e-4), 0)
-        return sample.mean(0).astype(np.float32), scale.astype(np.float32)
-
     def batch(self, slates: NDArray[np.int64]) -> Batch:
         counts = self.ptr[slates + 1] - self.ptr[slates]
-        rows = _ranges(self.ptr[slates], counts)
+        rows = ranges(self.ptr[slates], counts)
         owner = np.repeat(np.arange(len(slates)), counts)
         order = np.argsort(self.lengths[rows], kind="stable")
         rows, owner = rows[order], owner[order]
         lengths = self.lengths[rows]
         mask = np.arange(MAX_TOKENS) < lengths[:, None]
         tokens = np.zeros((len(rows), MAX_TOKENS, TOKEN_WIDTH), np.float32)
-        tokens[mask] = self.tokens[_ranges(self.offset[rows], lengths.astype(np.int64))]
+        tokens[mask] = self.tokens[ranges(self.offset[rows], lengths.astype(np.int64))]
         edges = np.searchsorted(lengths, np.array(BUCKETS) + 1)
         cuts = [(int(a), int(b), n) for a, b, n in zip([0, *edges[:-1]], edges, BUCKETS, strict=True) if b > a]
         return Batch(
-            x=torch.from_numpy(self.x[rows].astype(np.float32)),
+            x=torch.from_numpy(self.inputs.complete(self.x[rows].astype(np.float32))),
             item_vec=torch.from_numpy(self.vectors[self.text[rows]]),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask.astype(np.float32)),
@@ -89,12 +83,6 @@ class Corpus:
             slates=len(slates),
             cuts=cuts,
         )
-
-
-def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """starts[0], starts[0] + 1, ... counts[0] of them, then those of starts[1], and so on."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 def _joined_ptr(parts: list[Rows]) -> NDArray[np.int64]:

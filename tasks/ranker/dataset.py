@@ -21,6 +21,7 @@ from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record, canonical_json
 from tasks.ranker.arrays import Halves, Ints, epoch_day
 from tasks.ranker.build import Morning, StateBuilder, TextTable
+from tasks.ranker.fitted import Fitted
 from tasks.ranker.log import EventLog, Items, Plans
 from tasks.ranker.slates import Rows, Slate, slates_of, slates_on
 
@@ -71,6 +72,10 @@ class Dataset:
     def whole(self) -> StateBuilder:
         """The log with the holdout, for judging and for the state."""
         return load_builder(self.directory, holdout=True)
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        return Fitted.load(self.directory)
 
     @cached_property
     def text_digests(self) -> NDArray[np.uint8]:
@@ -138,7 +143,14 @@ def save_builder(
     row = np.full_like(builder.texts.row, -1)
     row[train_items] = builder.texts.row[train_items]
     save_file({"row": row, "vectors": builder.texts.vectors, "digests": digests}, directory / "texts.safetensors")
-    names = {"users": log.user_ids, "stores": log.store_ids, "items": items.ids, "texts": items.texts}
+    names = {
+        "users": log.user_ids,
+        "stores": log.store_ids,
+        "items": items.ids,
+        "texts": items.texts,
+        "paths": items.paths,
+        "knowledge": builder.knowledge,
+    }
     (directory / "names.json").write_bytes(canonical_json(names))
 
 
@@ -146,7 +158,8 @@ def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
     """The builder of what training may know; `holdout` adds what happened after."""
     arrays = load_file(directory / "log.safetensors")
     names = json.loads((directory / "names.json").read_bytes())
-    items = Items(ids=names["items"], texts=names["texts"], **{name: arrays.pop(f"item_{name}") for name in ITEM_CODES})
+    codes = {name: arrays.pop(f"item_{name}") for name in ITEM_CODES}
+    items = Items(ids=names["items"], texts=names["texts"], paths=names["paths"], **codes)
     users = arrays.pop("selected")
     texts = load_file(directory / "texts.safetensors")
     row = texts["row"]
@@ -160,7 +173,8 @@ def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
     for n, day in enumerate(plan["day"].tolist()):
         part = slice(plan["ptr"][n], plan["ptr"][n + 1])
         by_day[day] = (plan["item"][part], plan["display"][part], plan["mailer"][part])
-    return StateBuilder(log, Plans(by_day), users, TextTable(row, texts["vectors"]))
+    table = TextTable(row, texts["vectors"])
+    return StateBuilder(log, Plans(by_day), users, table, knowledge=names["knowledge"])
 
 
 def text_table(items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves) -> TextTable:

@@ -25,7 +25,10 @@ from tasks.ranker.slates import Sampling, training_rows
 
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
-CODE = ("arrays", "log", "state", "build", "neighbours", "profile", "features", "tokens", "retrieve", "slates")
+CODE = (
+    "arrays", "log", "state", "build", "neighbours", "co_purchases", "profile", "features", "knowledge", "tokens",
+    "retrieve", "slates",
+)  # fmt: skip
 
 
 def day_keys(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.ranker.arrays import Floats, Ints, spread
-from tasks.ranker.profile import Profile
+from tasks.ranker.knowledge import KNOWLEDGE, knowledge_columns
+from tasks.ranker.profile import NEVER, Profile
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
 from tasks.ranker.tokens import tokenise
 
@@ -35,14 +36,34 @@ HOUSEHOLD = (
 )  # fmt: skip
 FEATURES = STATIC + PERSONAL + HOUSEHOLD
 FROM_TEXT = (FEATURES.index("text_similarity"),)  # silenced together with the transformer
-NEVER = 400.0  # days or trips since something that never happened
+# what stands where a value is unknown, and the feature that says so: no unknown looks like a measured number
+UNKNOWN = {
+    "days_since": (float(np.log1p(NEVER)), "bought"),
+    "trips_since": (float(np.log1p(NEVER)), "bought"),
+    "gap": (0.0, "gap_unknown"),
+    "due": (0.0, "gap_unknown"),
+    "type_days_since": (float(np.log1p(NEVER)), "type_lines"),
+    "type_gap": (0.0, "type_gap_unknown"),
+    "type_due": (0.0, "type_gap_unknown"),
+    "category_days_since": (float(np.log1p(NEVER)), "category_share"),
+    "neighbours": (0.0, "neighbours_known"),
+    "trip_gap": (0.0, "trips"),
+    "trip_due": (0.0, "trips"),
+    "price_habit": (0.0, "trips"),
+    "discount_habit": (0.0, "trips"),
+}
+
+
+def feature_names(items: ItemState) -> tuple[str, ...]:
+    """The columns that this state can fill. Optional ones come last: a model without them reads the first."""
+    return FEATURES + KNOWLEDGE if items.knowledge else FEATURES
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """Model input for n candidates. Tokens are packed to the front; `mask` is 1 for the valid ones."""
 
-    x: Floats  # [n, len(FEATURES)]
+    x: Floats  # [n, len(feature_names(items))]
     item_vec: Floats  # [n, width]: text vectors of the candidates, zeros where there is no text
     tokens: Floats  # [n, MAX_TOKENS, TOKEN_WIDTH]
     mask: Floats  # [n, MAX_TOKENS]
@@ -55,13 +76,15 @@ def featurise(items: ItemState, user: UserHistory | None, candidates: Ints, day:
 
 
 def columns(profile: Profile, candidates: Ints) -> Floats:
-    """[n, len(FEATURES)] of a prepared profile."""
-    out = np.empty((len(FEATURES), len(candidates)), np.float32)
+    """[n, len(feature_names(items))] of a prepared profile."""
+    out = np.empty((len(feature_names(profile.items)), len(candidates)), np.float32)
     out[: len(STATIC)] = profile.items.static[candidates].T
     personal = _of_item(profile, candidates) | _of_type(profile, candidates) | _of_market(profile, candidates)
     for row, name in enumerate(PERSONAL, start=len(STATIC)):
         out[row] = personal[name]
-    out[len(STATIC) + len(PERSONAL) :] = _household(profile)[:, None]
+    out[len(STATIC) + len(PERSONAL) : len(FEATURES)] = _household(profile)[:, None]
+    if profile.items.knowledge:
+        out[len(FEATURES) :] = knowledge_columns(profile, candidates)
     return np.ascontiguousarray(out.T)
 
 

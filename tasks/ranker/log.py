@@ -7,7 +7,7 @@ so that nothing depends on the pseudonym key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,11 @@ class Items:
     category: Ints
     brand: Ints
     texts: list[str]
+    paths: list[str] = field(default_factory=list)  # category path as `A > B > C`; "" where there is none
+
+    def level(self, depth: int) -> list[str]:
+        """The first `depth` levels of each item's category path."""
+        return [" > ".join(path.split(" > ")[:depth]) for path in self.paths or [""] * len(self.ids)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
             category=_codes(items["category"]),
             brand=_codes(items["brand"]),
             texts=items["text"].to_list(),
+            paths=items["type"].to_list(),
         ),
         user_ids=users["user_id"].to_list(),
         day=events["day"].to_numpy().astype(np.int32),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tasks.domain.recipe import Network
 from tasks.ranker.arrays import Floats
 from tasks.ranker.features import FEATURES, FROM_TEXT
-from tasks.ranker.runtime import PARENT, read_config
+from tasks.ranker.runtime import PARENT, inputs_of, read_config
 from tasks.ranker.text import WIDTH
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
@@ -96,12 +96,13 @@ class Ranker(nn.Module):
     scale: Tensor
     without_text: Tensor
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, columns: int = len(FEATURES)) -> None:
+        """columns: of the completed features, see fitted.Inputs."""
         super().__init__()
-        inputs, (first, second) = len(FEATURES) + network.text_width, network.head
-        self.register_buffer("mean", torch.zeros(len(FEATURES)))
-        self.register_buffer("scale", torch.ones(len(FEATURES)))
-        audible = torch.ones(len(FEATURES))
+        inputs, (first, second) = columns + network.text_width, network.head
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
+        audible = torch.ones(columns)
         audible[list(FROM_TEXT)] = 0
         self.register_buffer("without_text", audible, persistent=False)
         self.zeroed = False
@@ -155,7 +156,7 @@ class Ranker(nn.Module):
 def load_model(directory: Path, *, zeroed: bool = False) -> Ranker:
     """The fp32 parent of a model directory, ready to score."""
     config = read_config(directory)
-    model = Ranker(Network(**config["network"]))
+    model = Ranker(Network(**config["network"]), len(inputs_of(config).columns))
     model.load_state_dict(load_file(directory / PARENT))
     model.zeroed = zeroed
     return model.eval()

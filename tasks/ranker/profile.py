@@ -11,6 +11,7 @@ from tasks.ranker.arrays import Floats, Groups, Ints
 from tasks.ranker.state import ItemState, UserHistory
 
 TRIP_DECAY = 0.97
+NEVER = 400.0  # days or trips since something that never happened
 
 
 @dataclass(frozen=True)

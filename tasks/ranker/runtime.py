@@ -15,6 +15,8 @@ import numpy as np
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats
 from tasks.ranker.features import FEATURES
+from tasks.ranker.fitted import Inputs
+from tasks.ranker.knowledge import KNOWLEDGE
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 
 if TYPE_CHECKING:
@@ -39,12 +41,18 @@ class Scorer(Protocol):
 def read_config(directory: Path) -> dict[str, Any]:
     """The model's config.json. Raises InputRejected where its features are not the ones this code makes."""
     config: dict[str, Any] = json.loads((directory / "config.json").read_bytes())
-    if config["features"] != list(FEATURES) or config["token"] != list(TOKEN) or config["max_tokens"] != MAX_TOKENS:
+    known = config["features"] in (list(FEATURES), list(FEATURES + KNOWLEDGE))
+    if not known or config["token"] != list(TOKEN) or config["max_tokens"] != MAX_TOKENS:
         raise InputRejected(
             f"{directory} was trained on other features than this code makes; serve it with the code of its release, "
             f"or train anew"
         )
     return config
+
+
+def inputs_of(config: dict[str, Any]) -> Inputs:
+    """How this model's features are completed; a release from before there were optional features says nothing."""
+    return Inputs(**config["inputs"]) if "inputs" in config else Inputs()
 
 
 def compiled(path: Path, threads: int | None, *, exact: bool = True) -> Any:
@@ -67,15 +75,15 @@ class OpenVinoScorer:
     """The released model. One inference thread a process by default: replicas, not threads, use the cores."""
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
-        read_config(directory)
+        self._inputs = inputs_of(read_config(directory))
         self._base = compiled(directory / "base.xml", threads).create_infer_request()
         self._full = compiled(directory / "full.xml", threads).create_infer_request()
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
-        return _padded(self._base, BASE_SIZES, x, item_vec)
+        return _padded(self._base, BASE_SIZES, self._inputs.complete(x), item_vec)
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
-        return _padded(self._full, FULL_SIZES, x, item_vec, tokens, mask)
+        return _padded(self._full, FULL_SIZES, self._inputs.complete(x), item_vec, tokens, mask)
 
 
 def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
@@ -93,8 +101,8 @@ def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
 class TorchScorer:
     """The fp32 parent, for evaluation and as the reference of every compressed variant."""
 
-    def __init__(self, model: Ranker) -> None:
-        self._model = model
+    def __init__(self, model: Ranker, inputs: Inputs) -> None:
+        self._model, self._inputs = model, inputs
 
     @classmethod
     def load(cls, directory: Path, *, zeroed: bool = False) -> TorchScorer:
@@ -104,14 +112,14 @@ class TorchScorer:
         from tasks.ranker.model import load_model
 
         torch.set_num_threads(1)  # single slates: more threads only wait for each other
-        return cls(load_model(directory, zeroed=zeroed))
+        return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)))
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         from tasks.ranker.model import as_numpy
 
-        return as_numpy(self._model, "base", x, item_vec)
+        return as_numpy(self._model, "base", self._inputs.complete(x), item_vec)
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
         from tasks.ranker.model import as_numpy
 
-        return as_numpy(self._model, "full", x, item_vec, tokens, mask)
+        return as_numpy(self._model, "full", self._inputs.complete(x), item_vec, tokens, mask)

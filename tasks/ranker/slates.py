@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tasks.ranker.arrays import Floats, Halves, Ints
 from tasks.ranker.build import Morning, StateBuilder
-from tasks.ranker.features import FEATURES, columns
+from tasks.ranker.features import columns, feature_names
 from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.state import UserHistory
@@ -73,6 +74,13 @@ class Rows:
     def load(cls, path: Path) -> Rows:
         return cls(**load_file(path))
 
+    @staticmethod
+    def features_of(path: Path) -> Halves:
+        """x alone: the tokens are most of a file."""
+        with safe_open(path, framework="numpy") as file:
+            x: Halves = file.get_tensor("x")
+        return x
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -102,7 +110,7 @@ def training_rows(builder: StateBuilder, day: int, text_digests: NDArray[np.uint
             tokens, mask = tokenise(profile, rows)
             parts.append((rows, weight, label, columns(profile, rows), tokens, mask > 0))
     if not parts:
-        return _no_rows()
+        return _no_rows(len(feature_names(morning.items)))
     rows, weight, label, x, tokens, mask = (np.concatenate(column) for column in zip(*parts, strict=True))
     # a state numbers its own texts; the file names them by digest
     table_row = builder.texts.row[builder.catalogue(day)][rows]
@@ -153,10 +161,10 @@ def _sampled(
     return candidates[kept], np.float32(1) / share[kept], label[kept]
 
 
-def _no_rows() -> Rows:
+def _no_rows(features: int) -> Rows:
     return Rows(
         ptr=np.zeros(1, np.int32),
-        x=np.zeros((0, len(FEATURES)), np.float16),
+        x=np.zeros((0, features), np.float16),
         text=np.zeros(0, np.int32),
         digests=np.zeros((0, 16), np.uint8),
         lengths=np.zeros(0, np.uint8),

@@ -25,6 +25,14 @@ from tasks.ranker.arrays import Floats, Halves, Ints, epoch_day, iso_day
 VIEW_VERSION = 1
 
 
+def _no_rows() -> Ints:
+    return np.zeros(0, np.int32)
+
+
+def _no_floats() -> Floats:
+    return np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True)
 class ItemState:
     """All items ever bought before the morning of `day`. Rows 0..size-1 are the catalogue: only they can be ranked."""
@@ -51,6 +59,16 @@ class ItemState:
     store_item: Ints
     store_sales7: Floats
     store_sales28: Floats
+    # what a recipe's `knowledge` adds, empty without it
+    department: Ints = field(default_factory=_no_rows)  # first level of the category path
+    taxonomy: Floats = field(default_factory=_no_floats)  # [size, len(OF_TAXONOMY)]
+    graph_ptr: Ints = field(default_factory=_no_rows)  # row r is bought with graph_row[graph_ptr[r]:graph_ptr[r + 1]]
+    graph_row: Ints = field(default_factory=_no_rows)
+    graph_weight: Floats = field(default_factory=_no_floats)
+
+    @property
+    def knowledge(self) -> bool:
+        return len(self.graph_ptr) > 0
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -120,14 +138,6 @@ class ItemState:
         meta: dict[str, Any] = json.loads((directory / "items.json").read_bytes())
         meta.pop("morning_of")
         return cls(**meta | load_file(directory / "items.safetensors"))
-
-
-def _no_rows() -> Ints:
-    return np.zeros(0, np.int32)
-
-
-def _no_floats() -> Floats:
-    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)

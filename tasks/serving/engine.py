@@ -18,6 +18,7 @@ import numpy as np
 
 from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, RequestRefused
 from tasks.ranker.arrays import Floats, Ints
+from tasks.ranker.features import FEATURES
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import LOWEST, rank_profile
 from tasks.ranker.retrieve import candidates_of, similar_to
@@ -55,7 +56,9 @@ class Guarded:
         self._scorer = scorer
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
-        _require_finite(x, "features")
+        # an optional feature may be unknown: the scorer fills in its NaN, and nothing else's
+        _require_finite(x[:, : len(FEATURES)], "features")
+        _require_finite(np.nan_to_num(x[:, len(FEATURES) :], nan=0, posinf=np.inf, neginf=-np.inf), "features")
         return _require_finite(self._scorer.base(x, item_vec), "base scores")
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:

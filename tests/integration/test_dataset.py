@@ -1,18 +1,26 @@
-"""What training may read of a dataset: everything before the holdout, and nothing of it."""
+"""What training may read of a dataset: everything before the holdout, nothing of it, and what serving will see."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from safetensors import SafetensorError
 
-from tasks.build_dataset import build_dataset
+from tasks.build_dataset import SEED, build_dataset
 from tasks.domain.recipe import load_recipe
 from tasks.finetune import finetune
 from tasks.ranker.dataset import HOLDOUT, Dataset
+from tasks.ranker.features import columns
+from tasks.ranker.fitted import FILE
+from tasks.ranker.profile import Profile
+from tasks.ranker.retrieve import candidates_of
+from tasks.ranker.slates import Sampling, slates_on, training_rows
+from tasks.ranker.state import ItemState, View
+from tasks.ranker.tokens import tokenise
 from tests.shop import LAST, Shop, open_shop
 
 RECIPE = load_recipe("tiny")
@@ -76,6 +84,52 @@ def test_the_weights_do_not_depend_on_what_the_holdout_days_hold(shop, home, dat
         assert (changed / "train" / path.name).read_bytes() == path.read_bytes()
     weights = trained(changed, home / "model-changed")
     assert weights["parent.safetensors"] == model["parent.safetensors"]
+
+
+def test_what_is_fitted_depends_on_training_days_only(shop, home, dataset):
+    split = Dataset.open(dataset).split
+    later = split.validation_days + split.holdout_days
+    other = Shop([swapped(path, later, home / "other-later") for path in shop.accepted], shop.plans, shop.catalogue)
+    changed, _ = built(other, home, "changed-later")
+    assert (changed / FILE).read_bytes() == (dataset / FILE).read_bytes()
+    earlier = Shop(
+        [swapped(path, split.train_days[-1:], home / "other-train") for path in shop.accepted],
+        shop.plans,
+        shop.catalogue,
+    )
+    changed, _ = built(earlier, home, "changed-train")
+    assert (changed / FILE).read_bytes() != (dataset / FILE).read_bytes()
+
+
+def test_served_features_are_those_that_are_trained_on(home, dataset):
+    """What the service makes of a request with the state and view released on one day is, bit for bit, what a later
+    dataset makes training rows of.
+    """
+    released, view = ItemState.load(home / "first" / "items"), View(home / "first" / "view")
+    data = Dataset.open(dataset)
+    day = released.day
+    rows = training_rows(data.whole, day, data.text_digests, Sampling(1, 1, 0, SEED))
+    _, slates = slates_on(data.whole, day)
+    assert len(slates) > 5
+    for n, slate in enumerate(slates):
+        mine = slice(rows.ptr[n], rows.ptr[n + 1])
+        served = Profile(released, view.get(data.whole.log.user_ids[slate.user]), released.day)
+        candidates = candidates_of(served)
+        np.testing.assert_array_equal(rows.x[mine], columns(served, candidates).astype(np.float16))
+        tokens, mask = tokenise(served, candidates)
+        np.testing.assert_array_equal(rows.lengths[mine], mask.sum(1))
+        start = int(rows.lengths[: mine.start].sum())
+        packed = tokens[mask > 0].astype(np.float16)
+        np.testing.assert_array_equal(rows.tokens[start : start + len(packed)], packed)
+        bought = {released.ids[row] for row in candidates[rows.label[mine] > 0]}
+        assert bought == {data.whole.log.items.ids[i] for i in lines_of(data, day, slate.user)} & set(
+            released.ids[: released.size]
+        )
+
+
+def lines_of(data, day, user):
+    log = data.whole.log
+    return log.item[(log.day == day) & (log.user == user)].tolist()
 
 
 def swapped(path: Path, days: tuple[str, ...], folder: Path) -> Path:
