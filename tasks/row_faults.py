@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from expectations.profile import broken
 from expectations.suites import Expectation, Suite, from_contract
+from tasks.conform import conform
 from tasks.domain.contract import EVENT, PLAN, Column, Contract, arrow_schema, as_sent
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
-from tasks.ingest import conform
 from tasks.sources.tables import Batch, Fault, TableFile
 from tasks.table_keys import KnownKeys
 

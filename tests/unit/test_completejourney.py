@@ -7,9 +7,9 @@ import sys
 import polars as pl
 import pytest
 
+from tasks.conform import conform
 from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected
-from tasks.ingest import conform
 from tasks.sources import open_source
 from tasks.sources.completejourney import DROPPED_DEPARTMENTS, WEEK_1, CompleteJourney
 
