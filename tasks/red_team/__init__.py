@@ -19,3 +19,13 @@ def kind_named(name: str) -> Kind:
         if kind.name == name:
             return kind
     raise InputRejected(f"there is no kind {name!r} of damage; there are {', '.join(kind.name for kind in KINDS)}")
+
+
+def kinds_table() -> str:
+    """Every kind as Markdown, for a terminal and for docs/red-team.md."""
+    head = "| kind | what goes wrong | strength is | published | at least | rules |\n|---|---|---|---:|---|---|\n"
+    return head + "".join(
+        f"| `{kind.name}` | {kind.what} | {kind.strength} | {kind.published:g} | {kind.outcome} "
+        f"| {', '.join(kind.rules) or 'the verdict itself'} |\n"
+        for kind in KINDS
+    )

@@ -10,6 +10,8 @@ import secrets as random_secrets
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from tasks.adapters.partitions import accepted_days
 from tasks.adapters.store import MemoryStore, open_store
 from tasks.domain.behaviour import next_day
@@ -90,7 +92,8 @@ def _trial(
     """The stack's own accepted days where there are enough, else days that are made now; and which of the two."""
     before = next_day(day, -policy.reference_days)
     secrets_file = settings.home / "secrets.json"
-    if kind.base == "purchases" and (secrets_file.exists() or settings.store_endpoint):
+    plant = kind.base == "exposure" and not _has_impressions(source, day)
+    if not plant and (secrets_file.exists() or settings.store_endpoint):
         store = open_store(settings)
         try:
             known = [accepted for accepted in accepted_days(store) if before <= accepted < day]
@@ -106,8 +109,12 @@ def _trial(
             f"{day} has fewer than {policy.reference_days} days before it in {source.title}; rehearse "
             f"{next_day(source.first_day, policy.reference_days)} or a later day"
         )
-    past = Exposed(source) if kind.base == "exposure" else source
+    past = Exposed(source) if plant else source
     memory, landing = MemoryStore(), Landing(day, random_secrets.token_bytes(32), "rehearsal")
     accept_days(past, first, next_day(day, -1), memory, landing, policy, out)
-    planted = " with planted impressions" if kind.base == "exposure" else ""
+    planted = " with planted impressions" if plant else ""
     return Trial(past, memory, landing, policy), f"the days from {first} on{planted}, made in memory"
+
+
+def _has_impressions(source: Source, day: str) -> bool:
+    return pc.any(pc.equal(source.events(day)["event_type"], "impression")).as_py() is True

@@ -14,8 +14,8 @@ from tasks.domain.behaviour import next_day
 from tasks.sources import Source
 
 # from harmless to final; a kind counts as detected when what happens is at least what its entry promises
-Outcome = Literal["pass", "marked", "quarantined", "empty", "held", "refused", "rejected"]
-OUTCOMES: tuple[Outcome, ...] = ("pass", "marked", "quarantined", "empty", "held", "refused", "rejected")
+Outcome = Literal["pass", "quarantined", "empty", "held", "refused", "rejected"]
+OUTCOMES: tuple[Outcome, ...] = ("pass", "quarantined", "empty", "held", "refused", "rejected")
 Base = Literal["purchases", "exposure"]
 
 

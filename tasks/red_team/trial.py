@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tasks.validate_data import validate_data
 ENOUGH = 0.8  # of the damaged rows that must be caught, where rows and not the day are what is caught
 SOUND = Kind("sound", "Nothing.", "none", 0.0, (), "pass")
 DAY_OUTCOME: dict[str, Outcome] = {"pass": "pass", "empty": "empty", "hold": "held", "refuse": "refused"}
+DOORS = {"ingest", "reader"}  # what they refuse comes to no rule, and no policy can let it in
 STOPPED = re.compile(r"(hold|refuse): (?P<rule>\w+)")
 EXPECTATIONS = {expectation.name for suite in SUITES for expectation in suite.expectations}
 
@@ -74,16 +76,32 @@ class Trial:
 
 
 def is_detected(kind: Kind, clean: Judged, judged: Judged, changed: int) -> bool:
-    """Whether the day fared worse than when it is clean and at least as badly as promised; of `changed` rows, enough."""
-    if OUTCOMES.index(judged.outcome) > OUTCOMES.index(clean.outcome):
-        return OUTCOMES.index(judged.outcome) >= OUTCOMES.index(kind.outcome)
-    return kind.outcome == "quarantined" and 0 < ENOUGH * changed <= judged.quarantined - clean.quarantined
+    """Whether the day fared as badly as promised, and worse than when it is clean; or enough damaged rows are caught.
+
+    Args:
+        changed: how many rows the damage made or changed.
+    """
+    if 0 < ENOUGH * changed <= judged.quarantined - clean.quarantined:
+        return True
+    worse = OUTCOMES.index(judged.outcome) > OUTCOMES.index(clean.outcome)
+    return worse and OUTCOMES.index(judged.outcome) >= OUTCOMES.index(kind.outcome)
 
 
 def caught_by(clean: Judged, judged: Judged) -> tuple[str, ...]:
     """What stopped the day; where nothing did, the rules that caught more rows than on the clean day."""
     more = (rule for rule, rows in judged.caught.items() if rows > clean.caught.get(rule, 0))
     return judged.stopped_by or tuple(sorted(more))
+
+
+def without(policy: DataPolicy, rules: Iterable[str]) -> DataPolicy:
+    """The policy with some rules off."""
+    left, off = policy.model_copy(deep=True), set(rules)
+    for name in off & set(left.rows):
+        left.rows[name] = left.rows[name].model_copy(update={"action": "off"})
+    for section in (left.days, left.tables):
+        for name in off & set(section):
+            section[name] = section[name].model_copy(update={"action": "off"})
+    return left
 
 
 def accept_days(
