@@ -1,9 +1,14 @@
-"""Releases and user views in the object store: write-once, every file named with its sha256, the manifest written last."""
+"""Releases and user views in the object store: write-once, every file named with its sha256, the manifest written last.
+
+A view may be published again without an erased user: the next revision of its manifest names other files. The highest
+revision counts, and those before it stay as tombstones.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +19,7 @@ from pydantic import ValidationError
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Record, canonical_json
+from tasks.domain.manifest import Record, canonical_json, digest_of
 from tasks.run import sha256_of
 
 Kind = Literal["releases", "views"]
@@ -30,20 +35,75 @@ class DirectoryManifest(Record):
 
     digest: str
     files: dict[str, StoredFile]
+    folder: str | None = None  # where they lie; KIND/DIGEST unless a later revision says otherwise
+
+    def key_of(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+
+REVISION = re.compile(r"-(\d{6})\.json$")
 
 
 def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
     """Upload `directory` under its digest and return the manifest's URI. Publishing it again is a no-op."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    files = {
-        p.relative_to(directory).as_posix(): StoredFile(sha256=sha256_of(p), bytes=p.stat().st_size) for p in paths
-    }
+    files = _files(directory)
     key = f"{kind}/{digest}.json"
     if not store.exists(key):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: store.put_new(f"{kind}/{digest}/{name}", directory / name), files))
         store.put_new(key, canonical_json(DirectoryManifest(digest=digest, files=files).model_dump()))
     return store.uri(key)
+
+
+def newest_manifest(store: Store, kind: Kind, digest: str) -> tuple[int, DirectoryManifest]:
+    """(revision, manifest) of what readers get."""
+    later = store.list(f"{kind}/{digest}-") if kind == "views" else []
+    revision = max((int(found[1]) for key in later if (found := REVISION.search(key))), default=1)
+    return revision, _manifest(store, kind, digest, revision)
+
+
+def publish_again(store: Store, digest: str, directory: Path, revision: int) -> None:
+    """Make `directory` the view's next revision.
+
+    Raises:
+        Conflict: somebody else wrote that revision first.
+    """
+    files = _files(directory)
+    content = digest_of({name: file.sha256 for name, file in files.items()})
+    manifest = DirectoryManifest(digest=digest, files=files, folder=f"views/{digest}/{content[:16]}")
+    for name in files:
+        store.put_new(f"{manifest.folder}/{name}", directory / name)
+    store.put_new(_manifest_key("views", digest, revision), canonical_json(manifest.model_dump()))
+
+
+def delete_before(store: Store, digest: str) -> list[str]:
+    """Delete the files of a view's earlier revisions; their manifests stay. The keys that went."""
+    revision, newest = newest_manifest(store, "views", digest)
+    named = {newest.key_of(name) for name in newest.files}
+    before = [_manifest(store, "views", digest, one) for one in range(1, revision)]
+    wanted = {manifest.key_of(name) for manifest in before for name in manifest.files} - named
+    gone = sorted(wanted & set(store.list(f"views/{digest}/")))
+    for key in gone:
+        store.delete(key)
+    return gone
+
+
+def _manifest(store: Store, kind: Kind, digest: str, revision: int) -> DirectoryManifest:
+    key = _manifest_key(kind, digest, revision)
+    try:
+        manifest = DirectoryManifest.model_validate_json(store.get(key))
+    except ValidationError as err:
+        raise InputRejected(f"{key} is not a release manifest: {err}") from err
+    return manifest if manifest.folder else manifest.model_copy(update={"folder": f"{kind}/{digest}"})
+
+
+def _files(directory: Path) -> dict[str, StoredFile]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {p.relative_to(directory).as_posix(): StoredFile(sha256=sha256_of(p), bytes=p.stat().st_size) for p in paths}
+
+
+def _manifest_key(kind: Kind, digest: str, revision: int) -> str:
+    return f"{kind}/{digest}.json" if revision == 1 else f"{kind}/{digest}-{revision:06d}.json"
 
 
 def fetch(store: Store, kind: Kind, digest: str, target: Path) -> Path:
@@ -54,16 +114,13 @@ def fetch(store: Store, kind: Kind, digest: str, target: Path) -> Path:
     """
     if target.exists():
         return target
-    try:
-        manifest = DirectoryManifest.model_validate_json(store.get(f"{kind}/{digest}.json"))
-    except ValidationError as err:
-        raise InputRejected(f"{kind}/{digest}.json is not a release manifest: {err}") from err
+    _, manifest = newest_manifest(store, kind, digest)
     draft = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}")
     try:
         with ThreadPoolExecutor(8) as pool:
             list(
                 pool.map(
-                    lambda item: _fetch_file(store, f"{kind}/{digest}/{item[0]}", draft / item[0], item[1]),
+                    lambda item: _fetch_file(store, manifest.key_of(item[0]), draft / item[0], item[1]),
                     manifest.files.items(),
                 )
             )

@@ -235,11 +235,16 @@ class View:
 
 def save_view(directory: Path, items: ItemState, histories: Mapping[str, UserHistory]) -> None:
     """Write the histories of `histories`, keyed by pseudonym, as the view that belongs to `items`."""
+    write_view(directory, items.digest, histories)
+
+
+def write_view(directory: Path, items_digest: str, histories: Mapping[str, UserHistory]) -> None:
+    """The same, where only the digest of the item state is at hand."""
     directory.mkdir(parents=True, exist_ok=True)
     users = list(histories.values()) or [NOBODY]
     arrays = {name: np.concatenate([getattr(user, name) for user in users]) for name in HISTORY_FIELDS}
     arrays["event_ptr"] = np.cumsum([0, *(len(user.rows) for user in users)]).astype(np.int64)
     arrays["neighbour_ptr"] = np.cumsum([0, *(len(user.cf_rows) for user in users)]).astype(np.int64)
     save_file(arrays, directory / "histories.safetensors")
-    meta = {"version": VIEW_VERSION, "items": items.digest, "users": list(histories)}
+    meta = {"version": VIEW_VERSION, "items": items_digest, "users": list(histories)}
     (directory / "users.json").write_bytes(canonical_json(meta))

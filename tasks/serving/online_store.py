@@ -6,7 +6,7 @@ written by the controller and only read by the service.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class OnlineStore(Protocol):
 
     def retire(self, view: str) -> int:
         """Remove every history of the view, the mark first; return how many."""
+        ...
+
+    def forget(self, views: Iterable[str], pseudonyms: Collection[str]) -> int:
+        """Remove these users from the views; return how many histories went. The marks stay: the views are as whole."""
         ...
 
     def ping(self) -> None:
@@ -60,6 +64,10 @@ class MemoryOnlineStore:
         for key in gone:
             del self._histories[key]
         return len(gone)
+
+    def forget(self, views: Iterable[str], pseudonyms: Collection[str]) -> int:
+        keys = [(view, one) for view in views for one in pseudonyms]
+        return sum(self._histories.pop(key, None) is not None for key in keys)
 
     def ping(self) -> None:
         return None
@@ -101,6 +109,10 @@ class ValkeyOnlineStore:
             if keys:
                 removed += int(self._call(self._client.unlink, *keys))
         return removed
+
+    def forget(self, views: Iterable[str], pseudonyms: Collection[str]) -> int:
+        keys = [_key(view, one) for view in views for one in pseudonyms]
+        return sum(int(self._call(self._client.unlink, *keys[at : at + BATCH])) for at in range(0, len(keys), BATCH))
 
     def ping(self) -> None:
         self._call(self._client.ping)

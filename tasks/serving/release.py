@@ -132,11 +132,14 @@ def seal(src: Path, facts: dict[str, Any]) -> str:
     return verify(src).digest
 
 
-def seal_view(directory: Path, users: int) -> str:
-    """Write view.json and return the view digest, which is over the data files only."""
+def seal_view(directory: Path, users: int, name: str | None = None) -> str:
+    """Write view.json and return the view digest, which is over the data files only.
+
+    `name` keeps the digest that a release names, for a view that a user was erased from.
+    """
     (directory / VIEW_JSON).unlink(missing_ok=True)
     files = file_digests(directory)
-    view = digest_of(files)
+    view = name or digest_of(files)
     listed = _stamped({"version": 1, "view": view, "users": users, "files": files})
     (directory / VIEW_JSON).write_bytes(canonical_json(listed))
     return view

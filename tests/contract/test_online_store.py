@@ -81,6 +81,17 @@ def test_views_do_not_see_each_other(online: OnlineStore) -> None:
     assert online.get(OTHER, HISTORIES[0][0]) == b"other"
 
 
+def test_an_erased_user_is_gone_from_every_view_and_nobody_else_is(online: OnlineStore) -> None:
+    (erased, _), (other, packed) = HISTORIES[3], HISTORIES[4]
+    for view in (VIEW, OTHER):
+        online.publish(view, HISTORIES[:10])
+    assert online.forget([VIEW, OTHER, "c" * 64], {erased}) == 2
+    assert online.forget([VIEW, OTHER], {erased}) == 0
+    assert online.get(VIEW, erased) is None and online.get(OTHER, erased) is None
+    assert online.get(VIEW, other) == packed and online.published(VIEW) == 10
+    assert online.forget([], {erased}) == online.forget([VIEW], set()) == 0
+
+
 def test_an_interrupted_publication_is_not_whole(online: OnlineStore) -> None:
     def broken() -> Iterator[tuple[str, bytes]]:
         yield from HISTORIES[:1_500]
