@@ -7,13 +7,14 @@ are judged one at a time and not kept, so a year costs the memory of its largest
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from expectations.day import Day, Past, hashed_users
+from expectations.day import CatchRows, Day, Past, hashed_users
 from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
 from expectations.profile import ROW, Profile, broken
@@ -89,8 +90,7 @@ class Tables:
     def plan_fault(self, sha256: str, plan: pa.Table) -> str:
         """A plan stays the same for a week: each is judged once."""
         if (PLANS.name, sha256) not in self._faults:
-            frame = as_frame(plan).with_columns(pl.lit(0, pl.Int32).alias("partition"))
-            self._faults[PLANS.name, sha256] = self._judged(PLANS, frame)
+            self._faults[PLANS.name, sha256] = self._judged(PLANS, as_frame(plan))
         return self._faults[PLANS.name, sha256]
 
     def events(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
@@ -126,18 +126,23 @@ def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables
     """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged."""
     seen = 0
     for landed in days:
-        past.forget(landed.day)
-        events = landed.events.with_row_index(ROW)
-        masks = tables.events(events.with_columns(pl.col(ROW) + seen))
-        seen += len(events)
-        catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
-        faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
-        day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
-        judged, sound = _judge_day(day, masks, faults, policy, landed.released)
-        if judged.verdict in ("pass", "released"):
-            ids = sound["event_id"].hash() if judged.accepted < judged.rows else day.event_id_hashes
-            past.remember(judged.day, judged.rows, judged.counts, judged.items, ids, hashed_users(sound["user_id"]))
-        yield judged
+        rows = len(landed.events)
+        yield _judge_landed(landed, seen, policy, past, tables)
+        seen += rows
+
+
+def _judge_landed(landed: LandedDay, seen: int, policy: DataPolicy, past: Past, tables: Tables) -> JudgedDay:
+    past.forget(landed.day)
+    events = landed.events.with_row_index(ROW)
+    masks = tables.events(events.with_columns(pl.col(ROW) + seen))
+    catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
+    faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
+    day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
+    judged, sound = _judge_day(day, masks, faults, policy, landed.released)
+    if judged.verdict in ("pass", "released"):
+        ids = sound["event_id"].hash() if judged.accepted < judged.rows else day.event_id_hashes
+        past.remember(judged.day, judged.rows, judged.counts, judged.items, ids, hashed_users(sound["user_id"]))
+    return judged
 
 
 def _judge_day(
@@ -164,9 +169,7 @@ def _judge_day(
 
     for expectation in EVENTS.expectations:
         judge_rule(expectation.name, "contract", contract[expectation.name], expectation.reason)
-    for row_rule in ROW_RULES:
-        rule = policy.rows[row_rule.name]
-        hits = row_rule.catch(day, rule.settings) if rule.action != "off" else pl.Series([], dtype=pl.Boolean)
+    for row_rule, hits in zip(ROW_RULES, _catch(day, policy), strict=True):
         judge_rule(row_rule.name, row_rule.name, hits, row_rule.reason)
     table, sound = _split(day.events, caught["quarantine"], caught["mark"])
     day = Day(day.day, day.events, day.catalogue, day.past, sound, day.model_inputs)
@@ -194,6 +197,17 @@ def _judge_day(
         drift_limits={name: js for name, (js, _) in drift_limits(day, policy.days["drift"].settings).items()},
     )
     return judged, sound
+
+
+def _catch(day: Day, policy: DataPolicy) -> list[pl.Series]:
+    """Each rule's rows. Two rules at a time: half of them keep one core busy while the other idles."""
+
+    def hits(rule: CatchRows) -> pl.Series:
+        told = policy.rows[rule.name]
+        return pl.Series([], dtype=pl.Boolean) if told.action == "off" else rule.catch(day, told.settings)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(hits, ROW_RULES))
 
 
 def _of_day(name: str, sentence: str | None, rule: DayRule, reason: str, released: Mapping[str, str]) -> Finding:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,6 @@ from tasks.progress import Progress
 log = logging.getLogger("freshrank.validate_data")
 POLICY = Path(__file__).with_name("policies") / "data.yaml"
 REMEMBERED_DAYS = 120  # row counts of this many accepted days are read for the weekday bands
-READ_AHEAD = 2
 RELEASED = "control/released/"  # DAY.json: what a person let pass
 
 
@@ -69,7 +68,8 @@ def validate_data(
     """Judge the days that are not accepted yet, oldest first, and publish those that pass or are empty.
 
     Without `publish` every day is judged, accepted or not, and nothing changes in the store. The summary's `verdict` is
-    that of the last day: an older day that was refused stays out and does not stop today's. Writes report.md, report.html, data_docs/ and quarantine.parquet under `out`.
+    that of the last day: an older day that was refused stays out and does not stop today's. Writes report.md,
+    report.html, data_docs/ and quarantine.parquet under `out`.
 
     Raises:
         InputRejected: a day is not landed, or one of its objects is not what its manifest says.
@@ -102,7 +102,7 @@ def validate_data(
                 _publish(day, manifests[day.day], store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
             log.info("partition=%s verdict=%s rows=%d caught=%d", day.day, day.verdict, day.rows, len(day.caught))
-            judged.append(replace(day, caught=day.caught.head(SAMPLE_ROWS), items=day.items.clear()))
+            judged.append(_slim(day))
             bar.advance(1, day.day)
     verdict = judged[-1].verdict if days[-1] in new else read_accepted_manifest(store, days[-1]).verdict
     pages = _data_docs(tables) if judged else {}
@@ -188,20 +188,26 @@ def quarantined_rows(store: Store, manifest: AcceptedManifest) -> pl.Series:
     return caught.filter(pl.col(RULES) != "")["row"]
 
 
+def _slim(day: JudgedDay) -> JudgedDay:
+    """What the report needs of a day. The sample is copied: rows cut out of a frame keep the whole frame in memory."""
+    sample = as_frame(caught_table(day.caught.head(SAMPLE_ROWS)))
+    return replace(day, caught=sample, items=pl.DataFrame(schema=ITEM_COLUMNS))
+
+
 def _ahead(store: Store, days: Sequence[str]) -> Iterator[tuple[PartitionManifest, pl.DataFrame, pa.Table]]:
-    """Landed days in order; the next ones are read while one is judged."""
+    """Landed days in order; the next one is read while one is judged."""
     revisions = landed_revisions(store)
     missing = [day for day in days if day not in revisions]
     if missing:
         raise InputRejected(f"{missing[0]} is not landed; run `python -m tasks ingest --partition {missing[0]}` first")
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        waiting: deque[Future[tuple[PartitionManifest, pl.DataFrame, pa.Table]]] = deque()
-        for day in days:
-            waiting.append(pool.submit(_read, store, day, revisions[day]))
-            if len(waiting) > READ_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(_read, store, days[0], revisions[days[0]]) if days else None
+        for day in [*days[1:], None]:
+            if following is not None:
+                ready = following.result()
+                following = pool.submit(_read, store, day, revisions[day]) if day else None
+                yield ready
+                del ready
 
 
 def _read(store: Store, day: str, revision: int) -> tuple[PartitionManifest, pl.DataFrame, pa.Table]:
