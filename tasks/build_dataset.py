@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Data, Recipe
+from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Data, Exposure, Recipe
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
 from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
@@ -31,7 +31,9 @@ from tasks.ranker.features import FEATURES
 from tasks.ranker.fitted import Fitted, fit
 from tasks.ranker.knowledge import KNOWLEDGE
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
-from tasks.ranker.slates import Rows, Sampling
+from tasks.ranker.position_bias import examination
+from tasks.ranker.rows import Rows, Sampling
+from tasks.ranker.shown import Shown, read_shown
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest
 
@@ -118,21 +120,32 @@ def build_dataset(
     """
     last = epoch_day(partition_date(partition))
     accepted, plans = _until(accepted, last), _until(plans, last)
-    log = read_log(accepted, catalogue)
+    data, exposure = recipe.data, recipe.exposure
+    log = read_log(accepted, catalogue, data.goal)
     users = chosen_users(log, champion) if champion else most_trips(log, last, recipe.data.users)
     counting = StateBuilder(log, Plans({}), users, NO_TEXTS)
     days = split_days(partition, recipe, counting.slate_count if champion else None)
 
     planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
     texts, digests = _texts(counting, days, cache)
-    builder = StateBuilder(log, planned, users, texts, knowledge=recipe.data.knowledge)
-    save_builder(out, builder, digests, days.train_end, counting.sold(days.train[0], days.train_end))
-    data, names = recipe.data, [log.user_ids[user] for user in users.tolist()]
-    sampling = Sampling(data.keep_bought, data.keep_other, data.barely_known, SEED)
-    options = [names, encoder_digest(), asdict(sampling), data.knowledge]
+    shown: Shown | None = None
+    left_out: dict[str, int] = {}
+    if exposure.slates != "bought":
+        shown, left_out = read_shown(accepted, log, data.label_delay_days)
+    builder = StateBuilder(log, planned, users, texts, shown=shown, knowledge=data.knowledge)
+    known_items = counting.sold(days.train[0], days.train_end)
+    save_builder(out, builder, digests, known_items, days.train_end, days.validation[-1])
+    sampling = Sampling(
+        data.keep_bought, data.keep_other, data.barely_known, SEED, data.hard_negatives, exposure.slates,
+        exposure.keep_unseen,
+    )  # fmt: skip
+    names = [log.user_ids[user] for user in users.tolist()]
+    options = [names, encoder_digest(), asdict(sampling), data.knowledge, data.goal, data.label_delay_days]
     keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
+    if shown is not None:  # what came of a day's lists is known some days later
+        keys = {day: keys[min(day + data.label_delay_days, days.last)] for day in keys}
     slates, rows = _training_rows(out, days, keys, sampling, cache)
-    _fit(out, days, builder, rows).save(out)
+    _fit(out, days, builder, exposure, rows).save(out)
 
     dataset = Dataset(out)
     morning = dataset.whole.morning(days.last + 1)
@@ -168,6 +181,7 @@ def build_dataset(
         "holdout_first_day": split.holdout_days[0] if days.holdout else None,
         "state_through": partition,
         "data_digest": split.log_digest,
+        **left_out,
     }
 
 
@@ -230,16 +244,21 @@ def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampli
     return slates, rows
 
 
-def _fit(out: Path, days: Days, builder: StateBuilder, rows: int) -> Fitted:
-    """What is fitted on the training days: their rows, and the items that their mornings could rank."""
+def _fit(out: Path, days: Days, builder: StateBuilder, exposure: Exposure, rows: int) -> Fitted:
+    """What is fitted on the training days: their rows, their lists, and the items that their mornings could rank."""
     items, names = builder.log.items, FEATURES + KNOWLEDGE if builder.knowledge else FEATURES
     sold = builder.sold(days.train[0], days.train[-1]).tolist()
     levels = {name: items.level(depth) for name, depth in (("department", 1), ("category", 2), ("type", 99))}
     vocabularies = {name: tuple(sorted({of[item] for item in sold})) for name, of in levels.items()}
     train = [iso_day(day) for day in days.train]
-    return fit(
-        train, names, (Rows.features_of(out / "train" / f"{day}.safetensors") for day in train), rows, vocabularies
-    )
+    x = (Rows.features_of(out / "train" / f"{day}.safetensors") for day in train)
+    bias = exposure.position_bias
+    fitted = fit(train, names, x, rows, vocabularies, position=bias == "input")
+    if bias != "weights" or builder.shown is None:
+        return fitted
+    shown = builder.shown.during(days.train[0], days.train[-1])
+    looked_at = examination(shown.item, shown.position, shown.grade > 0)
+    return fitted.model_copy(update={"looked_at": tuple(looked_at.tolist()), "most_weight": exposure.most_weight})
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from tasks.domain.manifest import Record, digest_of
 
 MOST_HOLDOUT_DAYS = 14
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+EventType = Literal["click", "add_to_cart", "purchase", "rating"]
 
 
 class Data(Record):
@@ -33,7 +34,29 @@ class Data(Record):
     keep_bought: float = Field(gt=0, le=1, description="share of unbought-today past products that become rows")
     keep_other: float = Field(gt=0, le=1, description="share of the other candidates that become rows")
     barely_known: float = Field(ge=0, le=1, description="share of slates repeated as if the user had almost no history")
+    hard_negatives: int = Field(
+        default=0, ge=0, description="so many of the best unbought candidates always become rows, past ones and others"
+    )
+    goal: tuple[EventType, ...] = Field(
+        default=("purchase",),
+        min_length=1,
+        description="what users come for: histories, counters, slates are made of it",
+    )
     knowledge: bool = Field(default=False, description="taxonomy and co-purchases as features")
+
+
+class Exposure(Record):
+    """What to make of the lists that a log says were shown. A log of purchases alone has none."""
+
+    slates: Literal["bought", "shown", "both"] = Field(
+        default="bought", description="train on what was bought of the catalogue, on what came of lists, or on both"
+    )
+    keep_unseen: float = Field(default=0.0, ge=0, le=1, description="share of candidates not shown that become rows")
+    position_bias: Literal["ignored", "weights", "input"] = Field(
+        default="ignored",
+        description="answers weigh 1 / propensity, or the place is an input, first place when serving",
+    )
+    most_weight: float = Field(default=10.0, ge=1, description="no answer weighs more: rare places would decide alone")
 
 
 class Network(Record):
@@ -92,6 +115,7 @@ class Compression(Record):
 class Recipe(Record):
     name: str
     data: Data
+    exposure: Exposure = Exposure()
     network: Network
     training: Training
     compression: Compression

@@ -16,6 +16,7 @@ from tasks.ranker.knowledge import OF_TAXONOMY
 from tasks.ranker.log import EventLog, Plans
 from tasks.ranker.neighbours import Neighbours
 from tasks.ranker.retrieve import sales_votes
+from tasks.ranker.shown import Shown
 from tasks.ranker.state import ItemState, UserHistory
 
 CATALOGUE_DAYS, CATALOGUE_EVENTS = 90, 5
@@ -47,9 +48,19 @@ class Morning:
 class StateBuilder:
     """Makes the state of any morning from one log. Holds what is the same for all mornings."""
 
-    def __init__(self, log: EventLog, plans: Plans, users: Ints, texts: TextTable, *, knowledge: bool = False) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        plans: Plans,
+        users: Ints,
+        texts: TextTable,
+        *,
+        shown: Shown | None = None,
+        knowledge: bool = False,
+    ) -> None:
         """knowledge: also count taxonomy and co-purchases, see knowledge.py."""
-        self.log, self.plans, self.users, self.texts, self.knowledge = log, plans, users, texts, knowledge
+        self.log, self.plans, self.users, self.texts = log, plans, users, texts
+        self.shown, self.knowledge = shown, knowledge
         self._graph: tuple[int, Graph] | None = None
 
     def morning(self, day: int, users: Ints | None = None) -> Morning:

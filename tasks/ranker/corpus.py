@@ -13,8 +13,10 @@ from torch import Tensor
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats, Halves, ranges
 from tasks.ranker.dataset import Dataset
+from tasks.ranker.fitted import Fitted
 from tasks.ranker.model import BUCKETS
-from tasks.ranker.slates import Rows
+from tasks.ranker.position_bias import inverse_propensity
+from tasks.ranker.rows import Rows
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
 
@@ -24,8 +26,10 @@ class Batch:
     item_vec: Tensor
     tokens: Tensor
     mask: Tensor
-    label: Tensor
-    weight: Tensor
+    label: Tensor  # 1 where something came of it
+    gain: Tensor  # how much that is worth
+    weight: Tensor  # candidates that the row stands for
+    odds_weight: Tensor  # the same, answers corrected for where they were given
     slate: Tensor  # 0..slates-1
     slates: int
     cuts: list[tuple[int, int, int]]  # rows a..b have at most `length` tokens
@@ -33,7 +37,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
-        names = ("x", "item_vec", "tokens", "mask", "label", "weight", "slate")
+        names = ("x", "item_vec", "tokens", "mask", "label", "gain", "weight", "odds_weight", "slate")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return Batch(**moved, slates=self.slates, cuts=self.cuts)
 
@@ -45,13 +49,18 @@ class Corpus:
         self.ptr = _joined_ptr(parts)
         if self.slates == 0:
             raise InputRejected("the training days hold no slate; the recipe's days or users do not fit the data")
-        self.inputs = dataset.fitted.inputs
+        self.fitted = dataset.fitted
         self.x: Halves = np.concatenate([part.x for part in parts])
         self.lengths = np.concatenate([part.lengths for part in parts])
         self.tokens: Halves = np.concatenate([part.tokens for part in parts])
         self.offset = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self.label = np.concatenate([part.label for part in parts])
         self.weight: Floats = np.concatenate([part.weight for part in parts])
+        self.position = np.concatenate([part.position for part in parts])
+        grade, propensity = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("grade", "propensity")
+        )
+        self.gain, self.inverse = gains(grade, self.position, propensity, self.fitted)
         self.text = _joined_texts(parts, dataset.text_digests)
         vectors = dataset.builder.texts.vectors.astype(np.float32)
         self.vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])  # row -1: no text
@@ -73,16 +82,31 @@ class Corpus:
         edges = np.searchsorted(lengths, np.array(BUCKETS) + 1)
         cuts = [(int(a), int(b), n) for a, b, n in zip([0, *edges[:-1]], edges, BUCKETS, strict=True) if b > a]
         return Batch(
-            x=torch.from_numpy(self.inputs.complete(self.x[rows].astype(np.float32))),
+            x=torch.from_numpy(self.fitted.inputs.complete(self.x[rows].astype(np.float32), self.position[rows])),
             item_vec=torch.from_numpy(self.vectors[self.text[rows]]),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask.astype(np.float32)),
             label=torch.from_numpy(self.label[rows].astype(np.float32)),
+            gain=torch.from_numpy(self.gain[rows]),
             weight=torch.from_numpy(self.weight[rows]),
+            odds_weight=torch.from_numpy(self.weight[rows] * self.inverse[rows]),
             slate=torch.from_numpy(owner),
             slates=len(slates),
             cuts=cuts,
         )
+
+
+def gains(
+    grade: NDArray[np.uint8], position: NDArray[np.int16], propensity: Floats, fitted: Fitted
+) -> tuple[Floats, Floats]:
+    """(what each answer is worth, its inverse propensity); the best grade of the training set is worth 1.
+
+    2^grade - 1, as NDCG counts it, times the inverse propensity. Rows that nothing came of are worth 0 and not corrected.
+    """
+    inverse = inverse_propensity(position, propensity, np.array(fitted.looked_at, np.float32), fitted.most_weight)
+    inverse[grade == 0] = 1
+    worth = (np.exp2(np.arange(256)) - 1)[grade]
+    return (worth / max(worth.max(initial=0), 1) * inverse).astype(np.float32), inverse
 
 
 def _joined_ptr(parts: list[Rows]) -> NDArray[np.int64]:

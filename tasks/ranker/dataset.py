@@ -23,10 +23,13 @@ from tasks.ranker.arrays import Halves, Ints, epoch_day
 from tasks.ranker.build import Morning, StateBuilder, TextTable
 from tasks.ranker.fitted import Fitted
 from tasks.ranker.log import EventLog, Items, Plans
-from tasks.ranker.slates import Rows, Slate, slates_of, slates_on
+from tasks.ranker.rows import Rows
+from tasks.ranker.shown import Shown
+from tasks.ranker.slates import Slate, slates_of, slates_on
 
 VERSION = 2
 HOLDOUT = "holdout.safetensors"
+SHOWN = "shown.safetensors"
 ITEM_CODES = ("type", "category", "brand")
 EVENTS = ("day", "user", "item", "quantity", "value", "discount", "store")
 
@@ -110,14 +113,21 @@ def slates_digest(builder: StateBuilder, day: int) -> bytes:
 
 
 def save_builder(
-    directory: Path, builder: StateBuilder, digests: NDArray[np.uint8], train_end: int, train_items: Ints
+    directory: Path,
+    builder: StateBuilder,
+    digests: NDArray[np.uint8],
+    train_items: Ints,
+    train_end: int,
+    last_lists: int,
 ) -> None:
     """What a StateBuilder is made of, so that other processes and later steps can make one.
 
     Args:
-        train_end, train_items: the last day, and the items with a text, that training may know.
+        train_items: the items whose texts training may know.
+        train_end: the last day that training may know.
+        last_lists: the last day whose lists it may know: what came of later ones may lie behind `train_end`.
     """
-    log, plans, items = builder.log, builder.plans, builder.log.items
+    log, plans, items, shown = builder.log, builder.plans, builder.log.items, builder.shown
     arrays = {f.name: np.ascontiguousarray(getattr(log, f.name)) for f in fields(log) if f.name in EVENTS}
     cut = log.before(train_end + 1)
     codes = {f"item_{name}": getattr(items, name) for name in ITEM_CODES}
@@ -125,9 +135,13 @@ def save_builder(
         {name: values[:cut] for name, values in arrays.items()} | codes | {"selected": builder.users},
         directory / "log.safetensors",
     )
-    save_file(
-        {name: values[cut:] for name, values in arrays.items()} | {"text_row": builder.texts.row}, directory / HOLDOUT
-    )
+    later = {name: values[cut:] for name, values in arrays.items()} | {"text_row": builder.texts.row}
+    if shown is not None:
+        lists = {f.name: np.ascontiguousarray(getattr(shown, f.name)) for f in fields(shown)}
+        cut = int(np.searchsorted(shown.day, last_lists + 1))
+        save_file({name: values[:cut] for name, values in lists.items()}, directory / SHOWN)
+        later |= {f"shown_{name}": values[cut:] for name, values in lists.items()}
+    save_file(later, directory / HOLDOUT)
     days = sorted(plans.by_day)
     parts = [plans.by_day[day] for day in days] or [plans.on(0)]
     save_file(
@@ -163,10 +177,13 @@ def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
     users = arrays.pop("selected")
     texts = load_file(directory / "texts.safetensors")
     row = texts["row"]
+    lists = load_file(directory / SHOWN) if (directory / SHOWN).exists() else None
     if holdout:
         later = load_file(directory / HOLDOUT)
         row = later.pop("text_row")
         arrays = {name: np.concatenate([values, later[name]]) for name, values in arrays.items()}
+        if lists is not None:
+            lists = {name: np.concatenate([values, later[f"shown_{name}"]]) for name, values in lists.items()}
     log = EventLog(items=items, user_ids=names["users"], store_ids=names["stores"], **arrays)
     plan = load_file(directory / "plans.safetensors")
     by_day = {}
@@ -174,7 +191,8 @@ def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
         part = slice(plan["ptr"][n], plan["ptr"][n + 1])
         by_day[day] = (plan["item"][part], plan["display"][part], plan["mailer"][part])
     table = TextTable(row, texts["vectors"])
-    return StateBuilder(log, Plans(by_day), users, table, knowledge=names["knowledge"])
+    shown = None if lists is None else Shown(**lists)
+    return StateBuilder(log, Plans(by_day), users, table, shown=shown, knowledge=names["knowledge"])
 
 
 def text_table(items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves) -> TextTable:

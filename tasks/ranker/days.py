@@ -21,13 +21,13 @@ from tasks.progress import Progress
 from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.log import partition_day
-from tasks.ranker.slates import Sampling, training_rows
+from tasks.ranker.rows import Sampling, training_rows
 
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
 CODE = (
     "arrays", "log", "state", "build", "neighbours", "co_purchases", "profile", "features", "knowledge", "tokens",
-    "retrieve", "slates",
+    "retrieve", "shown", "slates", "rows",
 )  # fmt: skip
 
 

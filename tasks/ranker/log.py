@@ -1,4 +1,4 @@
-"""Accepted partitions -> one purchase log in memory, as numpy arrays; build time only, serving never imports this.
+"""Accepted partitions -> one log of purchases, or whatever the goal is, as numpy arrays; build time only, never serving.
 
 An event is one distinct (day, user, item): quantity and money of repeated lines on a day are summed, as in CJ1. Its day
 is its partition's: what arrived late was not known before. Users are numbered by their first event, never by pseudonym,
@@ -7,6 +7,7 @@ so that nothing depends on the pseudonym key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,18 @@ class EventLog:
         return int(np.searchsorted(self.day, day))
 
 
+# what an event says about its item
+GRADES = {"impression": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
+BEST = 3
+
+
+def graded(event_type: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """The grade of an event. Of five stars, five are as good as a purchase, three as a click, two as nothing."""
+    stars = (value.fill_null(0.0).round() - 2).clip(0, BEST).cast(pl.UInt8)
+    plain = event_type.replace_strict(GRADES, default=0, return_dtype=pl.UInt8)
+    return pl.when(event_type == "rating").then(stars).otherwise(plain)
+
+
 def item_text(title: str | None, path: list[str], brand: str | None) -> str:
     """What the text encoder reads about an item; parts that are missing leave no trace."""
     parts = [title or "", " > ".join(path), brand or ""]
@@ -75,19 +88,21 @@ def read_items(catalogue: Path) -> pl.DataFrame:
     ).select("item_id", "text", "type", "category", "brand")
 
 
-def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
-    """Read the purchases of every partition. Items that the catalogue does not know are left out.
+def read_log(accepted: list[Path], catalogue: Path, goal: Sequence[str] = ("purchase",)) -> EventLog:
+    """Read the events of the kinds in `goal` of every partition. Items that the catalogue does not know are left out.
 
     Raises:
-        InputRejected: there is no partition, or none of them holds a purchase of a known item.
+        InputRejected: there is no partition, or none of them holds such an event of a known item.
     """
     if not accepted:
         raise InputRejected("no accepted partition was given; run validate_data for the days before this partition")
     known = read_items(catalogue)
-    frames = [_purchases(path) for path in sorted(accepted)]
+    frames = [_events(path, goal) for path in sorted(accepted)]
     lines = pl.concat(frames).join(known.select("item_id"), on="item_id", how="semi")
     if lines.is_empty():
-        raise InputRejected(f"{len(accepted)} partitions hold no purchase of an item that {catalogue.name} knows")
+        raise InputRejected(
+            f"{len(accepted)} partitions hold no {' or '.join(goal)} of an item that {catalogue.name} knows"
+        )
     users = lines.sort("day", "event_time", "event_id").select("user_id").unique(keep="first", maintain_order=True)
     items = known.join(lines.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
     stores = lines.select("store_id").drop_nulls().unique().sort("store_id")["store_id"].to_list()
@@ -129,22 +144,26 @@ def read_log(accepted: list[Path], catalogue: Path) -> EventLog:
     )
 
 
-def _purchases(path: Path) -> pl.DataFrame:
+def _events(path: Path, goal: Sequence[str]) -> pl.DataFrame:
     schema = pl.read_parquet_schema(path)
     optional = {"quantity": pl.Float64, "discount": pl.Float64, "value": pl.Float64, "store_id": pl.String}
     frame = pl.read_parquet(
         path,
         columns=["event_id", "event_time", "user_id", "item_id", "event_type", *(c for c in optional if c in schema)],
-    ).filter(pl.col("event_type") == "purchase")
+    ).filter(pl.col("event_type").is_in(list(goal)))
     missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in optional.items() if name not in schema]
-    return frame.with_columns(missing).select(
+    frame = frame.with_columns(missing)
+    if "rating" in goal:  # a bad rating is not what anyone came for
+        frame = frame.filter(graded(pl.col("event_type"), pl.col("value")) > 0)
+    money = pl.when(pl.col("event_type") == "purchase").then("value").fill_null(0.0)
+    return frame.select(
         "event_id",
         "event_time",
         pl.col("user_id").cast(pl.String),
         pl.col("item_id").cast(pl.String),
         pl.lit(partition_day(path), dtype=pl.Int32).alias("day"),
         pl.col("quantity").fill_null(1.0).clip(0.0).cast(pl.Float64),
-        pl.col("value").fill_null(0.0).clip(0.0).cast(pl.Float64),
+        money.clip(0.0).cast(pl.Float64).alias("value"),
         pl.col("discount").fill_null(0.0).clip(0.0).cast(pl.Float64),
         pl.col("store_id").cast(pl.String),
     )

@@ -1,24 +1,17 @@
-"""A slate: what one user bought on one day, to be found in the catalogue of that morning; and its training rows."""
+"""A slate: what one user bought on one day, to be found in the catalogue of that morning.
+
+Where a log says what was shown, a list is a slate too: its candidates are what was shown.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
-from tasks.ranker.arrays import Floats, Halves, Ints
+from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.build import Morning, StateBuilder
-from tasks.ranker.features import columns, feature_names
-from tasks.ranker.profile import Profile
-from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.state import UserHistory
-from tasks.ranker.tokens import TOKEN_WIDTH, tokenise
-
-STRANGERS, MOST_LINES = 0.3, 60  # of the barely known: share without any history, and most lines of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,120 +48,40 @@ def slates_on(builder: StateBuilder, day: int) -> tuple[Morning, list[Slate]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Training rows of whole slates. Tokens of all rows lie behind each other, `lengths` says how many each has."""
+class ShownSlate:
+    """One list that was shown: the part of it that the morning's catalogue holds, and what came of it."""
 
-    ptr: Ints  # slate s holds rows ptr[s]:ptr[s + 1]
-    x: Halves  # [rows, features]
-    text: Ints  # row of `digests`, -1 without text
-    digests: NDArray[np.uint8]  # [texts, 16]: texts by digest, so that a file outlives any numbering
-    lengths: NDArray[np.uint8]
-    tokens: Halves  # [sum of lengths, TOKEN_WIDTH]
-    label: NDArray[np.uint8]
-    weight: Floats  # 1 / share kept
-
-    def save(self, path: Path) -> None:
-        save_file({f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Rows:
-        return cls(**load_file(path))
-
-    @staticmethod
-    def features_of(path: Path) -> Halves:
-        """x alone: the tokens are most of a file."""
-        with safe_open(path, framework="numpy") as file:
-            x: Halves = file.get_tensor("x")
-        return x
+    day: int
+    user: int
+    request: int
+    rows: Ints
+    position: NDArray[np.int16]
+    propensity: Floats
+    grade: NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Which candidates become rows, see recipe.Data."""
-
-    keep_bought: float
-    keep_other: float
-    barely_known: float
-    seed: int
-
-
-def training_rows(builder: StateBuilder, day: int, text_digests: NDArray[np.uint8], sampling: Sampling) -> Rows:
-    """Rows of every slate of `day`: retrieved positives, and a share of the rest weighted to stand for all of it.
-
-    Some slates come twice, the second time as if the user were barely known: else the model would have no idea of
-    strangers, because every selected user has a long history.
-    """
-    morning, slates = slates_on(builder, day)
-    parts = []
-    for slate in slates:
-        history = morning.histories[slate.user]
-        rng = np.random.default_rng((sampling.seed, day, slate.user))
-        seen_as = [history, barely_known(history, rng)] if rng.random() < sampling.barely_known else [history]
-        for user in seen_as:
-            profile = Profile(morning.items, user, day)
-            rows, weight, label = _sampled(profile, slate, sampling, rng)
-            tokens, mask = tokenise(profile, rows)
-            parts.append((rows, weight, label, columns(profile, rows), tokens, mask > 0))
-    if not parts:
-        return _no_rows(len(feature_names(morning.items)))
-    rows, weight, label, x, tokens, mask = (np.concatenate(column) for column in zip(*parts, strict=True))
-    # a state numbers its own texts; the file names them by digest
-    table_row = builder.texts.row[builder.catalogue(day)][rows]
-    used, text = np.unique(table_row[table_row >= 0], return_inverse=True)
-    local = np.full(len(rows), -1, np.int32)
-    local[table_row >= 0] = text
-    return Rows(
-        ptr=np.cumsum([0, *(len(part[0]) for part in parts)]).astype(np.int32),
-        x=x.astype(np.float16),
-        text=local,
-        digests=text_digests[used],
-        lengths=mask.sum(1).astype(np.uint8),
-        tokens=tokens[mask].astype(np.float16),
-        label=label.astype(np.uint8),
-        weight=weight,
-    )
-
-
-def barely_known(history: UserHistory, rng: np.random.Generator) -> UserHistory:
-    """The user as a stranger, or with the last few lines only: no store, no neighbours."""
-    lines = 0 if rng.random() < STRANGERS else int(np.exp(rng.uniform(0, np.log(MOST_LINES))))
-    first = max(len(history.rows) - lines, 0)
-    return UserHistory(
-        rows=history.rows[first:],
-        days=history.days[first:],
-        quantity=history.quantity[first:],
-        price=history.price[first:],
-        discounted=history.discounted[first:],
-    )
-
-
-def _sampled(
-    profile: Profile, slate: Slate, sampling: Sampling, rng: np.random.Generator
-) -> tuple[Ints, Floats, NDArray[np.bool_]]:
-    """Rows to train on, what each stands for, and which of them are positive.
-
-    Positives that retrieval missed are left out: beside negatives that were all retrieved they would teach that what
-    looks unlikely is bought.
-    """
-    candidates, past = candidates_of(profile), profile.by_item.keys
-    label, bought = np.zeros(profile.items.size, bool), np.zeros(profile.items.size, bool)
-    label[slate.positives] = True
-    bought[past[past < len(bought)]] = True
-    label, bought = label[candidates], bought[candidates]
-    share = np.where(bought, sampling.keep_bought, sampling.keep_other).astype(np.float32)
-    share[label] = 1
-    kept = rng.random(len(candidates)) < share
-    return candidates[kept], np.float32(1) / share[kept], label[kept]
-
-
-def _no_rows(features: int) -> Rows:
-    return Rows(
-        ptr=np.zeros(1, np.int32),
-        x=np.zeros((0, features), np.float16),
-        text=np.zeros(0, np.int32),
-        digests=np.zeros((0, 16), np.uint8),
-        lengths=np.zeros(0, np.uint8),
-        tokens=np.zeros((0, TOKEN_WIDTH), np.float16),
-        label=np.zeros(0, np.uint8),
-        weight=np.zeros(0, np.float32),
-    )
+def shown_on(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[ShownSlate]:
+    """The lists of `day` that selected users did something with; a list that nobody answered teaches no order."""
+    shown = builder.shown
+    if shown is None:
+        return []
+    first, after = np.searchsorted(shown.day, (day, day + 1))
+    rows = row_of[shown.item[first:after]]
+    kept = first + np.flatnonzero((rows >= 0) & (rows < size) & np.isin(shown.user[first:after], builder.users))
+    slates = []
+    starts = np.flatnonzero(np.diff(shown.request[kept], prepend=-1)) if len(kept) else kept
+    for part in np.split(kept, starts[1:]):
+        if len(part) and shown.grade[part].any():
+            one = int(part[0])
+            slates.append(
+                ShownSlate(
+                    day,
+                    int(shown.user[one]),
+                    int(shown.request[one]),
+                    row_of[shown.item[part]].astype(np.int32),
+                    shown.position[part],
+                    shown.propensity[part],
+                    shown.grade[part],
+                )
+            )
+    return slates

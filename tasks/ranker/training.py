@@ -138,8 +138,8 @@ class Run:
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
         base, full = model.both(batch.x, batch.item_vec, batch.tokens, batch.mask, batch.cuts)
         losses = [
-            slate_softmax(scores, batch.label, batch.weight, batch.slate, batch.slates)
-            + self.training.calibration_weight * log_odds(scores, batch.label, batch.weight)
+            slate_softmax(scores, batch.gain, batch.weight, batch.slate, batch.slates)
+            + self.training.calibration_weight * log_odds(scores, batch.label, batch.odds_weight)
             for scores in (full, base)
         ]
         return losses[0] + self.training.base_weight * losses[1]

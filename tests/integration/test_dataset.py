@@ -11,14 +11,20 @@ import pytest
 from safetensors import SafetensorError
 
 from tasks.build_dataset import SEED, build_dataset
-from tasks.domain.recipe import load_recipe
+from tasks.domain.recipe import Exposure, load_recipe
 from tasks.finetune import finetune
+from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import HOLDOUT, Dataset
 from tasks.ranker.features import columns
 from tasks.ranker.fitted import FILE
+from tasks.ranker.judge import judge, mean_of, prepare
+from tasks.ranker.knowledge import NULLABLE
 from tasks.ranker.profile import Profile
+from tasks.ranker.rank import rank
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.slates import Sampling, slates_on, training_rows
+from tasks.ranker.rows import Sampling, training_rows
+from tasks.ranker.runtime import TorchScorer
+from tasks.ranker.slates import slates_on
 from tasks.ranker.state import ItemState, View
 from tasks.ranker.tokens import tokenise
 from tests.shop import LAST, Shop, open_shop
@@ -130,6 +136,67 @@ def test_served_features_are_those_that_are_trained_on(home, dataset):
 def lines_of(data, day, user):
     log = data.whole.log
     return log.item[(log.day == day) & (log.user == user)].tolist()
+
+
+def with_lists(path: Path, folder: Path) -> Path:
+    """The day with a list for everyone who bought: eight items in a random order; looks fade with the place."""
+    target = folder / path.parent.name / path.name
+    target.parent.mkdir(parents=True)
+    events = pl.read_parquet(path)
+    rng = np.random.default_rng(len(events))
+    lists = []
+    for n, (user, bought) in enumerate(events.group_by("user_id", maintain_order=True).agg("item_id").iter_rows()):
+        items = [*bought[:3], *(f"item-{item:03d}" for item in rng.choice(150, 8, replace=False))]
+        items = list(dict.fromkeys(items))[:8]
+        rng.shuffle(items)
+        for place, item in enumerate(items):
+            shown = {"user_id": user, "item_id": item, "request_id": f"q{n}", "position": place}
+            lists.append(shown | {"event_type": "impression"})
+            if item in bought and rng.random() < 1 / (1 + place):
+                lists.append(shown | {"event_type": "click"})
+    if lists:
+        time = events["event_time"][0]
+        more = pl.DataFrame(lists).with_columns(
+            event_id=pl.format("{}-list-{}", pl.lit(path.parent.name), pl.int_range(pl.len())),
+            event_time=pl.lit(time, dtype=events.schema["event_time"]),
+            request_id=pl.format("{}-{}", pl.lit(path.parent.name), "request_id"),
+        )
+        events = pl.concat([events, more], how="diagonal_relaxed")
+    events.write_parquet(target)
+    return target
+
+
+@pytest.mark.parametrize("bias", ["weights", "input"])
+def test_a_log_of_lists_is_trained_on_with_every_switch_turned(shop, home, bias):
+    recipe = RECIPE.model_copy(
+        update={
+            "data": RECIPE.data.model_copy(update={"label_delay_days": 1, "hard_negatives": 2, "knowledge": True}),
+            "exposure": Exposure(slates="both", keep_unseen=0.05, position_bias=bias),
+        }
+    )
+    accepted = [with_lists(path, home / f"lists-{bias}") for path in shop.accepted]
+    out = home / f"with-lists-{bias}"
+    out.mkdir()
+    told = build_dataset(accepted, shop.plans, shop.catalogue, FIRST, recipe, home / "cache", out, None)
+    data = Dataset.open(out)
+    assert told["answers_to_nothing_shown"] == 0
+    rows = list(data.training_rows())
+    assert any((part.position > 0).any() for part in rows) and {g for part in rows for g in part.grade} == {0, 1, 3}
+    fitted = data.fitted
+    assert (len(fitted.looked_at) == 8) is (bias == "weights") and fitted.inputs.position is (bias == "input")
+    assert set(fitted.inputs.nullable) == set(NULLABLE)
+    if bias == "weights":
+        assert fitted.looked_at[0] == 1 and max(fitted.looked_at[3:]) < 0.6
+        corpus = Corpus(data)
+        assert 1 < corpus.inverse.max() <= recipe.exposure.most_weight
+    for name in ("work", "out"):
+        (home / f"model-{bias}" / name).mkdir(parents=True)
+    finetune(out, recipe, home / f"model-{bias}" / "work", home / f"model-{bias}" / "out", seed=1, threads=1)
+    scorer = TorchScorer.load(home / f"model-{bias}" / "out")
+    judged = prepare(data.mornings(data.split.validation_days))
+    assert mean_of(judge(scorer, one) for one in judged)["ndcg_at_10[all]"] > 0.1
+    stranger = rank(scorer, judged[0].ranked.profile.items, None, np.arange(20, dtype=np.int32))
+    assert np.isfinite(stranger.scores).all(), "nobody has no history: what is unknown is filled in"
 
 
 def swapped(path: Path, days: tuple[str, ...], folder: Path) -> Path:

@@ -24,8 +24,8 @@ from tasks.finetune import CHECKPOINT, finetune
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.judge import judge, mean_of, personal_then_popular, prepare
 from tasks.ranker.rank import recommend
+from tasks.ranker.rows import Rows
 from tasks.ranker.runtime import PARENT, OpenVinoScorer, TorchScorer
-from tasks.ranker.slates import Rows
 from tasks.ranker.state import View
 from tasks.ranker.text import QueryEncoder
 from tasks.ranker.training import Run

@@ -16,7 +16,8 @@ from tasks.domain.manifest import partition_date
 from tasks.domain.recipe import load_recipe
 from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.days import day_keys, ensure_rows
-from tasks.ranker.slates import Sampling, slates_on, training_rows
+from tasks.ranker.rows import Sampling, training_rows
+from tasks.ranker.slates import slates_on
 from tests.ranker_builders import DAY, a_builder, a_log, stocked
 
 DEMO = load_recipe("demo")
