@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from expectations.reference import ITEM_COLUMNS, day_counts, distances, item_counts, unit_price
 from tasks.domain.behaviour import next_day
@@ -27,25 +28,37 @@ class Past:
     _items: dict[str, pl.DataFrame] = field(default_factory=dict)
     _ids: dict[str, pl.Series] = field(default_factory=dict)
     _users: dict[str, pl.Series] = field(default_factory=dict)
+    _acts: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
 
-    def remember(
-        self, day: str, rows: int, counts: DayCounts, items: pl.DataFrame, ids: pl.Series, users: pl.Series
-    ) -> None:
-        """`ids` of accepted events and their `users` are 64-bit hashes: 10^6 ids against 28 days of as many confuse one row
-        in half a million days."""
+    def remember(self, day: str, rows: int, counts: DayCounts, items: pl.DataFrame, seen: Seen) -> None:
         self.rows[day] = rows
-        self._counts[day], self._items[day], self._ids[day], self._users[day] = counts, items, ids, users
+        self._counts[day], self._items[day] = counts, items
+        self._ids[day], self._users[day], self._acts[day] = seen.ids, seen.users, seen.acts
 
     def forget(self, day: str) -> None:
         """Drop what is too old to judge `day` by."""
         oldest = next_day(day, -self.days)
-        for kept in (self._counts, self._items, self._ids, self._users):
+        for kept in (self._counts, self._items, self._ids, self._users, self._acts):
             for known in [known for known in kept if known < oldest]:
                 del kept[known]
 
     def counts(self, day: str) -> list[DayCounts]:
         """Of the reference days before `day`, oldest first; days without rows are left out."""
         return [self._counts[known] for known in sorted(self._counts) if known < day and self._counts[known].rows]
+
+    def dated(self, day: str) -> list[tuple[str, DayCounts]]:
+        return [(known, self._counts[known]) for known in sorted(self._counts) if known < day]
+
+    def copied_share(self, day: str, acts: NDArray[np.uint64]) -> float | None:
+        """Share of today's acts that a reference day has at the same time of day; None without reference."""
+        known = [past for name, past in self._acts.items() if name < day]
+        sampled = any(len(one) and not (one % SAMPLED).any() for one in (acts, *known))
+        today = acts[acts % SAMPLED == 0] if sampled else acts
+        if not known or not len(today):
+            return None
+        table = pl.DataFrame({"act": today})
+        hits = [table.join(pl.DataFrame({"act": one}), on="act", how="semi") for one in known]
+        return pl.concat(hits)["act"].n_unique() / table["act"].n_unique()
 
     def items(self, day: str) -> pl.DataFrame:
         """item_id, rows, lines, and price: the median over the reference days of an item's median unit price."""
@@ -78,8 +91,35 @@ class Past:
         return float(strangers["len"].sum() / max(len(events), 1))
 
 
-def hashed_users(users: pl.Series) -> pl.Series:
-    return users.unique().drop_nulls().cast(pl.String).hash()
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered of a day's accepted rows, as 64-bit hashes: event ids, users, and who did what at which time of day.
+
+    10^6 ids against 28 days of as many confuse one row in half a million days.
+    """
+
+    ids: pl.Series
+    users: pl.Series
+    acts: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, events: pl.DataFrame, ids: pl.Series) -> Seen:
+        """Of a frame with SEEN's columns; `ids` are its hashed event ids."""
+        return cls(ids, events["user_id"].unique().drop_nulls().cast(pl.String).hash(), acts_of(events))
+
+
+SEEN = ("event_id", "user_id", "item_id", "event_type", "event_time")
+SAMPLED, LARGE = 16, 200_000  # of a larger day every sixteenth user is remembered
+
+
+def acts_of(events: pl.DataFrame) -> NDArray[np.uint64]:
+    """A hash of user, item, kind and time of day a row; its remainder by SAMPLED is the user's, so that users can be sampled."""
+    who = pl.col("user_id").cast(pl.String).hash()
+    rows = events.lazy().drop_nulls(["user_id", "item_id", "event_time"])
+    if len(events) > LARGE:
+        rows = rows.filter(who % SAMPLED == 0)
+    what = pl.struct(pl.col("item_id", "event_type").cast(pl.String), pl.col("event_time").dt.time()).hash()
+    return rows.select((what ^ who) // SAMPLED * SAMPLED + who % SAMPLED).collect().to_series().to_numpy()
 
 
 def _hashes(by_day: Mapping[str, pl.Series], day: str) -> pl.DataFrame:
@@ -109,13 +149,17 @@ class Day:
         for name in ("user_id", "item_id", "event_type"):
             key = key * 0x9E3779B97F4A7C15 + self.code(name).cast(pl.UInt64)  # wraps; Knuth, TAOCP 6.4
         rows = self.events.select(key.is_duplicated()).to_series().arg_true()
-        wanted = ["row", "event_time", "value", "request_id", "user_id", "item_id", "event_type"]
+        wanted = ["row", "event_id", "event_time", "value", "request_id", "user_id", "item_id", "event_type"]
         return self.events.select(wanted)[rows]
 
     def code(self, column: str) -> pl.Expr:
         """Integers that are equal where the values of the column are."""
         of = self.events.schema[column]
         return pl.col(column).to_physical() if isinstance(of, pl.Categorical) else pl.col(column).hash()
+
+    @cached_property
+    def copied_share(self) -> float | None:
+        return self.past.copied_share(self.day, acts_of(self.sound))
 
     @cached_property
     def user_rows(self) -> pl.DataFrame:
@@ -131,15 +175,17 @@ class Day:
 
     @cached_property
     def priced(self) -> pl.DataFrame:
-        """row, store_id, lines, ratio: the logarithm of the unit price over the item's usual one, and how many lines of the
-        reference days made that."""
+        """row, store_id, code of the item, ratio: the logarithm of the unit price over the item's usual one, and lines: how
+        many lines of the reference days made that."""
         item = self.code("item_id")
         today = self.events.lazy().group_by(code=item).agg(item_id=pl.first("item_id").cast(pl.String))
         usual = today.join(self.items_before.lazy(), on="item_id").select("code", "lines", usual="price")
         lines = self.events.lazy().select("row", "store_id", code=item, price=unit_price()).drop_nulls("price")
         ratio = (pl.col("price") / pl.col("usual")).log()
         return (
-            lines.join(usual.drop_nulls("usual"), on="code").select("row", "store_id", "lines", ratio=ratio).collect()
+            lines.join(usual.drop_nulls("usual"), on="code")
+            .select("row", "store_id", "code", "lines", ratio=ratio)
+            .collect()
         )
 
     @cached_property

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from expectations.day import CheckDay, Day, Settings
-from expectations.reference import ACTS, Counts, distance, shift_hours, summed
+from expectations.reference import ACTS, distance, shift_hours, summed
 from expectations.row_rules import NUMBERS
 from tasks.domain.data_policy import DayCounts, band, spread
 from tasks.domain.manifest import partition_date
@@ -83,6 +83,29 @@ def _hours(day: Day, settings: Settings) -> str | None:
     odd = judged & ((today < settings["below"] * usual) | (today > settings["above"] * usual))
     told = [f"{hour:02d}h: {today[hour]:.0f} instead of {usual[hour]:.0f}" for hour in np.flatnonzero(odd)]
     return f"visits by hour: {_some(told)}" if told else None
+
+
+def _visits(day: Day, settings: Settings) -> str | None:
+    """Visits of the day against the same weekdays of the reference: far steadier than rows, which come in clumps."""
+    weekday = partition_date(day.day).weekday()
+    alike = [
+        _hourly(past).sum()
+        for past_day, past in day.past.dated(day.day)
+        if partition_date(past_day).weekday() == weekday
+    ]
+    if len(alike) < settings["at_least_weeks"]:
+        return None
+    usual, now = statistics.median(alike), _hourly(day.counts).sum()
+    if (1 - settings["below"]) * usual <= now <= (1 + settings["above"]) * usual:
+        return None
+    return f"{now:.0f} visits, the same weekdays before had about {usual:.0f}"
+
+
+def _copied_day(day: Day, settings: Settings) -> str | None:
+    share = day.copied_share
+    if share is None or share <= settings["share"]:
+        return None
+    return f"{share:.1%} of the rows repeat the user, item, act and time of day of a row of an earlier day"
 
 
 def usual_visits(day: Day) -> NDArray[np.float64]:
@@ -161,7 +184,7 @@ def _boosted_item(day: Day, settings: Settings) -> str | None:
 
 def _label_rate(day: Day, settings: Settings) -> str | None:
     odd = [*_rates(day, "surface", settings), *_rates(day, "store", settings)] if _enough(day, settings) else []
-    return f"answers per impression: {_some(odd)}" if odd else None
+    return f"acts per impression: {_some(odd)}" if odd else None
 
 
 def _logging_change(day: Day, settings: Settings) -> str | None:
@@ -186,21 +209,21 @@ def _logging_change(day: Day, settings: Settings) -> str | None:
 
 
 def _rates(day: Day, dimension: str, settings: Settings) -> Iterator[str]:
-    """Slices whose answers per impression left what the reference days, and chance, allow."""
+    """Slices in which an act per impression left what the reference days, and chance, allow; each act by itself."""
     for bucket, kinds in day.counts.rates.get(dimension, {}).items():
         before = [past.rates[dimension].get(bucket, {}) for past in day.reference]
-        now, usual = _rate(kinds, settings), _rate(summed(before), settings)
-        if now is None or usual is None or sum(map(bool, before)) < settings["at_least_days"]:
+        shown, total = kinds.get("impression", 0), summed(before)
+        known = min(shown, total.get("impression", 0)) >= settings["at_least_rows"]
+        if not known or sum(map(bool, before)) < settings["at_least_days"]:
             continue
-        history = [rate for one in before if (rate := _rate(one, settings)) is not None]
-        chance = settings["sigmas"] * (usual / kinds["impression"]) ** 0.5
-        if abs(now - usual) > max(spread(history or [usual], settings["mads"]), settings["change"] * usual, chance):
-            yield f"{dimension} {bucket}: {usual:.2%} -> {now:.2%}"
-
-
-def _rate(kinds: Counts, settings: Settings) -> float | None:
-    shown = kinds.get("impression", 0)
-    return sum(kinds.get(kind, 0) for kind in ACTS) / shown if shown >= settings["at_least_rows"] else None
+        for act in ACTS:
+            now, usual = kinds.get(act, 0) / shown, total.get(act, 0) / total["impression"]
+            chance = settings["sigmas"] * (max(usual, 1 / total["impression"]) / shown) ** 0.5
+            history = [
+                one.get(act, 0) / n for one in before if (n := one.get("impression", 0)) >= settings["at_least_rows"]
+            ]
+            if abs(now - usual) > max(spread(history or [usual], settings["mads"]), settings["change"] * usual, chance):
+                yield f"{dimension} {bucket}: {act} {usual:.2%} -> {now:.2%}"
 
 
 def _impressions(counts: DayCounts) -> dict[str, int]:
@@ -264,6 +287,10 @@ DAY_RULES = (
     CheckDay("all_null", "a not-null check on other columns passes on a column that is empty throughout", _all_null),
     CheckDay(
         "missing", "values that were always there and now are not: a field was renamed or a client broke", _missing
+    ),
+    CheckDay("visits", "half of the visitors are missing, or came twice, though the rows look like enough", _visits),
+    CheckDay(
+        "copied_day", "an old file under a new date: nobody does the same things at the same second again", _copied_day
     ),
     CheckDay("hours", "a lost hour is a lost log file; a doubled one was sent twice", _hours),
     CheckDay("watermark", "what comes after the last event is missing, and nobody knows what it was", _watermark),

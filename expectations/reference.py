@@ -50,9 +50,11 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
         categories: item_id, category.
     """
     discounted = pl.col("discount") / (pl.col("value") + pl.col("discount"))
+    unasked = (pl.col("event_type") == "purchase") & pl.col("request_id").is_null()
     buckets = events.select(
         "event_type",
         "surface",
+        act=pl.when(~unasked).then(pl.col("event_type").cast(pl.String)),  # an answer to something that was shown
         store="store_id",
         hour=pl.col("event_time").dt.hour(),
         position=pl.col("position").clip(0, POSITIONS),
@@ -61,10 +63,10 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
         quantity=pl.col("quantity").floor().clip(0, QUANTITIES).cast(pl.Int8, strict=False),
         discount=(discounted * 10).floor().cast(pl.Int8, strict=False),
     ).lazy()
-    dimensions = ("hour", "event_type", "surface", "store", "price", "quantity", "discount")
+    dimensions = ("event_type", "surface", "store", "price", "quantity", "discount")
     slices = ("surface", "store", "position")
     plans = [buckets.group_by(bucket=pl.col(name)).len() for name in dimensions]
-    plans += [buckets.group_by(bucket=pl.col(name), type=pl.col("event_type")).len() for name in slices]
+    plans += [buckets.group_by(bucket=pl.col(name), type=pl.col("act")).len() for name in slices]
     plans.append(buckets.group_by(bucket="hour").agg(len=pl.col("visit").n_unique()))
     plans.append(events.lazy().group_by("user_id").len())
     time = pl.col("event_time")

@@ -11,6 +11,7 @@ from datetime import timedelta
 import polars as pl
 
 from expectations.day import CatchRows, Day, Settings
+from expectations.reference import unit_price
 from tasks.domain.contract import EVENT
 from tasks.domain.manifest import partition_date
 
@@ -62,7 +63,11 @@ def _retry(day: Day, settings: Settings) -> pl.Series:
 
 def _same_moment(day: Day, settings: Settings) -> pl.Series:
     same = ["user_id", "item_id", "event_type", "event_time"]
-    more = day.alike.group_by(same).agg(pl.col("row").sort().slice(1))
+    more = (
+        day.alike.unique("event_id", keep="first", maintain_order=True)
+        .group_by(same)
+        .agg(pl.col("row").sort().slice(1))
+    )
     return rows_of(day, more["row"].explode().drop_nulls())
 
 
@@ -100,11 +105,15 @@ def _price_outlier(day: Day, settings: Settings) -> pl.Series:
 
 
 def _store_prices(day: Day, settings: Settings) -> pl.Series:
-    """Every priced row of a store whose prices moved together: one till that counts in another unit or currency."""
+    """Every priced row of a store whose items moved together: one till that counts in another unit or currency."""
     lines = day.priced.filter(pl.col("lines") >= settings["at_least_lines"]).drop_nulls("store_id")
-    moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_lines"])
-    stores = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)
-    return rows_of(day, lines.filter(pl.col("store_id").is_in(stores["store_id"].implode()))["row"])
+    items = lines.group_by("store_id", "code").agg(pl.col("ratio").median())
+    moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_items"])
+    stores = items.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)["store_id"]
+    if stores.is_empty():
+        return none_of(day)
+    theirs = pl.col("store_id").is_in(stores.implode()) & unit_price().is_not_null()
+    return day.events.select(theirs.fill_null(False)).to_series()
 
 
 def _user_flood(day: Day, settings: Settings) -> pl.Series:

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from expectations.day import CatchRows, Day, Past, hashed_users
+from expectations.day import CatchRows, Day, Past, Seen
 from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
 from expectations.profile import ROW, Profile, broken
@@ -141,7 +141,7 @@ def _judge_landed(landed: LandedDay, seen: int, policy: DataPolicy, past: Past, 
     judged, sound = _judge_day(day, masks, faults, policy, landed.released)
     if judged.verdict in ("pass", "released"):
         ids = sound["event_id"].hash() if judged.accepted < judged.rows else day.event_id_hashes
-        past.remember(judged.day, judged.rows, judged.counts, judged.items, ids, hashed_users(sound["user_id"]))
+        past.remember(judged.day, judged.rows, judged.counts, judged.items, Seen.of(sound, ids))
     return judged
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from expectations.day import Past, hashed_users
+from expectations.day import SEEN, Past, Seen
 from expectations.day_rules import DAY_RULES
 from expectations.profile import ROW
 from expectations.reference import ITEM_COLUMNS
@@ -166,21 +166,21 @@ def _recall(store: Store, accepted: list[str], new: list[str], reference_days: i
     return past
 
 
-def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl.DataFrame, pl.Series, pl.Series]:
-    """Counts, items, hashed event ids and hashed users of a day's accepted rows."""
+def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl.DataFrame, Seen]:
+    """Counts and items of a day, and what its accepted rows were."""
 
     def body(kind: str) -> bytes:
         file = manifest.file(kind)
         return read_file(store, accepted_key(manifest.partition, file.name), file)
 
     key = landed_key(manifest.partition, manifest.events.name)
-    events = read_frame(store, key, manifest.events, EVENT, ("event_id", "user_id"))
+    events = read_frame(store, key, manifest.events, EVENT, SEEN)
     ids = events["event_id"].hash()
     if manifest.quarantined:
         kept = ~events.select(pl.int_range(pl.len()).is_in(quarantined_rows(store, manifest).implode())).to_series()
-        ids, events = ids.filter(kept), events.select("user_id").filter(kept)
+        ids, events = ids.filter(kept), events.drop("event_id").filter(kept)
     items = pl.read_parquet(body("items")).select(pl.col(name).cast(kind) for name, kind in ITEM_COLUMNS.items())
-    return DayCounts.model_validate_json(body("counts")), items, ids, hashed_users(events["user_id"])
+    return DayCounts.model_validate_json(body("counts")), items, Seen.of(events, ids)
 
 
 def quarantined_rows(store: Store, manifest: AcceptedManifest) -> pl.Series:

@@ -130,6 +130,9 @@ def test_a_click_needs_an_impression_of_the_same_request_and_item_before_it():
 
 def test_a_till_in_another_currency_is_caught_whole_and_its_neighbours_are_not():
     before = a_past({"2017-01-31": [an_event(n, "2017-01-31", value=3.0) for n in range(200)]})
-    rows = [an_event(n, DAY, value=6.0 if n % 2 else 3.0, store_id=f"shop-{n % 2}") for n in range(80)]
+    rows = [
+        an_event(n, DAY, value=6.0 if n % 2 else 3.0, store_id=f"shop-{n % 2}", item_id=f"item-{n // 2 % 20}")
+        for n in range(80)
+    ]
     assert caught("store_prices", the_day(rows, before)) == list(range(1, 80, 2))
-    assert caught("store_prices", the_day(rows[:30], before)) == []  # fifteen lines say too little of a store
+    assert caught("store_prices", the_day(rows[:28], before)) == []  # fourteen items say too little of a store

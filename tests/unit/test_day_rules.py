@@ -77,7 +77,7 @@ def shown_day(day, n=0, rows=1200, clicks=10, **columns):
     return made
 
 
-BEFORE = {next_day(DAY, -n): shown_day(next_day(DAY, -n), n) for n in range(1, 11)}
+BEFORE = {next_day(DAY, -n): shown_day(next_day(DAY, -n), n) for n in range(1, 23)}
 PAST = a_past(BEFORE)
 SOUND = shown_day(DAY)
 
@@ -93,6 +93,18 @@ def changed(**columns):
 CASES = [
     pytest.param(
         "missing", changed(value=lambda n, row: None if n % 3 else row["value"]), "value: 0.0% -> 66", id="missing"
+    ),
+    pytest.param(
+        "visits", [r | {"session_id": f"basket-{n % 8}"} for n, r in enumerate(SOUND)], "same weekdays", id="few visits"
+    ),
+    pytest.param(
+        "copied_day",
+        [
+            r | {"event_id": f"new-{n}", "event_time": r["event_time"] + timedelta(days=3)}
+            for n, r in enumerate(BEFORE["2017-01-29"])
+        ],
+        "repeat the user",
+        id="an old day under a new date",
     ),
     pytest.param("hours", [r for r in SOUND if r["event_time"].hour != 13], "13h: 0 instead of", id="a lost hour"),
     pytest.param("watermark", [r for r in SOUND if r["event_time"].hour < 15], "is of 14:5", id="the end is missing"),
@@ -111,7 +123,7 @@ CASES = [
     pytest.param(
         "label_rate",
         changed(event_type=lambda n, row: "click" if n % 4 == 0 else row["event_type"]),
-        "surface recommendation",
+        "surface recommendation: click",
         id="clicks from nowhere",
     ),
     pytest.param(
