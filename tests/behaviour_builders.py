@@ -34,7 +34,7 @@ def an_event(n: int, day: str = FIRST, **columns):
     midnight = datetime.combine(partition_date(day), datetime.min.time(), UTC)
     sound = {
         "event_id": f"{day}-{n:05d}",
-        "event_time": midnight + timedelta(minutes=n % 1440),
+        "event_time": midnight + timedelta(minutes=n % 1440, seconds=midnight.day),  # no two days are copies
         "user_id": f"user-{n % 25}",
         "session_id": f"basket-{n % 50}",
         "surface": "recommendation",
