@@ -21,9 +21,10 @@ from safetensors import safe_open
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Data, Exposure, Recipe
+from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Augmentation, Data, Exposure, Recipe
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
+from tasks.ranker.augment import augmented
 from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
 from tasks.ranker.days import day_keys, ensure_rows
@@ -35,7 +36,7 @@ from tasks.ranker.position_bias import examination
 from tasks.ranker.rows import Rows, Sampling
 from tasks.ranker.shown import Shown, read_shown
 from tasks.ranker.state import save_view
-from tasks.ranker.text import encode_texts, encoder_digest
+from tasks.ranker.text import encode_texts, encoder_digest, text_digest
 
 SEED = 20170701
 PLAN_DAYS = 8  # how far back a morning looks at plans: its own, and that of a week before
@@ -127,7 +128,7 @@ def build_dataset(
     days = split_days(partition, recipe, counting.slate_count if champion else None)
 
     planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
-    texts, digests = _texts(counting, days, cache)
+    texts, digests = _texts(counting, days, recipe.augmentation, cache)
     shown: Shown | None = None
     left_out: dict[str, int] = {}
     if exposure.slates != "bought":
@@ -212,8 +213,8 @@ def _until(paths: list[Path], last: int) -> list[Path]:
     return sorted(path for path in paths if partition_day(path) <= last)
 
 
-def _texts(counting: StateBuilder, days: Days, cache: Path) -> tuple[TextTable, NDArray[np.uint8]]:
-    """Vectors of every text that is in the catalogue of some day, and their digests."""
+def _texts(counting: StateBuilder, days: Days, plan: Augmentation, cache: Path) -> tuple[TextTable, NDArray[np.uint8]]:
+    """Vectors of every text that is in the catalogue of some day, of other ways to write it, and their digests."""
     items = counting.log.items
     wanted = counting.sold(days.train[0], days.last + 1)
     with Progress("encode item texts", 0, "texts") as bar:
@@ -223,9 +224,15 @@ def _texts(counting: StateBuilder, days: Days, cache: Path) -> tuple[TextTable, 
             bar.advance(done - bar.done)
 
         rows, vectors = encode_texts((items.texts[item] for item in wanted.tolist()), cache, progress)
+        written = {rows[text_digest(text)]: text for text in (items.texts[item] for item in wanted.tolist())}
+        texts, views = [written[row] for row in range(len(vectors))], []
+        for seed in range(plan.views):
+            ways = [augmented(text, plan, SEED + seed) for text in texts]
+            known, encoded = encode_texts(ways, cache, progress)
+            views.append(encoded[[known[text_digest(way)] for way in ways]])
     ordered = sorted(rows, key=lambda digest: rows[digest])
     digests = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
-    return text_table(items, wanted, rows, vectors), digests
+    return text_table(items, wanted, rows, vectors, np.stack(views) if views else None), digests
 
 
 def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path) -> tuple[int, int]:

@@ -59,6 +59,15 @@ class Exposure(Record):
     most_weight: float = Field(default=10.0, ge=1, description="no answer weighs more: rare places would decide alone")
 
 
+class Augmentation(Record):
+    """Other ways to write item texts, read in training instead of the text as it is; serving never sees one."""
+
+    views: int = Field(default=0, ge=0, le=8, description="ways for each text, beside the text itself")
+    synonyms: dict[str, str] = Field(default={}, description="short: long, in lower case; used in both directions")
+    swap_words: float = Field(default=0.5, ge=0, le=1, description="chance that a word with a synonym becomes it")
+    drop_words: float = Field(default=0.1, ge=0, lt=1, description="chance that a word is left out")
+
+
 class Network(Record):
     """Sizes. The history transformer is `width` wide and reads at most 20 purchases."""
 
@@ -116,6 +125,7 @@ class Recipe(Record):
     name: str
     data: Data
     exposure: Exposure = Exposure()
+    augmentation: Augmentation = Augmentation()
     network: Network
     training: Training
     compression: Compression

@@ -31,6 +31,7 @@ class TextTable:
 
     row: Ints
     vectors: Halves
+    views: Halves | None = None  # [views, texts, width]: other ways to write each text, for training
 
 
 NO_TEXTS = TextTable(np.zeros(0, np.int32), np.zeros((0, 0), np.float16))

@@ -62,14 +62,17 @@ class Corpus:
         )
         self.gain, self.inverse = gains(grade, self.position, propensity, self.fitted)
         self.text = _joined_texts(parts, dataset.text_digests)
-        vectors = dataset.builder.texts.vectors.astype(np.float32)
-        self.vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])  # row -1: no text
+        texts = dataset.builder.texts
+        views = texts.vectors[None] if texts.views is None else np.concatenate([texts.vectors[None], texts.views])
+        nothing = np.zeros((len(views), 1, views.shape[2]), np.float32)
+        self.vectors = np.concatenate([views.astype(np.float32), nothing], axis=1)  # [views, texts]; row -1: no text
 
     @property
     def slates(self) -> int:
         return len(self.ptr) - 1
 
-    def batch(self, slates: NDArray[np.int64]) -> Batch:
+    def batch(self, slates: NDArray[np.int64], draw: np.random.Generator | None = None) -> Batch:
+        """Rows of whole slates. `draw` chooses how each text is written, where the dataset knows other ways."""
         counts = self.ptr[slates + 1] - self.ptr[slates]
         rows = ranges(self.ptr[slates], counts)
         owner = np.repeat(np.arange(len(slates)), counts)
@@ -77,13 +80,14 @@ class Corpus:
         rows, owner = rows[order], owner[order]
         lengths = self.lengths[rows]
         mask = np.arange(MAX_TOKENS) < lengths[:, None]
+        view = draw.integers(len(self.vectors), size=len(rows)) if draw is not None and len(self.vectors) > 1 else 0
         tokens = np.zeros((len(rows), MAX_TOKENS, TOKEN_WIDTH), np.float32)
         tokens[mask] = self.tokens[ranges(self.offset[rows], lengths.astype(np.int64))]
         edges = np.searchsorted(lengths, np.array(BUCKETS) + 1)
         cuts = [(int(a), int(b), n) for a, b, n in zip([0, *edges[:-1]], edges, BUCKETS, strict=True) if b > a]
         return Batch(
             x=torch.from_numpy(self.fitted.inputs.complete(self.x[rows].astype(np.float32), self.position[rows])),
-            item_vec=torch.from_numpy(self.vectors[self.text[rows]]),
+            item_vec=torch.from_numpy(self.vectors[view, self.text[rows]]),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask.astype(np.float32)),
             label=torch.from_numpy(self.label[rows].astype(np.float32)),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,10 @@ def save_builder(
     )
     row = np.full_like(builder.texts.row, -1)
     row[train_items] = builder.texts.row[train_items]
-    save_file({"row": row, "vectors": builder.texts.vectors, "digests": digests}, directory / "texts.safetensors")
+    texts: dict[str, NDArray[Any]] = {"row": row, "vectors": builder.texts.vectors, "digests": digests}
+    if builder.texts.views is not None:
+        texts["views"] = builder.texts.views
+    save_file(texts, directory / "texts.safetensors")
     names = {
         "users": log.user_ids,
         "stores": log.store_ids,
@@ -190,15 +194,17 @@ def load_builder(directory: Path, *, holdout: bool = False) -> StateBuilder:
     for n, day in enumerate(plan["day"].tolist()):
         part = slice(plan["ptr"][n], plan["ptr"][n + 1])
         by_day[day] = (plan["item"][part], plan["display"][part], plan["mailer"][part])
-    table = TextTable(row, texts["vectors"])
+    table = TextTable(row, texts["vectors"], texts.get("views"))
     shown = None if lists is None else Shown(**lists)
     return StateBuilder(log, Plans(by_day), users, table, shown=shown, knowledge=names["knowledge"])
 
 
-def text_table(items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves) -> TextTable:
+def text_table(
+    items: Items, wanted: Ints, rows: dict[bytes, int], vectors: Halves, views: Halves | None = None
+) -> TextTable:
     """The vectors of the `wanted` items' texts; every other item of the log has none."""
     from tasks.ranker.text import text_digest
 
     row = np.full(len(items.ids), -1, np.int32)
     row[wanted] = [rows[text_digest(items.texts[item])] for item in wanted.tolist()]
-    return TextTable(row, vectors)
+    return TextTable(row, vectors, views)

@@ -105,7 +105,8 @@ class Run:
             part.model.train()
             part.model.zero_grad(set_to_none=True)
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss = self._loss(part.model, self.corpus.batch(share).to(self.device)) * (len(share) / len(slates))
+                batch = self.corpus.batch(share, np.random.default_rng((self.seed, step, number)))
+                loss = self._loss(part.model, batch.to(self.device)) * (len(share) / len(slates))
             loss.backward()
             return float(loss.detach())
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from tasks.build_dataset import SEED, build_dataset
-from tasks.domain.recipe import Exposure, load_recipe
+from tasks.domain.recipe import Augmentation, Exposure, load_recipe
 from tasks.finetune import finetune
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import HOLDOUT, Dataset
@@ -172,6 +172,7 @@ def test_a_log_of_lists_is_trained_on_with_every_switch_turned(shop, home, bias)
         update={
             "data": RECIPE.data.model_copy(update={"label_delay_days": 1, "hard_negatives": 2, "knowledge": True}),
             "exposure": Exposure(slates="both", keep_unseen=0.05, position_bias=bias),
+            "augmentation": Augmentation(views=1, synonyms={"milk": "mlk"}, drop_words=0.2),
         }
     )
     accepted = [with_lists(path, home / f"lists-{bias}") for path in shop.accepted]
@@ -185,9 +186,11 @@ def test_a_log_of_lists_is_trained_on_with_every_switch_turned(shop, home, bias)
     fitted = data.fitted
     assert (len(fitted.looked_at) == 8) is (bias == "weights") and fitted.inputs.position is (bias == "input")
     assert set(fitted.inputs.nullable) == set(NULLABLE)
+    corpus = Corpus(data)
+    plain, drawn = (corpus.batch(np.arange(3), draw).item_vec for draw in (None, np.random.default_rng(1)))
+    assert 0.3 < (plain == drawn).all(1).numpy().mean() < 0.7, "half of the rows read the other way to write the text"
     if bias == "weights":
         assert fitted.looked_at[0] == 1 and max(fitted.looked_at[3:]) < 0.6
-        corpus = Corpus(data)
         assert 1 < corpus.inverse.max() <= recipe.exposure.most_weight
     for name in ("work", "out"):
         (home / f"model-{bias}" / name).mkdir(parents=True)
