@@ -81,9 +81,11 @@ def finish_days(store: Store) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Days with rows of the users, days that need a new revision for whatever reason, and what was looked at."""
+    """Days with rows of the users, days whose user table names one, days that need a new revision for whatever reason,
+    and the revisions that were looked at."""
 
     days: dict[str, HeldDay]
+    tabled: list[str]
     affected: list[str]
     looked_at: dict[str, Revisions]
 
@@ -97,23 +99,24 @@ def find(
     wanted = sorted(day for day in present if present[day] != (known or {}).get(day))
     tables = UserTables(store, users)
 
-    def look(day: str) -> tuple[HeldDay, bool]:
+    def look(day: str) -> tuple[HeldDay, bool, bool]:
         manifest, revision = read_landed_manifest(store, day), present[day][1]
         file = manifest.file("events")
         events = read_table(store, landed_key(day, file.name), file, EVENT, columns=["user_id"])
         rows = int(held_by(pl.DataFrame(events), users).sum())
         behind = revision is not None and manifest.revision > 1 and _is_behind(store, day, revision, manifest.revision)
         held = HeldDay(rows=rows, landed=manifest.revision, accepted=revision, digest=manifest.digest)
-        return held, behind or rows > 0 or tables.holds(manifest.users)
+        return held, tables.holds(manifest.users), behind
 
-    found = Found({}, [], present)
+    found = Found({}, [], [], present)
     with ThreadPoolExecutor(READERS) as pool:
-        for day, (held, matters) in zip(
-            wanted, pool.map(lambda day: _persistently(day, lambda: look(day)), wanted), strict=True
-        ):
+        looked = pool.map(lambda day: _persistently(day, lambda: look(day)), wanted)
+        for day, (held, tabled, behind) in zip(wanted, looked, strict=True):
             if held.rows:
                 found.days[day] = held
-            if matters:
+            if tabled:
+                found.tabled.append(day)
+            if held.rows or tabled or behind:
                 found.affected.append(day)
             if advance:
                 advance(1, day)
@@ -162,7 +165,7 @@ def sweep(store: Store, users: Collection[str], days: Iterable[str] | None = Non
     gone = []
     for key in (key for folder in folders for key in store.list(folder)):
         of_users = key.rsplit("/", 1)[-1].startswith(("events-", "caught-")) or key.startswith("users/")
-        if of_users and key not in named and f"{key.rsplit('/', 1)[0]}/" in known and _holds(store, key, users):
+        if of_users and key not in named and f"{key.rsplit('/', 1)[0]}/" in known and holds(store, key, users):
             store.delete(key)
             gone.append(key)
     return gone
@@ -202,7 +205,7 @@ def _out_of_feedback(store: Store, users: Collection[str]) -> list[str]:
     """A segment keeps its name: the service sends it again under that name when it does not know that it arrived."""
     changed = []
     for key in store.list(FEEDBACK):
-        if key.endswith(".parquet") and _holds(store, key, users):
+        if key.endswith(".parquet") and holds(store, key, users):
             try:
                 frame = pl.read_parquet(io.BytesIO(store.get(key)))
             except POLARS_SAYS as err:
@@ -212,7 +215,7 @@ def _out_of_feedback(store: Store, users: Collection[str]) -> list[str]:
     return changed
 
 
-def _holds(store: Store, key: str, users: Collection[str]) -> bool:
+def holds(store: Store, key: str, users: Collection[str]) -> bool:
     """Whether a table names one of the users; one that cannot be read may, and one that is gone does not."""
     try:
         body = store.get(key)

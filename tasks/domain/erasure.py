@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from tasks.domain.behaviour import Sha256
-from tasks.domain.manifest import Manifest, Record
+from tasks.domain.manifest import Record
 
 
 class HeldDay(Record):
@@ -29,12 +28,13 @@ class ErasedDay(Record):
 
 
 class Tainted(Record):
-    """What was built from days that held the user: manifest keys of steps, digests of releases and views."""
+    """What was built from days that held the user: manifest keys of steps, digests of releases, views and weights."""
 
     datasets: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()  # of later steps, which read those datasets
     releases: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
     def joined(self, other: Tainted) -> Tainted:
         def both(name: str) -> tuple[str, ...]:
@@ -56,15 +56,11 @@ class Erasure(Record):
 
 
 class Erased(Record):
-    """control/erased/ID.done.json: what the latest run of the command left behind. Made again by running it again."""
+    """control/erased/ID.done.json: how the latest run of the command left everything."""
 
     version: Literal[1] = 1
     when: str
     days: dict[str, ErasedDay]
-    views: tuple[str, ...]  # written again without the user
-    deleted: int  # objects of the store
-    local: int  # files of the machine it ran on
-    online: int | None  # histories taken out of Valkey; None: it did not answer
     tainted: Tainted
     remains: tuple[str, ...]  # what still holds the user, and when that goes
 
@@ -73,23 +69,10 @@ def erasure_id(pseudonym: str) -> str:
     return hashlib.sha256(pseudonym.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Step manifests by their keys, and the key that a URI names."""
-
-    manifests: Mapping[str, Manifest]
-    key_of: Mapping[str, str]
-
-    def after(self, roots: Iterable[str]) -> list[str]:
-        """Every run that read one of `roots`, directly or through others, in order of their names."""
-        tainted = set(roots)
-        grown = True
-        while grown:
-            read = {
-                key
-                for key, manifest in self.manifests.items()
-                if key not in tainted and tainted & {self.key_of.get(uri, uri) for uri in manifest.inputs.values()}
-            }
-            tainted |= read
-            grown = bool(read)
-        return sorted(tainted - set(roots))
+def descendants(parents: Mapping[str, Collection[str]], roots: Iterable[str]) -> list[str]:
+    """Everything that has one of `roots` among its ancestors, in order of names; the roots themselves are not."""
+    start = set(roots)
+    found = set(start)
+    while grown := {child for child, of in parents.items() if child not in found and not found.isdisjoint(of)}:
+        found |= grown
+    return sorted(found - start)
