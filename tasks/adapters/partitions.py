@@ -26,15 +26,16 @@ from pydantic import ValidationError
 
 from tasks.adapters.store import Store
 from tasks.domain.behaviour import AcceptedManifest, PartitionFile, PartitionManifest
-from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract, arrow_schema
+from tasks.domain.contract import CONTRACT_VERSION, EVENT, ITEM, PLAN, USER, Contract, arrow_schema
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import PARTITION, partition_date
+from tasks.domain.manifest import partition_date
 
 if TYPE_CHECKING:
     import polars as pl
 
 READERS = 8
-MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?P<revision>[0-9]{6}))?\.json$")
+# the first revision has no number, so that no two names mean one revision
+MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?!00000[01])(?P<revision>[0-9]{6}))?\.json$")
 # few distinct values for many rows
 CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
 # years 1 to 9999: what a calendar can say. A time beyond is garbage, and libraries crash on it
@@ -131,8 +132,30 @@ def read_accepted_events(store: Store, day: str, columns: Sequence[str] = EVENT.
 def read_caught(store: Store, manifest: AcceptedManifest) -> pa.Table:
     """Rows that a rule caught: `row` of the landed file, `rules` that quarantine it (or none), `marks`, and the event."""
     file = manifest.file("caught")
-    body = read_file(store, accepted_key(manifest.partition, file.name), file)
-    return pq.read_table(pa.BufferReader(body))
+    key = accepted_key(manifest.partition, file.name)
+    try:
+        caught = pq.read_table(pa.BufferReader(read_file(store, key, file)))
+        caught.validate(full=True)
+    except (pa.ArrowException, OSError) as err:
+        raise InputRejected(f"{store.uri(key)} is no readable Parquet file; restore the object") from err
+    types = {
+        "row": pa.int64(),
+        **{f.name: f.type for f in arrow_schema(EVENT)},
+        "rules": pa.string(),
+        "marks": pa.string(),
+    }
+    if dict(zip(caught.column_names, caught.schema.types, strict=True)) != types:
+        raise InputRejected(f"{store.uri(key)} is no table of caught rows; restore the object")
+    rows = caught["row"].to_numpy()
+    if (
+        len(rows) != file.rows
+        or len(np.unique(rows)) != len(rows)
+        or ((rows < 0) | (rows >= manifest.landed_rows)).any()
+    ):
+        raise InputRejected(
+            f"{store.uri(key)} does not say which of the {manifest.landed_rows} landed rows were caught; restore the object"
+        )
+    return caught
 
 
 def without(events: pa.Table, caught: pa.Table) -> pa.Table:
@@ -283,9 +306,17 @@ def _fetched(store: Store, key: str, sha256: str, target: Path) -> Path:
 def _revisions(store: Store, prefix: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for key in store.list(prefix):
-        if (named := MANIFEST.search(key)) and PARTITION.fullmatch(day := named["day"]):
+        if (named := MANIFEST.search(key)) and _is_day(day := named["day"]):
             found[day] = max(found.get(day, 1), int(named["revision"] or 1))
     return found
+
+
+def _is_day(text: str) -> bool:
+    try:
+        partition_date(text)
+    except InputRejected:
+        return False
+    return text.isascii()
 
 
 def _manifest(store: Store, key: str, day: str, revision: int, model: type[M]) -> M:
@@ -299,6 +330,16 @@ def _manifest(store: Store, key: str, day: str, revision: int, model: type[M]) -
         raise InputRejected(
             f"{store.uri(key)} is the manifest of {manifest.partition} revision {manifest.revision}, "
             f"not of {day} revision {revision}"
+        )
+    before = f"{key.rsplit('/', 1)[0]}/{manifest_name(revision - 1)}"
+    if revision > 1 and not store.exists(before):
+        raise InputRejected(
+            f"{store.uri(key)} is there and {before} is not: a manifest was deleted or renamed, restore it"
+        )
+    if isinstance(manifest, PartitionManifest) and manifest.contract != CONTRACT_VERSION:
+        raise InputRejected(
+            f"{store.uri(key)} was landed under contract {manifest.contract}, this code reads {CONTRACT_VERSION}; run the "
+            f"version that landed it, or land the day again from its source into a new bucket"
         )
     return manifest
 

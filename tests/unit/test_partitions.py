@@ -7,22 +7,28 @@ import json
 import pyarrow as pa
 import pytest
 
+from tasks.adapters.erasures import leave_out
 from tasks.adapters.partitions import (
+    LATEST_US,
     accepted_days,
+    accepted_key,
     catalogue_key,
     described,
     fetch_accepted,
     landed_days,
     landed_key,
     parquet_bytes,
+    put_day,
+    read_accepted_manifest,
     read_catalogue,
+    read_caught,
     read_landed_manifest,
     read_partition,
 )
 from tasks.adapters.store import MemoryStore
-from tasks.domain.errors import InputRejected
+from tasks.domain.errors import Conflict, InputRejected
 from tasks.ingest import ingest
-from tests.behaviour_builders import FIRST, KEY, KEY_ID, TinySource
+from tests.behaviour_builders import FIRST, KEY, KEY_ID, TinySource, accept, events_table
 
 
 @pytest.fixture
@@ -48,6 +54,29 @@ def with_file(store, body: bytes, rows: int):
     store.put_new(landed_key(FIRST, file.name), body)
     plan = read_landed_manifest(store, FIRST).file("plan")
     with_manifest(store, files=[file.model_dump(), plan.model_dump()])
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Without dictionaries, as another writer may have it."""
+    return table.cast(events_table([]).schema)
+
+
+def changed(table: pa.Table, column: str, values) -> pa.Table:
+    at = table.column_names.index(column)
+    return table.set_column(at, column, values if isinstance(values, pa.Array) else pa.array(values))
+
+
+def not_utf8(rows: int) -> pa.Array:
+    """Text as a file in Latin-1 gives it: bytes that are no UTF-8."""
+    return pa.array([b"caf\xe9"] * rows).view(pa.string())
+
+
+def times(first_us: int) -> pa.Array:
+    return pa.array([first_us, *[0] * 149], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+
+
+def without_files(store) -> dict[str, bytes]:
+    return {key: body for key, body in store._objects.items() if "/events-" not in key and "manifest" not in key}
 
 
 @pytest.mark.parametrize("kind", ["events", "plan"])
@@ -92,17 +121,30 @@ def test_rows_must_be_as_many_as_the_manifest_says(store):
     ("change", "sentence"),
     [
         pytest.param(lambda t: t.drop_columns(["item_id"]), "lacks the column item_id", id="missing column"),
+        pytest.param(lambda t: t.append_column("item_id", t["item_id"]), "holds a column twice", id="column twice"),
+        pytest.param(lambda t: changed(t, "value", ["1"] * 150), "column value is string", id="wrong type"),
+        pytest.param(lambda t: changed(t, "position", [2**40] * 150), "column position is int64", id="wider type"),
+        pytest.param(lambda t: changed(t, "query", not_utf8(150)), "no readable Parquet file", id="not UTF-8"),
+        pytest.param(lambda t: changed(t, "user_id", not_utf8(150)), "no readable Parquet file", id="id not UTF-8"),
+        pytest.param(lambda t: changed(t, "event_time", times(-(2**63))), "beyond the years 1 to 9999", id="overflow"),
+        pytest.param(lambda t: changed(t, "event_time", times(LATEST_US + 1)), "beyond the years", id="year 10000"),
         pytest.param(
-            lambda t: t.set_column(9, "value", pa.array(["1"] * t.num_rows)), "column value is string", id="wrong type"
+            lambda t: changed(t, "event_time", pa.array([0] * 150, pa.timestamp("us"))), "event_time is", id="no zone"
         ),
     ],
 )
 def test_a_file_off_the_contract_is_refused_with_its_column(store, change, sentence):
-    table = read_partition(store, FIRST).events
-    assert table.column_names[9] == "value"
-    with_file(store, parquet_bytes(change(table)), 150)
+    before = without_files(store)
+    with_file(store, parquet_bytes(change(plain(read_partition(store, FIRST).events))), 150)
     with pytest.raises(InputRejected, match=sentence):
         read_partition(store, FIRST)
+    assert without_files(store) == before, "reading changes nothing"
+
+
+def test_the_first_and_the_last_year_of_a_calendar_and_an_extra_column_are_read(store):
+    table = changed(plain(read_partition(store, FIRST).events), "event_time", times(LATEST_US))
+    with_file(store, parquet_bytes(table.append_column("extra", pa.array([1] * 150))), 150)
+    assert read_partition(store, FIRST).events["event_time"][0].as_py().year == 9999
 
 
 @pytest.mark.parametrize("name", ["../../secrets.json", "/etc/passwd", "a/b", "x\0", "", ".."])
@@ -122,6 +164,9 @@ def test_a_manifest_cannot_point_out_of_its_folder(store, name):
         ({"rows": -1}, "rows"),
         ({"surprise": 1}, "surprise"),
         ({"version": 3}, "version"),
+        ({"contract": 2}, "was landed under contract 2, this code reads 1"),
+        ({"revision": 2}, "is the manifest of 2017-01-01 revision 2, not of 2017-01-01 revision 1"),
+        ({"catalogue": "../x"}, "catalogue"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(store, changes, sentence):
@@ -142,6 +187,71 @@ def test_files_without_a_manifest_and_names_that_are_no_days_do_not_count(store)
     store.put_new("accepted/dt=2017-01-01/report.json", b"{}")
     assert landed_days(store) == [FIRST]
     assert accepted_days(store) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "behaviour/dt=2017-13-01/manifest.json",
+        "behaviour/dt=\u0662017-01-02/manifest.json",
+        "behaviour/dt=2017-01-02/manifest-000000.json",
+        "behaviour/dt=2017-01-02/manifest-000001.json",
+        "behaviour/dt=2017-01-02/manifest-2.json",
+        "behaviour/dt=2017-01-02/manifest.json.bak",
+        "behaviour/dt=2017-01-02/old/manifest.json",
+        "behaviour/dt=2017-01-02\0/manifest.json",
+    ],
+)
+def test_a_name_that_is_almost_a_manifest_makes_no_day(store, name):
+    store._objects[name] = store.get(landed_key(FIRST))
+    assert landed_days(store) == [FIRST]
+    assert read_partition(store, FIRST).events.num_rows == 150
+
+
+def test_a_second_name_for_the_first_revision_has_no_effect(store):
+    store.put_new(landed_key(FIRST, "manifest-000001.json"), b"{}")
+    assert read_landed_manifest(store, FIRST).revision == 1
+
+
+def test_a_gap_between_revisions_is_named(store):
+    leave_out(store, {read_partition(store, FIRST).events["user_id"][0].as_py()})
+    leave_out(store, {read_partition(store, FIRST).events["user_id"][0].as_py()})
+    assert read_landed_manifest(store, FIRST).revision == 3
+    store.delete(landed_key(FIRST, "manifest-000002.json"))
+    with pytest.raises(InputRejected, match=r"manifest-000003\.json is there and .*manifest-000002\.json is not"):
+        read_partition(store, FIRST)
+
+
+def test_of_two_writers_of_one_revision_the_second_is_refused_and_changes_nothing(store):
+    manifest = read_landed_manifest(store, FIRST)
+    before = store.get(landed_key(FIRST))
+    with pytest.raises(Conflict):
+        put_day(store, landed_key(FIRST, ""), [], manifest.model_copy(update={"rows": 7}))
+    assert store.get(landed_key(FIRST)) == before
+
+
+@pytest.mark.parametrize(
+    ("bend", "sentence"),
+    [
+        (lambda t: t.set_column(0, "row", pa.array([7, 150])), "does not say which of the 150 landed rows"),
+        (lambda t: t.set_column(0, "row", pa.array([-1, 7])), "does not say which of the 150 landed rows"),
+        (lambda t: t.set_column(0, "row", pa.array([7, 7])), "does not say which of the 150 landed rows"),
+        (lambda t: t.slice(1), "does not say which of the 150 landed rows"),
+        (lambda t: t.drop_columns("rules"), "no table of caught rows"),
+        (lambda t: changed(t, "rules", not_utf8(2)), "no readable Parquet file"),
+        (lambda t: b"PAR1 cut off", "no readable Parquet file"),
+    ],
+)
+def test_a_table_of_caught_rows_that_makes_no_sense_is_named(store, bend, sentence):
+    accept(store, FIRST, {7: "duplicate", 9: "late"})
+    manifest = read_accepted_manifest(store, FIRST)
+    bent = bend(read_caught(store, manifest))
+    file, body = described("caught", bent if isinstance(bent, bytes) else parquet_bytes(bent), 2)
+    store.put_new(accepted_key(FIRST, file.name), body)
+    told = manifest.model_copy(update={"files": (file,)})
+    with pytest.raises(InputRejected, match=sentence) as refusal:
+        read_caught(store, told)
+    assert file.name in str(refusal.value)
 
 
 def test_fetching_with_nothing_accepted_says_what_to_run(store, tmp_path):
