@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, RetryDecision, RetryPolicy, get_current_context, task
+from airflow.sdk import Asset, BaseOperatorLink, RetryDecision, RetryPolicy, get_current_context, task
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 import tasks
@@ -78,6 +78,17 @@ def asked(context: Any) -> Any:
     return Asked(context["run_id"], dict(context["params"]), context["dag_run"].partition_key)
 
 
+class Pages(BaseOperatorLink):
+    """A button on the task: the report and the Data Docs of this step, in MLflow. Written when the task ends."""
+
+    name = "Report and Data Docs"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        from tasks.refresh import pages_of
+
+        return pages_of(operator.task_id, ti_key.run_id, Settings())
+
+
 def step(name: str, **operator: Any) -> Callable[..., Any]:
     """A task that runs the step `name` on the manifests given by name, and returns the URI of its own manifest."""
     outlets = operator.get("outlets", ())
@@ -99,5 +110,10 @@ def step(name: str, **operator: Any) -> Callable[..., Any]:
             event.add_partitions(partition)
         return uri
 
-    # a dict, because Airflow would mix its whole context into keyword arguments of any name
-    return lambda **manifests: body(manifests)
+    def task_of(**manifests: Any) -> Any:
+        # a dict, because Airflow would mix its whole context into keyword arguments of any name
+        made = body(manifests)
+        made.operator.operator_extra_links = (Pages(),)
+        return made
+
+    return task_of

@@ -14,7 +14,7 @@ from tasks.adapters.store import Store, open_store
 from tasks.clock import newest_partition
 from tasks.controller.client import ControllerClient
 from tasks.decisions import as_markdown, explanation, read_decision
-from tasks.domain.errors import InputRejected
+from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import digest_of
 from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, step_options
 from tasks.policies import load_policy
@@ -49,6 +49,16 @@ def run_step(name: str, inputs: Mapping[str, str], asked: Asked, settings: Setti
     if name == "package":
         record_end(asked.run_key, "FINISHED", settings, partition=partition)
     return uri, partition
+
+
+def pages_of(step: str, run_key: str, settings: Settings) -> str:
+    """Where a person reads what the step wrote for people: MLflow's page of the refresh; its front page when it is down."""
+    from tasks.adapters.mlflow_registry import MlflowRegistry
+
+    try:
+        return MlflowRegistry(settings).pages(run_key, step)
+    except FreshrankError:
+        return settings.url("mlflow")
 
 
 def route_data(validated: str, settings: Settings) -> str:

@@ -70,6 +70,11 @@ class AirflowClient:
         path = f"/api/v2/dags/{dag}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value"
         return self._request("GET", path)["value"]
 
+    def links(self, dag: str, run_id: str, task: str) -> dict[str, str]:
+        """The buttons of a task: what is written on them -> where they lead."""
+        found = self._request("GET", f"/api/v2/dags/{dag}/dagRuns/{run_id}/taskInstances/{task}/links")
+        return dict(found["extra_links"])
+
     def run_page(self, dag: str, run_id: str) -> str:
         return f"{self._url}/dags/{dag}/runs/{run_id}"
 

@@ -30,6 +30,11 @@ class MlflowRegistry(Registry):
     def run_page(self, run_id: str) -> str:
         return f"{self._url}/#/experiments/{self._experiment()}/runs/{run_id}"
 
+    def pages(self, run_key: str, step: str) -> str:
+        """The folder of one step's pages in the run of a refresh; the front page while there is no such run."""
+        known = self._find(run_key)
+        return f"{self.run_page(known.run_id)}/artifacts/{step}" if known else self._url
+
     def read_run(self, run_id: str) -> Recorded:
         return _recorded(self._api("GET", "runs/get", params={"run_id": run_id})["run"])
 

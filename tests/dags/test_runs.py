@@ -13,6 +13,7 @@ from tasks.adapters.store import MemoryStore
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import Decision, Outcome, Verdict
 from tasks.run import Call, Step, read_manifest
+from tasks.settings import Settings
 from tests.dags.conftest import DAGS
 
 DAY = "2017-07-01"
@@ -104,6 +105,20 @@ def test_a_proven_candidate_is_packaged_and_only_uris_travel(world: World) -> No
     assert all(
         str(value).startswith("memory://runs/") or value in ("resolve_champion", "package") for value in values
     ), values
+
+
+def test_a_step_leads_to_its_pages_even_while_mlflow_is_down(world: World) -> None:
+    run(partition=DAY)
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        rows = (
+            session.query(XComModel).filter(XComModel.key == "_link_Pages", XComModel.dag_id == "model_refresh").all()
+        )
+        links = {row.task_id: str(row.value).strip('"') for row in rows}
+    assert set(links) >= {"ingest", "validate_data", "build_dataset", "evaluate", "gate", "package"}
+    assert set(links.values()) == {Settings().url("mlflow")}  # nothing answers there: the front page is what remains
 
 
 def test_the_event_of_package_names_manifest_and_partition(world: World) -> None:

@@ -153,6 +153,18 @@ def test_explain_and_mlflow_show_the_same_numbers(stack, first_run):
     assert compared > 20
 
 
+def test_a_task_leads_to_its_report_and_the_report_is_there(stack, first_run):
+    airflow = AirflowClient(stack.settings)
+    run_id = next(run["dag_run_id"] for run in airflow.runs("model_refresh") if run["state"] == "success")
+    page = airflow.links("model_refresh", run_id, "validate_data")["Report and Data Docs"]
+    assert page.startswith(stack.settings.url("mlflow"))
+    assert page.endswith("/artifacts/validate_data")
+    run = page.split("/runs/")[1].split("/")[0]
+    where = {"run_id": run, "path": "validate_data"}
+    listed = httpx.get(f"{stack.settings.url('mlflow')}/api/2.0/mlflow/artifacts/list", params=where, timeout=20).json()
+    assert {file["path"] for file in listed["files"]} >= {"validate_data/report.html", "validate_data/data_docs"}
+
+
 def test_a_second_make_run_reuses_what_exists(stack, first_run):
     before = json.loads(stack.freshrank("status", "--json").stdout)["champion"]
     done = stack.run(*first_run.args)
