@@ -58,14 +58,20 @@ def test_only_inconclusive_weights_can_be_approved() -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "expected"),
-    [("pass", "resolve_champion"), ("empty", "nothing_to_do"), ("hold", "keep_champion"), ("refuse", "keep_champion")],
+    [
+        ("pass", "resolve_champion"),
+        ("released", "resolve_champion"),
+        ("empty", "nothing_to_do"),
+        ("hold", "keep_champion"),
+        ("refuse", "keep_champion"),
+    ],
 )
 def test_what_follows_the_data_verdict(verdict: str, expected: str) -> None:
     assert after_validation(verdict) == expected
 
 
 def test_a_data_verdict_that_nobody_knows_stops_the_run() -> None:
-    with pytest.raises(InputRejected, match="known: pass, empty, hold, refuse"):
+    with pytest.raises(InputRejected, match="known: pass, released, empty, hold, refuse"):
         after_validation("ok")
 
 
