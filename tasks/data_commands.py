@@ -88,6 +88,37 @@ def _what_next(report: Report) -> str:
     )
 
 
+@data_app.command("rules")
+def show_rules(
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Every rule that a day is judged by: what it does, how much it lets pass, and why it is there."""
+    from expectations.day_rules import DAY_RULES
+    from expectations.row_rules import ROW_RULES
+    from tasks.validate_data import load_policy
+
+    policy = load_policy()
+    told = [
+        {"rule": rule.name, "action": one.action, "budget": one.budget, "beyond": one.beyond, "why": rule.reason}
+        for rule in ROW_RULES
+        if (one := policy.rows[rule.name])
+    ]
+    told += [{"rule": rule.name, "action": policy.days[rule.name].action, "why": rule.reason} for rule in DAY_RULES]
+    if as_json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        return
+    table = Table(header_style="bold")
+    for column in ("rule", "does", "why"):
+        table.add_column(column)
+    for one in told:
+        beyond = f" rows; {one['beyond']}s the day beyond {one['budget']:.0%}" if "budget" in one else "s the day"
+        table.add_row(
+            str(one["rule"]), f"{one['action']}{beyond}" if one["action"] != "off" else "off", str(one["why"])
+        )
+    screen.print(table)
+    screen.print("numbers: tasks/policies/data.yaml; expectations of Great Expectations: expectations/suites.py")
+
+
 @data_app.command("quarantine")
 def show_quarantine(
     day: Annotated[str, typer.Argument(help="a landed day, YYYY-MM-DD")],
