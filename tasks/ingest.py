@@ -34,8 +34,9 @@ from tasks.domain.behaviour import PartitionFile, PartitionManifest, partition_d
 from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import partition_date
-from tasks.raw_ids import Pseudonyms
+from tasks.raw_ids import AlreadyHashed, Pseudonyms
 from tasks.sources import Source, require_day
+from tasks.sources.feedback import Feedback
 
 log = logging.getLogger("freshrank.ingest")
 
@@ -43,6 +44,7 @@ log = logging.getLogger("freshrank.ingest")
 def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) -> dict[str, Any]:
     """Land every missing day up to `through`, oldest first, and check `through` itself against what is already there.
 
+    The service's own feedback is not checked: a day of it is what had arrived when it was landed.
     Raises:
         InputRejected: the source does not have the day, or its table does not have the contract's shape.
         Conflict: `through` was landed before with other content; nothing was overwritten.
@@ -53,8 +55,9 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
     _same_key(store, present, key_id)
     erased = finish_days(store)
     missing = [day for day in source.days() if day <= through and day not in set(present)]
-    tables = _Tables(source, store, Pseudonyms(key), erased)
-    landed = [land(source, store, day, tables, key_id) for day in missing or [through]]
+    tables = _Tables(source, store, key, erased)
+    again = [] if tables.live else [through]
+    landed = [land(source, store, day, tables, key_id) for day in missing or again]
     new = landed if missing else []
     _keep_out(store, tables, [manifest.partition for manifest in new])
     return {
@@ -103,12 +106,12 @@ def land(source: Source, store: Store, day: str, tables: _Tables, key_id: str) -
         digest=partition_digest(day, content),
     )
     if store.exists(landed_key(day)):
-        return _same_content(store, manifest)
+        return _known(store, manifest, tables.live)
     tables.put()
     try:
         put_day(store, landed_key(day, ""), files, manifest)
     except Conflict:  # another live copy of this task was first; its day counts if it is the same day
-        return _same_content(store, manifest)
+        return _known(store, manifest, tables.live)
     log.info(
         "partition=%s rows=%d late_rows=%d digest=%s", day, manifest.rows, manifest.late_rows, manifest.digest[:12]
     )
@@ -133,9 +136,10 @@ def _same_key(store: Store, present: list[str], key_id: str) -> None:
         )
 
 
-def _same_content(store: Store, manifest: PartitionManifest) -> PartitionManifest:
+def _known(store: Store, manifest: PartitionManifest, live: bool) -> PartitionManifest:
+    """The landed day, which must be the same day unless its source goes on growing."""
     known = read_landed_manifest(store, manifest.partition)
-    if known.digest != manifest.digest:
+    if known.digest != manifest.digest and not live:
         raise Conflict(
             f"{manifest.partition} was landed with digest {known.digest[:12]} ({known.rows} rows), the source now says "
             f"{manifest.digest[:12]} ({manifest.rows} rows); nothing was overwritten, a landed day never changes"
@@ -146,8 +150,9 @@ def _same_content(store: Store, manifest: PartitionManifest) -> PartitionManifes
 class _Tables:
     """What all days of one source share: pseudonyms, who is erased, and the item and user tables, read once, put once."""
 
-    def __init__(self, source: Source, store: Store, names: Pseudonyms, erased: frozenset[str]) -> None:
-        self.names, self.erased = names, erased
+    def __init__(self, source: Source, store: Store, key: bytes, erased: frozenset[str]) -> None:
+        self.live = isinstance(source, Feedback)
+        self.names, self.erased = AlreadyHashed() if self.live else Pseudonyms(key), erased
         self._store, self._is_put = store, False
         items = frame_of(conform(source.items(), ITEM, f"{source.name} items")[0])
         self.items, self._items, of_items = _side_table("items", items.sort(ITEM.key, *ITEM.names[1:]), ITEM)
@@ -155,7 +160,7 @@ class _Tables:
         self.content, self.ignored = {"items": of_items}, list[str]()
         if (sent := source.users()) is not None:
             raw, _ = conform(sent, USER, f"{source.name} users")
-            users, copies = names.users(frame_of(raw))
+            users, copies = self.names.users(frame_of(raw))
             users = users.filter(~held_by(users, erased))
             # the order of the file follows the key: nothing may depend on it, and the source's own order may not stay
             self.users, self._users, of_users = _side_table("users", users.sort(users.columns, nulls_last=True), USER)

@@ -6,6 +6,7 @@ Nothing heavy is imported until a step runs: the Airflow page and the command li
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from tasks.run import Asked, Call, Step
 
 def _ingest(call: Call) -> dict[str, Any]:
     from tasks.ingest import ingest
-    from tasks.sources import open_source
+    from tasks.sources import Source, open_source
+    from tasks.sources.feedback import Feedback
 
-    secrets = call.settings.secrets
+    secrets, source = call.settings.secrets, call.settings.source
+    opened: Source
+    if source == "none":
+        opened = Feedback(call.store, call.partition, secrets.pseudonym_key_id, datetime.now(UTC).date().isoformat())
+    else:
+        opened = open_source(source)
     summary = ingest(
-        open_source(call.settings.source),
+        opened,
         call.store,
         through=call.partition,
         key=bytes.fromhex(secrets.pseudonym_key),
