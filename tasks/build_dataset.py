@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import MOST_HOLDOUT_DAYS, Augmentation, Data, Exposure, Recipe
+from tasks.domain.recipe import Augmentation, Exposure, Recipe
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
 from tasks.ranker.augment import augmented
@@ -29,74 +28,20 @@ from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
 from tasks.ranker.days import day_keys, ensure_rows
 from tasks.ranker.features import FEATURES
-from tasks.ranker.fitted import Fitted, fit
+from tasks.ranker.fitted import Fitted, Inputs, fit
 from tasks.ranker.knowledge import KNOWLEDGE
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
+from tasks.ranker.parts import Parts, Tally, drift, tally
 from tasks.ranker.position_bias import examination
 from tasks.ranker.rows import Rows, Sampling
 from tasks.ranker.shown import Shown, read_shown
+from tasks.ranker.split import Days, split_days
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest, text_digest
 
 SEED = 20170701
 PLAN_DAYS = 8  # how far back a morning looks at plans: its own, and that of a week before
 WORKERS = min(8, len(os.sched_getaffinity(0)))
-
-
-@dataclass(frozen=True, slots=True)
-class Days:
-    """Which day is for what, as day numbers; `last` is the partition.
-
-    Where labels come late, the days before the holdout whose labels may lie in it belong to no part, and neither do the
-    last days, whose labels are not all there yet.
-    """
-
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    holdout: tuple[int, ...]
-    train_end: int  # the last day that training may read, labels included
-    last: int
-
-
-def split_days(partition: str, recipe: Recipe, slate_count: Callable[[int], int] | None) -> Days:
-    """Holdout last, validation before it, training before that.
-
-    Args:
-        slate_count: slates of a day; they decide how long the holdout is. None for a first champion: it meets no one,
-            so nothing is held out.
-    """
-    last, data = epoch_day(partition_date(partition)), recipe.data
-    mature = last - data.label_delay_days
-    held_out = holdout_length(map(slate_count, range(mature, 0, -1)), data) if slate_count else 0
-    train_end = mature - held_out if held_out else last
-    start_holdout, end = mature + 1 - held_out, train_end + 1 - data.label_delay_days
-    start_validation = end - data.validation_days
-    start = max(epoch_day(data.train_from), start_validation - data.train_days)
-    if start >= start_validation:
-        raise InputRejected(
-            f"recipe {recipe.name} trains from {data.train_from}, but validation for {partition} starts on "
-            f"{iso_day(start_validation)}; choose a later partition or an earlier train_from"
-        )
-    return Days(
-        train=tuple(range(start, start_validation)),
-        validation=tuple(range(start_validation, end)),
-        holdout=tuple(range(start_holdout, mature + 1)),
-        train_end=train_end,
-        last=last,
-    )
-
-
-def holdout_length(slates: Iterable[int], data: Data) -> int:
-    """Fewest days, from the newest back, that hold enough slates: at least the recipe's, at most 14.
-
-    Counts of slates decide, and nothing that was trained: a length chosen after a look at results would choose them.
-    """
-    total = 0
-    for days, more in enumerate(slates, start=1):
-        total += more
-        if days == MOST_HOLDOUT_DAYS or (days >= data.holdout_days and total >= data.holdout_slates):
-            return days
-    return data.holdout_days
 
 
 def build_dataset(
@@ -145,8 +90,14 @@ def build_dataset(
     keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
     if shown is not None:  # what came of a day's lists is known some days later
         keys = {day: keys[min(day + data.label_delay_days, days.last)] for day in keys}
-    slates, rows = _training_rows(out, days, keys, sampling, cache)
-    _fit(out, days, builder, exposure, rows).save(out)
+    files = _made_rows(out, days, keys, sampling, cache)
+    tallies = {name: tally(map(Rows.load, part.values())) for name, part in files.items()}
+    train = tallies["train"].part
+    fitted = _fit(files["train"], builder, days, exposure, train.rows)
+    fitted.save(out)
+    parts = _compared(tallies, fitted, builder, days)
+    (out / "parts.json").write_bytes(canonical_json(parts.model_dump(mode="json")))
+    _judge(out, files["train"], fitted.inputs)
 
     dataset = Dataset(out)
     morning = dataset.whole.morning(days.last + 1)
@@ -162,8 +113,8 @@ def build_dataset(
         train_end=iso_day(days.train_end),
         recipe=recipe.digest,
         seed=SEED,
-        slates=slates,
-        rows=rows,
+        slates=train.slates,
+        rows=train.rows,
         log_digest=keys[days.last],
     )
     (out / "dataset.json").write_bytes(canonical_json(split.model_dump(mode="json")))
@@ -182,6 +133,10 @@ def build_dataset(
         "holdout_first_day": split.holdout_days[0] if days.holdout else None,
         "state_through": partition,
         "data_digest": split.log_digest,
+        "train_holdout_drift": round(parts.worst[1].psi, 4),
+        "train_holdout_drift_of": parts.worst[0],
+        "class_balance": round(parts.balance_shift, 4),
+        "positive_share": {name: round(part.positive_share, 6) for name, part in parts.parts.items()},
         **left_out,
     }
 
@@ -235,37 +190,71 @@ def _texts(counting: StateBuilder, days: Days, plan: Augmentation, cache: Path) 
     return text_table(items, wanted, rows, vectors, np.stack(views) if views else None), digests
 
 
-def _training_rows(out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path) -> tuple[int, int]:
-    """Put each training day's rows under out/train, made or from the cache; returns how many slates and rows."""
+def _made_rows(
+    out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path
+) -> dict[str, dict[str, Path]]:
+    """The file of each day's rows, by part, made or from the cache. Only those of training days are put under `out`."""
     folder, target = cache / "days", out / "train"
     folder.mkdir(parents=True, exist_ok=True)
     target.mkdir()
-    files = {day: folder / f"{keys[day]}.safetensors" for day in days.train}
-    ensure_rows(out, files, sampling, WORKERS)
-    slates = rows = 0
-    for day, file in files.items():
-        link_or_copy(file, target / f"{iso_day(day)}.safetensors")
-        with safe_open(file, framework="numpy") as part:
-            slates += part.get_slice("ptr").get_shape()[0] - 1
-            rows += part.get_slice("label").get_shape()[0]
-    return slates, rows
+    parts = {"train": days.train, "validation": days.validation, "holdout": days.holdout}
+    files = {day: folder / f"{keys[day]}.safetensors" for part in parts.values() for day in part}
+    ensure_rows(out, files, sampling, days.train_end, WORKERS)
+    for day in days.train:
+        link_or_copy(files[day], target / f"{iso_day(day)}.safetensors")
+    return {name: {iso_day(day): files[day] for day in part} for name, part in parts.items() if part}
 
 
-def _fit(out: Path, days: Days, builder: StateBuilder, exposure: Exposure, rows: int) -> Fitted:
+def _fit(files: dict[str, Path], builder: StateBuilder, days: Days, exposure: Exposure, rows: int) -> Fitted:
     """What is fitted on the training days: their rows, their lists, and the items that their mornings could rank."""
-    items, names = builder.log.items, FEATURES + KNOWLEDGE if builder.knowledge else FEATURES
+    names = FEATURES + KNOWLEDGE if builder.knowledge else FEATURES
     sold = builder.sold(days.train[0], days.train[-1]).tolist()
-    levels = {name: items.level(depth) for name, depth in (("department", 1), ("category", 2), ("type", 99))}
-    vocabularies = {name: tuple(sorted({of[item] for item in sold})) for name, of in levels.items()}
-    train = [iso_day(day) for day in days.train]
-    x = (Rows.features_of(out / "train" / f"{day}.safetensors") for day in train)
+    vocabularies = {name: tuple(sorted({of[item] for item in sold})) for name, of in _levels(builder.log).items()}
     bias = exposure.position_bias
-    fitted = fit(train, names, x, rows, vocabularies, position=bias == "input")
+    x = map(Rows.features_of, files.values())
+    fitted = fit(tuple(files), names, x, rows, vocabularies, position=bias == "input")
     if bias != "weights" or builder.shown is None:
         return fitted
     shown = builder.shown.during(days.train[0], days.train[-1])
     looked_at = examination(shown.item, shown.position, shown.grade > 0)
     return fitted.model_copy(update={"looked_at": tuple(looked_at.tolist()), "most_weight": exposure.most_weight})
+
+
+def _compared(tallies: dict[str, Tally], fitted: Fitted, builder: StateBuilder, days: Days) -> Parts:
+    """How far what comes after training (the holdout, or a first champion's validation) differs from it."""
+    against, later = ("holdout", days.holdout) if days.holdout else ("validation", days.validation)
+    log = builder.log
+    items = log.item[log.before(later[0]) : log.before(later[-1] + 1)].tolist()
+    unknown = {}
+    for name, of in _levels(log).items():
+        known = set(fitted.vocabularies[name])
+        unknown[name] = sum(of[item] not in known for item in items) / max(len(items), 1)
+    return Parts(
+        parts={name: one.part for name, one in tallies.items()},
+        against=against,
+        drift=drift(fitted.inputs.features, tallies["train"].x, tallies[against].x),
+        unknown_share=unknown,
+    )
+
+
+def _levels(log: EventLog) -> dict[str, list[str]]:
+    return {name: log.items.level(depth) for name, depth in (("department", 1), ("category", 2), ("type", 99))}
+
+
+def _judge(out: Path, files: dict[str, Path], inputs: Inputs) -> None:
+    """Have Great Expectations judge the training rows; its page is written whatever it says.
+
+    Raises:
+        InputRejected: the rows are not what training may be given.
+    """
+    from expectations.products import judge_training_set  # seconds: Great Expectations
+
+    rows: Iterator[tuple[str, Any]] = ((day, Rows.load(path)) for day, path in files.items())
+    wrong, page = judge_training_set(rows, inputs.features, inputs.nullable)
+    (out / "data_docs").mkdir()
+    (out / "data_docs" / "training_set.html").write_text(page)
+    if wrong:
+        raise InputRejected(f"the training set is not sound: {'; '.join(wrong)}. Nothing is trained on it")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

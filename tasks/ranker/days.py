@@ -1,6 +1,6 @@
 """Training rows of many days, each made once: cached by a digest of all they depend on, made by one process a core.
 
-A worker is `python -m tasks.ranker.days DATASET SAMPLING DAY=FILE...`; it says on stdout when a day's file is whole.
+A worker is `python -m tasks.ranker.days DATASET TRAIN_END SAMPLING DAY=FILE...`; it says on stdout when a day's file is whole.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ def day_keys(
     return keys
 
 
-def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, workers: int) -> None:
+def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, train_end: int, workers: int) -> None:
     """Make the file of every day in `wanted` that does not exist yet.
+
+    Args:
+        train_end: rows of days up to it are made without opening the holdout.
 
     Raises:
         InputRejected: a worker failed on its days.
@@ -60,7 +63,7 @@ def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, w
     missing = [(day, path) for day, path in wanted.items() if not path.exists()]
     if not missing:
         return
-    options = [str(dataset), json.dumps(asdict(sampling))]
+    options = [str(dataset), iso_day(train_end), json.dumps(asdict(sampling))]
     processes = []
     for n in range(min(workers, len(missing))):
         days = [f"{iso_day(day)}={path}" for day, path in missing[n::workers]]  # dealt out: later days cost more
@@ -99,11 +102,15 @@ def _digest(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    directory, options, *days = arguments
+    directory, train_end, options, *days = arguments
     dataset, sampling = Dataset(Path(directory)), Sampling(**json.loads(options))
+    whole = False
     for pair in days:
         day, _, name = pair.partition("=")
-        rows = training_rows(dataset.builder, epoch_day(day), dataset.text_digests, sampling)
+        if day > train_end and not whole:  # the days are in order: what was only for training may go
+            dataset, whole = Dataset(Path(directory)), True
+        builder = dataset.whole if whole else dataset.builder
+        rows = training_rows(builder, epoch_day(day), dataset.text_digests, sampling)
         target = Path(name)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         rows.save(draft)

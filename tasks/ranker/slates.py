@@ -61,7 +61,7 @@ class ShownSlate:
 
 
 def shown_on(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[ShownSlate]:
-    """The lists of `day` that selected users did something with; a list that nobody answered teaches no order."""
+    """The lists of `day` that selected users answered in part: without an answer, or with nothing else, there is no order."""
     shown = builder.shown
     if shown is None:
         return []
@@ -71,7 +71,8 @@ def shown_on(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[S
     slates = []
     starts = np.flatnonzero(np.diff(shown.request[kept], prepend=-1)) if len(kept) else kept
     for part in np.split(kept, starts[1:]):
-        if len(part) and shown.grade[part].any():
+        answered = np.count_nonzero(shown.grade[part])
+        if 0 < answered < len(part):
             one = int(part[0])
             slates.append(
                 ShownSlate(

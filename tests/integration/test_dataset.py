@@ -11,14 +11,16 @@ import pytest
 from safetensors import SafetensorError
 
 from tasks.build_dataset import SEED, build_dataset
+from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import Augmentation, Exposure, load_recipe
 from tasks.finetune import finetune
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import HOLDOUT, Dataset
-from tasks.ranker.features import columns
+from tasks.ranker.features import FEATURES, columns
 from tasks.ranker.fitted import FILE
 from tasks.ranker.judge import judge, mean_of, prepare
 from tasks.ranker.knowledge import NULLABLE
+from tasks.ranker.parts import Parts
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import rank
 from tasks.ranker.retrieve import candidates_of
@@ -136,6 +138,31 @@ def test_served_features_are_those_that_are_trained_on(home, dataset):
 def lines_of(data, day, user):
     log = data.whole.log
     return log.item[(log.day == day) & (log.user == user)].tolist()
+
+
+def test_parts_are_compared_and_the_training_set_is_judged(dataset):
+    told = Parts.model_validate_json((dataset / "parts.json").read_bytes())
+    split = Dataset.open(dataset).split
+    assert {name: part.days for name, part in told.parts.items()} == {
+        "train": len(split.train_days),
+        "validation": len(split.validation_days),
+        "holdout": len(split.holdout_days),
+    }
+    assert (told.parts["train"].slates, told.parts["train"].rows) == (split.slates, split.rows)
+    assert set(told.drift) == set(FEATURES) and told.worst[1].psi > 0
+    assert told.unknown_share == {"department": 0, "category": 0, "type": 0}
+    assert "training_set" in (dataset / "data_docs" / "training_set.html").read_text()
+
+
+def test_rows_that_teach_no_order_are_refused(shop, home):
+    recipe = RECIPE.model_copy(
+        update={"data": RECIPE.data.model_copy(update={"keep_bought": 1e-9, "keep_other": 1e-9})}
+    )
+    out = home / "unsound"
+    out.mkdir()
+    with pytest.raises(InputRejected, match="training set is not sound: .*everything was bought teaches no order"):
+        build_dataset(shop.accepted, shop.plans, shop.catalogue, FIRST, recipe, home / "cache", out, None)
+    assert "training_set" in (out / "data_docs" / "training_set.html").read_text()
 
 
 def with_lists(path: Path, folder: Path) -> Path:

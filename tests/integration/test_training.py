@@ -229,7 +229,9 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
     assert set(View(out / "view").user_ids) == set(View(dataset / "view").user_ids)
     assert len(View(out / "view")) == min(USERS, RECIPE.data.users)
     new_days = {path.name for path in (home / "cache" / "days").iterdir()} - made_before
-    assert len(new_days) == len(set(split.train_days) - set(Dataset.open(dataset).split.train_days))
+    before = Dataset.open(dataset).split
+    wanted = {*split.train_days, *split.validation_days, *split.holdout_days}
+    assert len(new_days) == len(wanted - {*before.train_days, *before.validation_days})
 
     target = home / "evaluated"
     target.mkdir()
@@ -261,5 +263,5 @@ def test_only_safe_files_are_written(model, compressed, dataset):
     kinds = {
         path.suffix for folder in (model[0], compressed[0], dataset) for path in folder.rglob("*") if path.is_file()
     }
-    assert kinds <= {".safetensors", ".json", ".png", ".xml", ".bin"}
+    assert kinds <= {".safetensors", ".json", ".png", ".xml", ".bin", ".html"}
     assert set(load_file(model[0] / PARENT))

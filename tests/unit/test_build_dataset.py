@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.build_dataset import chosen_users, holdout_length, most_trips, split_days
+from tasks.build_dataset import chosen_users, most_trips
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import partition_date
 from tasks.domain.recipe import load_recipe
@@ -18,6 +18,7 @@ from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.days import day_keys, ensure_rows
 from tasks.ranker.rows import Sampling, training_rows
 from tasks.ranker.slates import slates_on
+from tasks.ranker.split import holdout_length, split_days
 from tests.ranker_builders import DAY, a_builder, a_log, stocked
 
 DEMO = load_recipe("demo")
@@ -193,19 +194,19 @@ def test_options_and_items_are_in_every_key(tmp_path, other):
 def test_a_worker_that_fails_or_is_killed_is_told_apart(tmp_path, monkeypatch):
     sampling = Sampling(0.1, 0.1, 0.0, 1)
     with pytest.raises(InputRejected, match="worker of build_dataset failed"):
-        ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, sampling, workers=1)
+        ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, sampling, DAY, workers=1)
     killer = tmp_path / "python"
     killer.write_text("#!/bin/sh\nkill -9 $$\n")
     killer.chmod(0o755)
     monkeypatch.setattr("tasks.ranker.days.sys.executable", str(killer))
     with pytest.raises(Unavailable, match="was killed"):
-        ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, sampling, workers=1)
+        ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, sampling, DAY, workers=1)
 
 
 def test_days_that_exist_start_no_worker(tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.ranker.days.sys.executable", "/no/such/python")
     (tmp_path / "rows.safetensors").touch()
-    ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, Sampling(0.1, 0.1, 0.0, 1), workers=2)
+    ensure_rows(tmp_path, {DAY: tmp_path / "rows.safetensors"}, Sampling(0.1, 0.1, 0.0, 1), DAY, workers=2)
 
 
 def test_a_day_without_slates_is_no_error():
