@@ -210,12 +210,30 @@ def served_at(
 
 @app.command()
 def replay(
-    day: Annotated[str, typer.Option(help="the day whose trips are sent, YYYY-MM-DD")],
+    day: Annotated[str | None, typer.Option(help="the day whose trips are sent, or damaged, YYYY-MM-DD")] = None,
     rate: Annotated[float, typer.Option(min=0.1, max=1000, help="requests per second")] = 20,
     seconds: Annotated[float, typer.Option(min=1, help="how long")] = 60,
+    inject: Annotated[
+        str | None, typer.Option(help="damage the day in memory and show what the rules make of it")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="how much damage; see --list-kinds")] = None,
+    list_kinds: Annotated[bool, typer.Option("--list-kinds", help="what --inject knows")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the trips of a real day as live requests, and what was bought as feedback."""
+    """Send the trips of a real day as live requests, and what was bought as feedback; or rehearse a bad day.
+
+    With --inject nothing is sent, landed or published: the day is damaged in memory and judged against the days before.
+    """
+    if list_kinds:
+        return _show_kinds(as_json)
+    if day is None:
+        raise InputRejected("say which day: freshrank replay --day 2017-07-02")
+    if inject is not None:
+        from tasks.red_team.rehearsal import as_text, rehearse
+
+        settings = Settings()
+        told = rehearse(settings, day, inject, strength, settings.data / "rehearsals" / f"{day}-{inject}")
+        return _emit(told) if as_json else screen.print(as_text(told))
     from tasks.replay import replay_day
 
     result = replay_day(Settings(), day, rate=rate, seconds=seconds)
@@ -226,6 +244,21 @@ def replay(
             f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, "
             f"{result['feedback']} feedback posts"
         )
+
+
+def _show_kinds(as_json: bool) -> None:
+    from tasks.red_team import KINDS
+
+    if as_json:
+        return _emit(
+            [{"kind": k.name, "what": k.what, "strength": k.strength, "published": k.published} for k in KINDS]
+        )
+    table = Table(show_header=True, header_style="bold")
+    for column in ("kind", "what goes wrong", "strength", "promised at"):
+        table.add_column(column)
+    for kind in KINDS:
+        table.add_row(kind.name, kind.what, kind.strength, f"{kind.published:g}")
+    screen.print(table)
 
 
 @app.command()
