@@ -115,7 +115,7 @@ def erase(
             day: ErasedDay(
                 landed=landed[day], accepted=accepted.get(day), digest=read_landed_manifest(store, day).digest
             )
-            for day in sorted(days)
+            for day in sorted(days & landed.keys())  # the others are retired
         },
         tainted=tainted,
         remains=tuple(remains),

@@ -1,4 +1,4 @@
-"""`freshrank erase`: what is there of one user, a question, and then nothing but a record. Raw ids are hashed at once."""
+"""`freshrank erase` and `freshrank retention`: show what is there, ask, delete. Raw ids are hashed at once."""
 
 from __future__ import annotations
 
@@ -60,6 +60,32 @@ def erase(
         now=datetime.now(UTC),
     )
     _emit(_as_json(holdings) | {"done": done.model_dump()}) if as_json else _tell(done)
+
+
+def retention(
+    keep_days: Annotated[int, typer.Option(help="keep the newest landed day and so many days with it")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is there, change nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Delete the rows of days that are older than that, and what steps made from them. Run it again to resume it."""
+    from tasks.adapters.store import open_store
+    from tasks.retention import look_for_old, retire
+
+    settings = Settings()
+    store = open_store(settings)
+    found = look_for_old(store, keep_days)
+    if not as_json:
+        span = f", {found.days[0]} to {found.days[-1]}" if found.days else ""
+        screen.print(f"before {found.before}: {len(found.days)} days{span}, {len(found.objects)} objects")
+    if not dry_run and (found.days or found.objects):
+        if not yes and not (sys.stdin.isatty() and typer.confirm("Delete? This cannot be undone")):
+            raise InputRejected("nothing was deleted; say --yes where nobody can be asked")
+        retire(store, found, settings.data, keep_days, f"cli:{getpass.getuser()}", datetime.now(UTC))
+        if not as_json:
+            screen.print("deleted; those days are not landed, judged or trained on again")
+    if as_json:
+        _emit(found.model_dump())
 
 
 def _pseudonym(user: str | None, given: str | None, settings: Settings, store: Store) -> str:

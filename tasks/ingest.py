@@ -25,6 +25,7 @@ from tasks.adapters.partitions import (
     parquet_bytes,
     put_day,
     read_landed_manifest,
+    retired_days,
     users_key,
 )
 from tasks.adapters.store import Store
@@ -54,7 +55,10 @@ def ingest(source: Source, store: Store, through: str, key: bytes, key_id: str) 
     present = landed_days(store)
     _same_key(store, present, key_id)
     erased = finish_days(store)
-    missing = [day for day in source.days() if day <= through and day not in set(present)]
+    settled = {*present, *(retired := retired_days(store))}
+    if through in retired:
+        raise InputRejected(f"{through} was retired because of its age; it is not landed again")
+    missing = [day for day in source.days() if day <= through and day not in settled]
     tables = _Tables(source, store, key, erased)
     again = [] if tables.live else [through]
     landed = [land(source, store, day, tables, key_id) for day in missing or again]

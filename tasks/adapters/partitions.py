@@ -40,6 +40,7 @@ MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?!00000[01])(?P<revision>[
 CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
 # years 1 to 9999: what a calendar can say. A time beyond is garbage, and libraries crash on it
 EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+RETIRED = "retired.json"  # beside the manifests of a day: it is too old, its bytes are gone
 M = TypeVar("M", PartitionManifest, AcceptedManifest)
 
 
@@ -76,6 +77,11 @@ def catalogue_key(sha256: str) -> str:
 
 def users_key(sha256: str) -> str:
     return f"users/{sha256}.parquet"
+
+
+def retired_days(store: Store) -> list[str]:
+    """Days that were landed and whose bytes were deleted because of their age: they are not landed again."""
+    return sorted(day for day in _days_with(store.list("behaviour/"), RETIRED))
 
 
 def manifest_name(revision: int) -> str:
@@ -305,10 +311,17 @@ def _fetched(store: Store, key: str, sha256: str, target: Path) -> Path:
 
 def _revisions(store: Store, prefix: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for key in store.list(prefix):
+    keys = store.list(prefix)
+    for key in keys:
         if (named := MANIFEST.search(key)) and _is_day(day := named["day"]):
             found[day] = max(found.get(day, 1), int(named["revision"] or 1))
+    for day in _days_with(keys, RETIRED):
+        found.pop(day, None)
     return found
+
+
+def _days_with(keys: list[str], name: str) -> list[str]:
+    return [day for key in keys if key.endswith(f"/{name}") and _is_day(day := key.split("/dt=")[-1].split("/")[0])]
 
 
 def _is_day(text: str) -> bool:
