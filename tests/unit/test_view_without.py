@@ -11,8 +11,8 @@ import pytest
 from tasks.adapters.releases import delete_before, fetch, publish
 from tasks.adapters.store import MemoryStore
 from tasks.domain.errors import InputRejected
-from tasks.ranker.state import HISTORY_FIELDS, View, save_view
-from tasks.serving.release import seal_view, verify_view
+from tasks.ranker.state import HISTORY_FIELDS, View
+from tasks.serving.release import verify_view
 from tasks.view_without import (
     holds,
     leave_out_of_directory,
@@ -21,17 +21,7 @@ from tasks.view_without import (
     view_without,
 )
 from tests.behaviour_builders import HookedStore, die, holders
-from tests.ranker_builders import DAY, a_builder, a_log, stocked
-
-ANNA, BERT = f"{0:064x}", f"{1:064x}"
-
-
-def a_view(directory: Path) -> str:
-    log = a_log(stocked([(DAY - 3, 0, 1), (DAY - 2, 0, 2), (DAY - 2, 1, 5), (DAY - 1, 2, 7)]))
-    morning = a_builder(log).morning(DAY)
-    save_view(directory, morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
-    (directory / "schema.json").write_text("{}")
-    return seal_view(directory, 4)
+from tests.view_builders import ANNA, BERT, a_view
 
 
 def a_store(tmp_path: Path) -> tuple[MemoryStore, str]:
