@@ -83,12 +83,13 @@ class Past:
         again = pl.concat(likely).join(pl.DataFrame({"id": today}), on="id", how="semi")["id"]
         return None if again.is_empty() else hashes.is_in(again.unique().implode())
 
-    def stranger_share(self, day: str, events: pl.DataFrame) -> float:
-        """Share of the rows whose user no reference day has seen."""
-        users = events.group_by("user_id").len().drop_nulls("user_id")
-        users = users.with_columns(id=pl.col("user_id").cast(pl.String).hash())
-        strangers = users.join(_hashes(self._users, day).unique(), on="id", how="anti")
-        return float(strangers["len"].sum() / max(len(events), 1))
+    def stranger_share(self, day: str, user_rows: pl.DataFrame, rows: int) -> float:
+        """Share of the rows whose user no reference day has seen. `user_rows`: user_id, rows."""
+        strangers = user_rows.select("rows", id=pl.col("user_id").cast(pl.String).hash())
+        for past in sorted(self._users, reverse=True):  # most users were here within a week
+            if past < day and len(strangers):
+                strangers = strangers.join(self._users[past].alias("id").to_frame(), on="id", how="anti")
+        return float(strangers["rows"].sum() / max(rows, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,10 @@ class Seen:
         return cls(ids, events["user_id"].unique().drop_nulls().cast(pl.String).hash(), acts_of(events))
 
 
+def rows_by_user(events: pl.DataFrame) -> pl.DataFrame:
+    return events.group_by("user_id").agg(rows=pl.len()).drop_nulls("user_id")
+
+
 SEEN = ("event_id", "user_id", "item_id", "event_type", "event_time")
 SAMPLED, LARGE = 16, 200_000  # of a larger day every sixteenth user is remembered
 
@@ -120,11 +125,6 @@ def acts_of(events: pl.DataFrame) -> NDArray[np.uint64]:
         rows = rows.filter(who % SAMPLED == 0)
     what = pl.struct(pl.col("item_id", "event_type").cast(pl.String), pl.col("event_time").dt.time()).hash()
     return rows.select((what ^ who) // SAMPLED * SAMPLED + who % SAMPLED).collect().to_series().to_numpy()
-
-
-def _hashes(by_day: Mapping[str, pl.Series], day: str) -> pl.DataFrame:
-    known = [ids.alias("id").to_frame() for past, ids in by_day.items() if past < day]
-    return pl.concat([pl.DataFrame(schema={"id": pl.UInt64}), *known])
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,21 @@ class Day:
 
     @cached_property
     def copied_share(self) -> float | None:
-        return self.past.copied_share(self.day, acts_of(self.sound))
+        return self.past.copied_share(self.day, self.seen.acts)
+
+    @cached_property
+    def seen(self) -> Seen:
+        """What is remembered of the sound rows."""
+        return Seen.of(self.sound, self.sound["event_id"].hash() if self.has_quarantine else self.event_id_hashes)
+
+    @property
+    def has_quarantine(self) -> bool:
+        return len(self.sound) < len(self.events)
 
     @cached_property
     def user_rows(self) -> pl.DataFrame:
         """user_id, rows: of every landed row that has a user."""
-        return self.events.group_by("user_id").agg(rows=pl.len()).drop_nulls("user_id")
+        return rows_by_user(self.events)
 
     def of_users(self, users: pl.Series) -> pl.Series:
         """The mask of the events of these users."""
@@ -195,7 +204,7 @@ class Day:
 
     @cached_property
     def sound_items(self) -> pl.DataFrame:
-        return self.items if len(self.sound) == len(self.events) else item_counts(self.sound)
+        return item_counts(self.sound) if self.has_quarantine else self.items
 
     @cached_property
     def items_before(self) -> pl.DataFrame:
@@ -208,11 +217,12 @@ class Day:
     @cached_property
     def counts(self) -> DayCounts:
         """Of the sound rows: quarantined ones teach nothing, so they must not move a distribution either."""
-        counts = day_counts(self.sound, self.sound_items, self.catalogue)
+        by_user = rows_by_user(self.sound) if self.has_quarantine else self.user_rows
+        counts = day_counts(self.sound, self.sound_items, by_user["rows"], self.catalogue)
         return counts.model_copy(
             update={
                 "distances": distances(counts, self.reference),
-                "stranger_share": self.past.stranger_share(self.day, self.sound),
+                "stranger_share": self.past.stranger_share(self.day, by_user, len(self.sound)),
             }
         )
 

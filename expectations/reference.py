@@ -42,11 +42,12 @@ def item_counts(events: pl.DataFrame) -> pl.DataFrame:
     return counted.collect()
 
 
-def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFrame) -> DayCounts:
+def day_counts(events: pl.DataFrame, items: pl.DataFrame, user_rows: pl.Series, categories: pl.DataFrame) -> DayCounts:
     """What the sound rows of a day say by themselves; distances and strangers need the days before.
 
     Args:
         items: item_counts(events).
+        user_rows: how many rows each user has.
         categories: item_id, category.
     """
     discounted = pl.col("discount") / (pl.col("value") + pl.col("discount"))
@@ -68,10 +69,9 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
     plans = [buckets.group_by(bucket=pl.col(name)).len() for name in dimensions]
     plans += [buckets.group_by(bucket=pl.col(name), type=pl.col("act")).len() for name in slices]
     plans.append(buckets.group_by(bucket="hour").agg(len=pl.col("visit").n_unique()))
-    plans.append(events.lazy().group_by("user_id").len())
     time = pl.col("event_time")
     plans.append(events.lazy().select(first=time.min().dt.time(), last=time.max().dt.time()))
-    *tables, visits, users, ends = pl.collect_all(plans)
+    *tables, visits, ends = pl.collect_all(plans)
     counts = {name: _counted(table) for name, table in zip(dimensions, tables, strict=False)}
     counts["category"] = _counted(
         items.join(categories, on="item_id", how="left").group_by(bucket="category").agg(len=pl.col("rows").sum())
@@ -82,7 +82,7 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, categories: pl.DataFra
         named = table.drop_nulls().select(pl.col("bucket", "type").cast(pl.String), "len").sort("bucket", "type")
         for bucket, kind, rows in named.iter_rows():
             rates[name].setdefault(bucket, {})[kind] = rows
-    by_item, by_user = items["rows"].to_numpy(), users["len"].to_numpy()
+    by_item, by_user = items["rows"].to_numpy(), user_rows.to_numpy()
     first, last = ends.row(0)
     return DayCounts(
         rows=len(events),

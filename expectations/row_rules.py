@@ -107,9 +107,12 @@ def _price_outlier(day: Day, settings: Settings) -> pl.Series:
 def _store_prices(day: Day, settings: Settings) -> pl.Series:
     """Every priced row of a store whose items moved together: one till that counts in another unit or currency."""
     lines = day.priced.filter(pl.col("lines") >= settings["at_least_lines"]).drop_nulls("store_id")
-    items = lines.group_by("store_id", "code").agg(pl.col("ratio").median())
     moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_items"])
-    stores = items.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)["store_id"]
+    suspects = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)["store_id"]
+    # and then by item: two hundred forged lines of one item must not cost the store its day
+    items = lines.filter(pl.col("store_id").is_in(suspects.implode())).group_by("store_id", "code")
+    by_store = items.agg(pl.col("ratio").median()).group_by("store_id").agg(pl.col("ratio").median(), pl.len())
+    stores = by_store.filter(moved)["store_id"]
     if stores.is_empty():
         return none_of(day)
     theirs = pl.col("store_id").is_in(stores.implode()) & unit_price().is_not_null()

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from expectations.day import CatchRows, Day, Past, Seen
+from expectations.day import CatchRows, Day, Past
 from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
 from expectations.profile import ROW, Profile, broken
@@ -138,10 +138,9 @@ def _judge_landed(landed: LandedDay, seen: int, policy: DataPolicy, past: Past, 
     catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
     faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
     day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
-    judged, sound = _judge_day(day, masks, faults, policy, landed.released)
+    judged, day = _judge_day(day, masks, faults, policy, landed.released)
     if judged.verdict in ("pass", "released"):
-        ids = sound["event_id"].hash() if judged.accepted < judged.rows else day.event_id_hashes
-        past.remember(judged.day, judged.rows, judged.counts, judged.items, Seen.of(sound, ids))
+        past.remember(judged.day, judged.rows, judged.counts, judged.items, day.seen)
     return judged
 
 
@@ -151,8 +150,8 @@ def _judge_day(
     faults: Mapping[str, str],
     policy: DataPolicy,
     released: Mapping[str, str],
-) -> tuple[JudgedDay, pl.DataFrame]:
-    """(the verdict, the sound rows)."""
+) -> tuple[JudgedDay, Day]:
+    """(the verdict, the day with its sound rows)."""
     rows = len(day.events)
     findings: list[Finding] = []
     caught: dict[str, dict[str, pl.Series]] = {"quarantine": {}, "mark": {}}
@@ -196,7 +195,7 @@ def _judge_day(
         usual_visits=tuple(usual_visits(day).tolist()),
         drift_limits={name: js for name, (js, _) in drift_limits(day, policy.days["drift"].settings).items()},
     )
-    return judged, sound
+    return judged, day
 
 
 def _catch(day: Day, policy: DataPolicy) -> list[pl.Series]:

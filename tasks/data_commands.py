@@ -98,7 +98,7 @@ def show_rules(
     from tasks.validate_data import load_policy
 
     policy = load_policy()
-    told = [
+    told: list[dict[str, str | float]] = [
         {"rule": rule.name, "action": one.action, "budget": one.budget, "beyond": one.beyond, "why": rule.reason}
         for rule in ROW_RULES
         if (one := policy.rows[rule.name])
@@ -110,10 +110,10 @@ def show_rules(
     table = Table(header_style="bold")
     for column in ("rule", "does", "why"):
         table.add_column(column)
-    for one in told:
-        beyond = f" rows; {one['beyond']}s the day beyond {one['budget']:.0%}" if "budget" in one else "s the day"
+    for row in told:
+        beyond = f" rows; {row['beyond']}s the day beyond {row['budget']:.0%}" if "budget" in row else "s the day"
         table.add_row(
-            str(one["rule"]), f"{one['action']}{beyond}" if one["action"] != "off" else "off", str(one["why"])
+            str(row["rule"]), f"{row['action']}{beyond}" if row["action"] != "off" else "off", str(row["why"])
         )
     screen.print(table)
     screen.print("numbers: tasks/policies/data.yaml; expectations of Great Expectations: expectations/suites.py")

@@ -174,7 +174,7 @@ def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl
         return read_file(store, accepted_key(manifest.partition, file.name), file)
 
     key = landed_key(manifest.partition, manifest.events.name)
-    events = read_frame(store, key, manifest.events, EVENT, SEEN)
+    events = read_frame(store, key, manifest.events, EVENT, SEEN, coded=())
     ids = events["event_id"].hash()
     if manifest.quarantined:
         kept = ~events.select(pl.int_range(pl.len()).is_in(quarantined_rows(store, manifest).implode())).to_series()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from expectations.day import Day, Past, Seen
+from expectations.day import Day, Past
 from tasks.validate_data import load_policy
 from tests.behaviour_builders import ITEMS, events_frame
 
@@ -21,7 +21,7 @@ def a_past(days=None, rows_before=None):
     for day, rows in sorted((days or {}).items()):
         events = events_frame(list(rows)).with_row_index("row")
         judged = Day(day, events, CATALOGUE, past, events, ())
-        past.remember(day, len(events), judged.counts, judged.items, Seen.of(events, judged.event_id_hashes))
+        past.remember(day, len(events), judged.counts, judged.items, judged.seen)
     past.rows.update(rows_before or {})
     return past
 

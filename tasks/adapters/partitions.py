@@ -195,9 +195,14 @@ def read_table(
 
 
 def read_frame(
-    store: Store, key: str, file: PartitionFile, contract: Contract, columns: Sequence[str] | None = None
+    store: Store,
+    key: str,
+    file: PartitionFile,
+    contract: Contract,
+    columns: Sequence[str] | None = None,
+    coded: Sequence[str] = CODED,
 ) -> pl.DataFrame:
-    """The same as a data frame, with ids as categories of this table's own: rules compare codes, not sixty-four letters.
+    """The same as a data frame, with `coded` columns as categories of its own: rules compare codes, not sixty-four letters.
 
     Categories that all tables shared would remember every user of every day for as long as the process lives.
     """
@@ -205,7 +210,7 @@ def read_frame(
 
     uri, body = store.uri(key), read_file(store, key, file)
     names = _columns(uri, body, contract, columns)
-    coded = [name for name in CODED if name in names]
+    coded = [name for name in coded if name in names]
     try:
         frame = pl.read_parquet(body, columns=[name for name in names if name not in coded])
         for name in coded:  # one at a time: as text an id column takes ten times the memory that it takes as codes
