@@ -29,8 +29,7 @@ from tasks.adapters.partitions import (
     users_key,
 )
 from tasks.adapters.store import Store
-from tasks.conform import conform as conform
-from tasks.conform import frame_of, shown_names
+from tasks.conform import conform, frame_of, shown_names
 from tasks.domain.behaviour import PartitionFile, PartitionManifest, partition_digest
 from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract
 from tasks.domain.errors import Conflict, InputRejected
