@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -197,14 +197,22 @@ class Day:
             .collect()
         )
 
-    @cached_property
-    def items(self) -> pl.DataFrame:
-        """Of every landed row: item_id, rows, lines, price."""
-        return item_counts(self.events)
+    def with_sound(self, sound: pl.DataFrame) -> Day:
+        """The same day, of which only these rows count; what is known of all rows stays known."""
+        day = replace(self, sound=sound)
+        for name in ("event_id_hashes", "user_rows", "items_before"):
+            if name in self.__dict__:
+                day.__dict__[name] = self.__dict__[name]
+        return day
+
+    def prepare(self) -> None:
+        """Work out what several rules ask for and no other day decides."""
+        _ = (self.event_id_hashes, self.user_rows, self.alike)
 
     @cached_property
-    def sound_items(self) -> pl.DataFrame:
-        return item_counts(self.sound) if self.has_quarantine else self.items
+    def items(self) -> pl.DataFrame:
+        """Of the sound rows: item_id, rows, lines, price."""
+        return item_counts(self.sound)
 
     @cached_property
     def items_before(self) -> pl.DataFrame:
@@ -218,7 +226,7 @@ class Day:
     def counts(self) -> DayCounts:
         """Of the sound rows: quarantined ones teach nothing, so they must not move a distribution either."""
         by_user = rows_by_user(self.sound) if self.has_quarantine else self.user_rows
-        counts = day_counts(self.sound, self.sound_items, by_user["rows"], self.catalogue)
+        counts = day_counts(self.sound, self.items, by_user["rows"], self.catalogue)
         return counts.model_copy(
             update={
                 "distances": distances(counts, self.reference),

@@ -165,7 +165,7 @@ def _boosted_item(day: Day, settings: Settings) -> str | None:
     total = sum(past.rows for past in day.reference)
     before = day.items_before.select("item_id", pl.col("rows").alias("before"))
     leaps = (
-        day.sound_items.drop_nulls("item_id")
+        day.items.drop_nulls("item_id")
         .filter(pl.col("rows") >= settings["at_least_rows"])
         .join(before, on="item_id", how="left")
         .with_columns(now=pl.col("rows") / day.counts.rows, usual=pl.col("before").fill_null(0) / total)

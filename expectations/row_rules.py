@@ -72,7 +72,8 @@ def _same_moment(day: Day, settings: Settings) -> pl.Series:
 
 
 def _unknown_item(day: Day, settings: Settings) -> pl.Series:
-    strangers = day.items.drop_nulls("item_id").join(day.catalogue, on="item_id", how="anti")["item_id"]
+    today = day.events.select(pl.col("item_id").unique().cast(pl.String)).drop_nulls()
+    strangers = today.join(day.catalogue, on="item_id", how="anti")["item_id"]
     if strangers.is_empty():
         return none_of(day)
     return day.events["item_id"].cast(pl.String).is_in(strangers.implode()).fill_null(False)

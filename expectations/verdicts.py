@@ -94,10 +94,10 @@ class Tables:
         return self._faults[PLANS.name, sha256]
 
     def events(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
-        """Expectation -> the rows that break it."""
+        """Expectation -> the rows that break it. The profile of all days numbers rows on from day to day."""
         masks = broken(EVENTS, frame)
-        profile = Profile.of(EVENTS, frame, masks)
         known = self.profiles.get(EVENTS.name)
+        profile = Profile.of(EVENTS, frame.with_columns(pl.col(ROW) + (known.rows if known else 0)), masks)
         self.profiles[EVENTS.name] = known + profile if known else profile
         return masks
 
@@ -123,22 +123,45 @@ class Tables:
 
 
 def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Iterator[JudgedDay]:
-    """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged."""
-    seen = 0
-    for landed in days:
-        rows = len(landed.events)
-        yield _judge_landed(landed, seen, policy, past, tables)
-        seen += rows
+    """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged.
+
+    While one day is judged, the next is read and what needs no past is done for it.
+    """
+    ahead = iter(days)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(_prepare, ahead, policy, past, tables)
+        while (ready := following.result()) is not None:
+            following = pool.submit(_prepare, ahead, policy, past, tables)
+            yield _judge_prepared(ready, policy, past)
+            del ready  # or the day would stay in memory while the one after the next is read
 
 
-def _judge_landed(landed: LandedDay, seen: int, policy: DataPolicy, past: Past, tables: Tables) -> JudgedDay:
-    past.forget(landed.day)
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A day of which everything is known that its past does not decide."""
+
+    day: Day
+    contract: dict[str, pl.Series]  # expectation -> rows that break it
+    faults: dict[str, str]  # table -> what is wrong with it
+    released: Mapping[str, str]
+
+
+def _prepare(ahead: Iterator[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Prepared | None:
+    landed = next(ahead, None)
+    if landed is None:
+        return None
     events = landed.events.with_row_index(ROW)
-    masks = tables.events(events.with_columns(pl.col(ROW) + seen))
+    contract = tables.events(events)
     catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
     faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
     day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
-    judged, day = _judge_day(day, masks, faults, policy, landed.released)
+    day.prepare()
+    return Prepared(day, contract, faults, landed.released)
+
+
+def _judge_prepared(ready: Prepared, policy: DataPolicy, past: Past) -> JudgedDay:
+    past.forget(ready.day.day)
+    judged, day = _judge_day(ready.day, ready.contract, ready.faults, policy, ready.released)
     if judged.verdict in ("pass", "released"):
         past.remember(judged.day, judged.rows, judged.counts, judged.items, day.seen)
     return judged
@@ -171,7 +194,7 @@ def _judge_day(
     for row_rule, hits in zip(ROW_RULES, _catch(day, policy), strict=True):
         judge_rule(row_rule.name, row_rule.name, hits, row_rule.reason)
     table, sound = _split(day.events, caught["quarantine"], caught["mark"])
-    day = Day(day.day, day.events, day.catalogue, day.past, sound, day.model_inputs)
+    day = day.with_sound(sound)
     for day_rule in DAY_RULES:
         told = policy.days[day_rule.name]
         sentence = day_rule.check(day, told.settings) if rows and told.action != "off" else None
@@ -190,7 +213,7 @@ def _judge_day(
         marked={name: int(hits.sum()) for name, hits in sorted(caught["mark"].items())},
         caught=table,
         counts=day.counts,
-        items=day.sound_items,
+        items=day.items,
         usual=usual_rows(day.day, day.past.rows, policy.days["row_count"].settings),
         usual_visits=tuple(usual_visits(day).tolist()),
         drift_limits={name: js for name, (js, _) in drift_limits(day, policy.days["drift"].settings).items()},

@@ -88,16 +88,9 @@ def validate_data(
     tables = Tables(lambda sha256: read_catalogue(store, sha256))
     past = _recall(store, sorted(day for day in known if new and day < new[-1]), new, policy.reference_days)
     with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
-        manifests: dict[str, PartitionManifest] = {}
-
-        def landed() -> Iterator[LandedDay]:
-            for manifest, events, plan in _ahead(store, new):
-                manifests[manifest.partition] = manifest
-                let_pass = released.get(manifest.partition, {})
-                plan_sha256 = manifest.file("plan").sha256
-                yield LandedDay(manifest.partition, events, plan, plan_sha256, manifest.catalogue, let_pass)
-
-        for day in judge_days(landed(), policy, past, tables):
+        manifests = _manifests(store, new)
+        landed = (_landed(store, manifest, released) for manifest in manifests.values())
+        for day in judge_days(landed, policy, past, tables):
             if publish and day.verdict in ("pass", "empty", "released"):
                 _publish(day, manifests[day.day], store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
@@ -194,29 +187,25 @@ def _slim(day: JudgedDay) -> JudgedDay:
     return replace(day, caught=sample, items=pl.DataFrame(schema=ITEM_COLUMNS))
 
 
-def _ahead(store: Store, days: Sequence[str]) -> Iterator[tuple[PartitionManifest, pl.DataFrame, pa.Table]]:
-    """Landed days in order; the next one is read while one is judged."""
+def _manifests(store: Store, days: Sequence[str]) -> dict[str, PartitionManifest]:
     revisions = landed_revisions(store)
     missing = [day for day in days if day not in revisions]
     if missing:
         raise InputRejected(f"{missing[0]} is not landed; run `python -m tasks ingest --partition {missing[0]}` first")
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(_read, store, days[0], revisions[days[0]]) if days else None
-        for day in [*days[1:], None]:
-            if following is not None:
-                ready = following.result()
-                following = pool.submit(_read, store, day, revisions[day]) if day else None
-                yield ready
-                del ready
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda day: read_landed_manifest(store, day, revisions[day]), days)
+        return dict(zip(days, found, strict=True))
 
 
-def _read(store: Store, day: str, revision: int) -> tuple[PartitionManifest, pl.DataFrame, pa.Table]:
-    manifest = read_landed_manifest(store, day, revision)
-    events, plan = manifest.file("events"), manifest.file("plan")
-    return (
-        manifest,
-        read_frame(store, landed_key(day, events.name), events, EVENT),
-        read_table(store, landed_key(day, plan.name), plan, PLAN),
+def _landed(store: Store, manifest: PartitionManifest, released: dict[str, dict[str, str]]) -> LandedDay:
+    day, events, plan = manifest.partition, manifest.file("events"), manifest.file("plan")
+    return LandedDay(
+        day=day,
+        events=read_frame(store, landed_key(day, events.name), events, EVENT),
+        plan=read_table(store, landed_key(day, plan.name), plan, PLAN),
+        plan_sha256=plan.sha256,
+        catalogue_sha256=manifest.catalogue,
+        released=released.get(day, {}),
     )
 
 
