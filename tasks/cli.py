@@ -21,6 +21,7 @@ from rich.table import Table
 from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.erase_command import erase, retention
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -278,3 +279,7 @@ def doctor(as_json: AsJson = False) -> None:
             )
     if not all(finding["ok"] for finding in findings):
         raise typer.Exit(1)
+
+
+app.command()(erase)
+app.command()(retention)

@@ -52,7 +52,10 @@ class Settings(BaseSettings):
         default_factory=default_home, description="directory of all data, logs and secrets of this stack"
     )
     port_base: int = Field(default=28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
-    source: str = Field(default="completejourney", description="adapter that brings behaviour data in, or 'none'")
+    source: str = Field(
+        default="completejourney",
+        description="completejourney, files:/folder, msrd:/folder, or none: the service's own feedback",
+    )
     recipe: str = Field(default="demo", description="how to train: a file of tasks/recipes")
     policy: str = Field(default="demo", description="what is acceptable: a file of tasks/policies")
     threads: int = Field(default=2, ge=1, description="compute threads of a training or evaluation step")

@@ -78,19 +78,25 @@ def validate_data(
     if not days:
         raise InputRejected("no day to validate; ingest lands days first")
     days = sorted(set(days))
-    known, released = accepted_revisions(store), releases(store)
-    new = [
-        day
-        for day in days
-        if not publish or day not in known or _changed(store, day, known[day], released.get(day, {}))
-    ]
+    known, released, landed = accepted_revisions(store), releases(store), landed_revisions(store)
+
+    def is_new(day: str) -> bool:
+        return (
+            not publish
+            or day not in known
+            or _changed(store, day, known[day], landed.get(day, 1), released.get(day, {}))
+        )
+
+    new = [day for day in days if is_new(day)]
     judged: list[JudgedDay] = []
     tables = Tables(lambda sha256: read_catalogue(store, sha256))
-    past = _recall(store, sorted(day for day in known if new and day < new[-1]), new, policy.reference_days)
+    past = _recall(
+        store, sorted(day for day in known if new and day < new[-1] and day not in new), new, policy.reference_days
+    )
     with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
         manifests = _manifests(store, new)
-        landed = (_landed(store, manifest, released) for manifest in manifests.values())
-        for day in judge_days(landed, policy, past, tables):
+        tables_of_days = (_landed(store, manifest, released) for manifest in manifests.values())
+        for day in judge_days(tables_of_days, policy, past, tables):
             if publish and day.verdict in ("pass", "empty", "released"):
                 _publish(day, manifests[day.day], store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
@@ -135,9 +141,12 @@ def releases(store: Store) -> dict[str, dict[str, str]]:
     }
 
 
-def _changed(store: Store, day: str, revision: int, released: dict[str, str]) -> bool:
-    """Whether a person has let rules pass since the day was judged."""
-    return bool(released) and read_accepted_manifest(store, day, revision).released != released
+def _changed(store: Store, day: str, revision: int, landed: int, released: dict[str, str]) -> bool:
+    """Whether a person has let rules pass since the day was judged, or an erasure overtook its judgement."""
+    if not released and landed == 1:
+        return False
+    accepted = read_accepted_manifest(store, day, revision)
+    return accepted.landed_revision != landed or (bool(released) and accepted.released != released)
 
 
 def _data_docs(tables: Tables) -> dict[str, str]:

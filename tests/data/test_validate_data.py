@@ -14,9 +14,12 @@ import pytest
 from tasks.adapters.partitions import (
     accepted_days,
     fetch_accepted,
+    landed_key,
+    manifest_name,
     read_accepted_events,
     read_accepted_manifest,
     read_caught,
+    read_landed_manifest,
     read_partition,
 )
 from tasks.adapters.store import MemoryStore
@@ -143,6 +146,17 @@ def test_late_rows_are_marked_and_kept(tmp_path):
     assert (summary["verdict"], summary["marked_by_rule"]) == ("pass", {"late": 1})
     assert read_accepted_events(store, LAST).num_rows == 151
     assert [row["marks"] for row in read_caught(store, read_accepted_manifest(store, LAST)).to_pylist()] == ["late"]
+
+
+def test_a_day_that_was_landed_anew_while_it_was_judged_is_judged_again(tmp_path):
+    _, store = judged(tmp_path)
+    manifest = read_landed_manifest(store, LAST)
+    again = manifest.model_copy(update={"revision": 2, "taken_out": ()})
+    store.put_new(landed_key(LAST, manifest_name(2)), again.model_dump_json(indent=1).encode())
+    summary = validate_data(DAYS, store, load_policy(), tmp_path / "again")
+    assert (summary["verdict"], summary["already_accepted"]) == ("pass", 7)
+    accepted = read_accepted_manifest(store, LAST)
+    assert (accepted.revision, accepted.landed_revision) == (2, 2)
 
 
 def test_an_empty_day_is_empty_alone_and_among_others(tmp_path):
