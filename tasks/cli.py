@@ -21,7 +21,7 @@ from rich.table import Table
 from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
-from tasks.erase_command import erase, retention
+from tasks.erasure.commands import erase, retention
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)

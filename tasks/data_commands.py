@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from tasks.data_check import Problem, Report
+    from tasks.own_data.check import Problem, Report
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at behaviour data: your own files, or what has landed.")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
@@ -26,7 +26,7 @@ def check_files(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
 ) -> None:
     """Do my files meet the contract? 0: yes, 1: no, 2: a file cannot be read. Needs no stack and changes nothing."""
-    from tasks.data_check import check
+    from tasks.own_data.check import check
 
     report = check(path, table, rows)
     if as_json:

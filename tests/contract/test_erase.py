@@ -10,11 +10,11 @@ from tasks.adapters.releases import publish
 from tasks.adapters.store import S3Store
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.erasure import erasure_id
-from tasks.erase import erase, look_for
+from tasks.erasure.erase import erase, look_for
+from tasks.erasure.view_without import USERS_JSON, leave_out_of_view
 from tasks.ingest import ingest
 from tasks.serving.online_store import ValkeyOnlineStore
 from tasks.settings import Settings
-from tasks.view_without import USERS_JSON, leave_out_of_view
 from tests.behaviour_builders import FIRST, KEY, KEY_ID, accept
 from tests.erasure_builders import CAUGHT, MARKED, SECOND, THIRD, a_source
 from tests.view_builders import ANNA as VIEWED

@@ -20,10 +20,10 @@ from expectations.row_rules import NUMBERS
 from expectations.suites import EVENTS, ITEMS
 from tasks.conform import conform
 from tasks.contract_page import json_schema
-from tasks.data_check import check
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.contract import EVENT, ITEM
 from tasks.domain.errors import InputRejected
+from tasks.own_data.check import check
 from tests.behaviour_builders import KEY, an_event, events_table, items_table
 
 NOON = datetime(2017, 1, 1, 12, tzinfo=UTC)

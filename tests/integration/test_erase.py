@@ -20,7 +20,7 @@ from tasks.adapters.store import MemoryStore
 from tasks.domain.behaviour import pseudonym, session_pseudonym
 from tasks.domain.erasure import erasure_id
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.erase import erase, look_for
+from tasks.erasure.erase import erase, look_for
 from tasks.ranker.state import View
 from tasks.record import mirror
 from tasks.run import materialise, read_manifest, run
@@ -99,7 +99,7 @@ def test_a_raw_id_is_nowhere_after_the_first_steps(world):
         "runs/validate_data/D/quarantine.parquet",
         "users",
         "views/users.json",
-    }, "the search finds a pseudonym where it belongs, and a new place wants a decision in tasks/taint.py"
+    }, "the search finds a pseudonym where it belongs, and a new place wants a decision in tasks/erasure/taint.py"
     assert holders(store, session) and files_naming(world.settings.home, world.user)
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tasks.cli import app, main
-from tasks.data_check import Report, check
 from tasks.domain.errors import InputRejected
+from tasks.own_data.check import Report, check
+from tasks.own_data.table_keys import KnownKeys, RepeatedKeys
 from tasks.sources import json_lines, tables
-from tasks.table_keys import KnownKeys, RepeatedKeys
 from tests.behaviour_builders import FIRST, a_day, an_event, events_table, items_table, plan_table
 
 SECRET = "raw-user-4711-of-mrs-example"

@@ -13,7 +13,7 @@ from tasks.adapters.erasures import DONE, ERASED
 from tasks.adapters.partitions import landed_days, read_partition
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.errors import InputRejected
-from tasks.erase_command import erase
+from tasks.erasure.commands import erase
 from tasks.ingest import ingest
 from tasks.settings import Settings
 from tests.behaviour_builders import FIRST, HookedStore, die, holders

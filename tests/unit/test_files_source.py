@@ -12,9 +12,9 @@ import pytest
 
 from tasks.adapters.partitions import landed_days, read_landed_manifest
 from tasks.adapters.store import MemoryStore
-from tasks.data_check import check
 from tasks.domain.errors import InputRejected
 from tasks.ingest import ingest
+from tasks.own_data.check import check
 from tasks.sources import open_source
 from tests.behaviour_builders import KEY, KEY_ID, TinySource, a_day, events_table, items_table, plan_table
 

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from tasks.conform import conform
-from tasks.data_check import check
 from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected
+from tasks.own_data.check import check
 from tasks.sources import open_source
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "msrd"

@@ -24,9 +24,9 @@ from tasks.adapters.partitions import (
 from tasks.adapters.store import MemoryStore
 from tasks.domain.behaviour import next_day, pseudonym
 from tasks.domain.errors import InputRejected
-from tasks.erase_command import retention
+from tasks.erasure.commands import retention
+from tasks.erasure.retention import Retired, look_for_old, retire
 from tasks.ingest import ingest
-from tasks.retention import Retired, look_for_old, retire
 from tests.behaviour_builders import (
     FIRST,
     KEY,

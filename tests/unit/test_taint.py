@@ -10,7 +10,7 @@ from tasks.adapters.erasures import DONE, ERASED
 from tasks.adapters.store import MemoryStore
 from tasks.domain.erasure import Erased, Erasure, Tainted, descendants, erasure_id
 from tasks.domain.manifest import Artifact, Manifest
-from tasks.taint import body_names, built_from, tainted_by
+from tasks.erasure.taint import body_names, built_from, tainted_by
 from tests.behaviour_builders import a_day, events_table, parquet_bytes
 
 ANNA = "a1" * 32

@@ -11,15 +11,15 @@ import pytest
 from tasks.adapters.releases import delete_before, fetch, publish
 from tasks.adapters.store import MemoryStore
 from tasks.domain.errors import InputRejected
-from tasks.ranker.state import HISTORY_FIELDS, View
-from tasks.serving.release import verify_view
-from tasks.view_without import (
+from tasks.erasure.view_without import (
     holds,
     leave_out_of_directory,
     leave_out_of_view,
     view_digests,
     view_without,
 )
+from tasks.ranker.state import HISTORY_FIELDS, View
+from tasks.serving.release import verify_view
 from tests.behaviour_builders import HookedStore, die, holders
 from tests.view_builders import ANNA, BERT, a_view
 

@@ -16,10 +16,10 @@ import polars as pl
 
 from tasks.domain.contract import CONTRACT_VERSION, EVENT, ITEM, PLAN, USER, Contract
 from tasks.domain.errors import InputRejected
+from tasks.own_data.row_faults import FileRows, Hit
+from tasks.own_data.table_keys import KnownKeys, RepeatedKeys
 from tasks.progress import Progress
-from tasks.row_faults import FileRows, Hit
 from tasks.sources.tables import TableFile, find_tables, read_batches
-from tasks.table_keys import KnownKeys, RepeatedKeys
 
 ORDER = (ITEM, USER, PLAN, EVENT)  # what an item id refers to is read first
 CLOCK_SKEW = timedelta(days=1)

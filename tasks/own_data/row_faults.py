@@ -19,8 +19,8 @@ from tasks.conform import conform
 from tasks.domain.contract import EVENT, PLAN, Column, Contract, arrow_schema, as_sent
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import partition_date
+from tasks.own_data.table_keys import KnownKeys
 from tasks.sources.tables import Batch, Fault, TableFile
-from tasks.table_keys import KnownKeys
 
 WORD, DATE = re.compile(r"[A-Za-z_ -]{1,24}"), re.compile(r"-?\d{4,6}-\d\d-\d\d")
 NUMBERS = ("int32", "float64", "float32", "bool")

@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from tasks.erasure.taint import NAMING, body_names
+from tasks.erasure.view_without import leave_out_of_directory
 from tasks.settings import Settings
-from tasks.taint import NAMING, body_names
-from tasks.view_without import leave_out_of_directory
 
 CACHES = ("accepted", "days")  # of rows; the other caches hold item texts
 

@@ -25,12 +25,12 @@ from tasks.adapters.partitions import accepted_revisions, landed_days, landed_re
 from tasks.adapters.store import Store
 from tasks.domain.erasure import Erased, ErasedDay, Erasure, Tainted, erasure_id
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
-from tasks.local_copies import forget_here, waiting_feedback
+from tasks.erasure.local_copies import forget_here, waiting_feedback
+from tasks.erasure.taint import PAGES, Built, built_from, names
+from tasks.erasure.view_without import leave_out_of_view, view_digests
 from tasks.progress import Progress
 from tasks.serving.online_store import OnlineStore
 from tasks.settings import Settings
-from tasks.taint import PAGES, Built, built_from, names
-from tasks.view_without import leave_out_of_view, view_digests
 
 log = logging.getLogger("freshrank.erase")
 MLFLOW = "mlflow/"  # where the local MLflow keeps the pages that steps wrote

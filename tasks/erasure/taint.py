@@ -21,7 +21,7 @@ from tasks.adapters.store import Store
 from tasks.domain.erasure import Erased, Tainted, descendants
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Manifest
-from tasks.view_without import holds, view_digests
+from tasks.erasure.view_without import holds, view_digests
 
 RUN = re.compile(r"(?P<run>runs/(?P<step>[a-z_]+)/(?P<partition>[0-9-]{10})/[0-9a-f]{24})(?P<rest>\.json|/.+)")
 DATASET = "build_dataset"

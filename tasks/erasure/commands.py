@@ -18,7 +18,7 @@ from tasks.settings import Settings
 if TYPE_CHECKING:
     from tasks.adapters.store import Store
     from tasks.domain.erasure import Erased
-    from tasks.erase import Holdings
+    from tasks.erasure.erase import Holdings
 
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 LONGEST_REASON = 500
@@ -36,8 +36,8 @@ def erase(
 ) -> None:
     """Take one user out of every landed day, dataset and view, and keep the user out. Run it again to resume it."""
     from tasks.adapters.store import open_store
-    from tasks.erase import erase as erase_user
-    from tasks.erase import look_for
+    from tasks.erasure.erase import erase as erase_user
+    from tasks.erasure.erase import look_for
     from tasks.serving.online_store import ValkeyOnlineStore
     from tasks.serving.user_view import PUBLISH_TIMEOUT_S
 
@@ -70,7 +70,7 @@ def retention(
 ) -> None:
     """Delete the rows of days that are older than that, and what steps made from them. Run it again to resume it."""
     from tasks.adapters.store import open_store
-    from tasks.retention import look_for_old, retire
+    from tasks.erasure.retention import look_for_old, retire
 
     settings = Settings()
     store = open_store(settings)
@@ -91,7 +91,7 @@ def retention(
 def _pseudonym(user: str | None, given: str | None, settings: Settings, store: Store) -> str:
     from tasks.domain.behaviour import pseudonym
     from tasks.domain.contract import PSEUDONYM
-    from tasks.erase import checked_key_id
+    from tasks.erasure.erase import checked_key_id
 
     if given is not None:
         if user is not None or not re.fullmatch(PSEUDONYM, given):
