@@ -8,9 +8,7 @@ only the new days.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,28 +18,23 @@ from numpy.typing import NDArray
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import Augmentation, Exposure, Recipe
+from tasks.domain.recipe import Augmentation, Recipe
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
 from tasks.ranker.augment import augmented
 from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
-from tasks.ranker.dataset import Dataset, Split, save_builder, text_table
-from tasks.ranker.days import day_keys, ensure_rows
-from tasks.ranker.features import FEATURES
-from tasks.ranker.fitted import Fitted, Inputs, fit
-from tasks.ranker.knowledge import KNOWLEDGE
+from tasks.ranker.dataset import Split, save_builder, text_table
+from tasks.ranker.days import day_keys
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
-from tasks.ranker.parts import Parts, Tally, drift, tally
-from tasks.ranker.position_bias import examination
-from tasks.ranker.rows import Rows, Sampling
+from tasks.ranker.rows import Sampling
 from tasks.ranker.shown import Shown, read_shown
 from tasks.ranker.split import Days, split_days
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest, text_digest
+from tasks.training_set import judged, made_rows
 
 SEED = 20170701
 PLAN_DAYS = 8  # how far back a morning looks at plans: its own, and that of a week before
-WORKERS = min(8, len(os.sched_getaffinity(0)))
 
 
 def build_dataset(
@@ -90,19 +83,14 @@ def build_dataset(
     keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
     if shown is not None:  # what came of a day's lists is known some days later
         keys = {day: keys[min(day + data.label_delay_days, days.last)] for day in keys}
-    files = _made_rows(out, days, keys, sampling, cache)
-    tallies = {name: tally(map(Rows.load, part.values())) for name, part in files.items()}
-    train = tallies["train"].part
-    fitted = _fit(files["train"], builder, days, exposure, train.rows)
-    fitted.save(out)
-    parts = _compared(tallies, fitted, builder, days)
-    (out / "parts.json").write_bytes(canonical_json(parts.model_dump(mode="json")))
-    _judge(out, files["train"], fitted.inputs)
-
-    dataset = Dataset(out)
-    morning = dataset.whole.morning(days.last + 1)
-    morning.items.save(out / "items")
-    save_view(out / "view", morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
+    with ThreadPoolExecutor(1) as aside:  # the workers make rows; meanwhile, the state
+        made = aside.submit(made_rows, out, days, keys, sampling, cache)
+        morning = builder.morning(days.last + 1)
+        morning.items.save(out / "items")
+        save_view(out / "view", morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
+        files = made.result()
+    parts = judged(out, files, builder, days, exposure)
+    train = parts.parts["train"]
     split = Split(
         partition=partition,
         train_days=tuple(iso_day(day) for day in days.train),
@@ -188,77 +176,3 @@ def _texts(counting: StateBuilder, days: Days, plan: Augmentation, cache: Path) 
     ordered = sorted(rows, key=lambda digest: rows[digest])
     digests = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
     return text_table(items, wanted, rows, vectors, np.stack(views) if views else None), digests
-
-
-def _made_rows(
-    out: Path, days: Days, keys: dict[int, str], sampling: Sampling, cache: Path
-) -> dict[str, dict[str, Path]]:
-    """The file of each day's rows, by part, made or from the cache. Only those of training days are put under `out`."""
-    folder, target = cache / "days", out / "train"
-    folder.mkdir(parents=True, exist_ok=True)
-    target.mkdir()
-    parts = {"train": days.train, "validation": days.validation, "holdout": days.holdout}
-    files = {day: folder / f"{keys[day]}.safetensors" for part in parts.values() for day in part}
-    ensure_rows(out, files, sampling, days.train_end, WORKERS)
-    for day in days.train:
-        link_or_copy(files[day], target / f"{iso_day(day)}.safetensors")
-    return {name: {iso_day(day): files[day] for day in part} for name, part in parts.items() if part}
-
-
-def _fit(files: dict[str, Path], builder: StateBuilder, days: Days, exposure: Exposure, rows: int) -> Fitted:
-    """What is fitted on the training days: their rows, their lists, and the items that their mornings could rank."""
-    names = FEATURES + KNOWLEDGE if builder.knowledge else FEATURES
-    sold = builder.sold(days.train[0], days.train[-1]).tolist()
-    vocabularies = {name: tuple(sorted({of[item] for item in sold})) for name, of in _levels(builder.log).items()}
-    bias = exposure.position_bias
-    x = map(Rows.features_of, files.values())
-    fitted = fit(tuple(files), names, x, rows, vocabularies, position=bias == "input")
-    if bias != "weights" or builder.shown is None:
-        return fitted
-    shown = builder.shown.during(days.train[0], days.train[-1])
-    looked_at = examination(shown.item, shown.position, shown.grade > 0)
-    return fitted.model_copy(update={"looked_at": tuple(looked_at.tolist()), "most_weight": exposure.most_weight})
-
-
-def _compared(tallies: dict[str, Tally], fitted: Fitted, builder: StateBuilder, days: Days) -> Parts:
-    """How far what comes after training (the holdout, or a first champion's validation) differs from it."""
-    against, later = ("holdout", days.holdout) if days.holdout else ("validation", days.validation)
-    log = builder.log
-    items = log.item[log.before(later[0]) : log.before(later[-1] + 1)].tolist()
-    unknown = {}
-    for name, of in _levels(log).items():
-        known = set(fitted.vocabularies[name])
-        unknown[name] = sum(of[item] not in known for item in items) / max(len(items), 1)
-    return Parts(
-        parts={name: one.part for name, one in tallies.items()},
-        against=against,
-        drift=drift(fitted.inputs.features, tallies["train"].x, tallies[against].x),
-        unknown_share=unknown,
-    )
-
-
-def _levels(log: EventLog) -> dict[str, list[str]]:
-    return {name: log.items.level(depth) for name, depth in (("department", 1), ("category", 2), ("type", 99))}
-
-
-def _judge(out: Path, files: dict[str, Path], inputs: Inputs) -> None:
-    """Have Great Expectations judge the training rows; its page is written whatever it says.
-
-    Raises:
-        InputRejected: the rows are not what training may be given.
-    """
-    from expectations.products import judge_training_set  # seconds: Great Expectations
-
-    rows: Iterator[tuple[str, Any]] = ((day, Rows.load(path)) for day, path in files.items())
-    wrong, page = judge_training_set(rows, inputs.features, inputs.nullable)
-    (out / "data_docs").mkdir()
-    (out / "data_docs" / "training_set.html").write_text(page)
-    if wrong:
-        raise InputRejected(f"the training set is not sound: {'; '.join(wrong)}. Nothing is trained on it")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -12,6 +13,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 EPOCH = date(1970, 1, 1)
+LARGEST_TABLE = 1 << 20  # codes; above, groups are searched
 
 
 def epoch_day(day: str | date) -> int:
@@ -36,7 +38,7 @@ class Groups:
 
     __slots__ = ("counts", "ends", "keys", "order", "starts")
 
-    def __init__(self, codes: Ints) -> None:
+    def __init__(self, codes: NDArray[Any]) -> None:
         self.order, ordered = _sorted(codes)
         new = np.ones(len(codes), bool)
         np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
@@ -44,6 +46,20 @@ class Groups:
         self.ends = np.append(self.starts[1:], len(codes)) if len(codes) else self.starts
         self.keys = ordered[self.starts]
         self.counts = (self.ends - self.starts).astype(np.float32)
+
+    @classmethod
+    def joined(cls, groups: Sequence[Groups], sizes: Sequence[int], stride: int) -> Groups:
+        """Groups of events that lie behind each other; codes of part n are raised by n * stride."""
+        if len(groups) == 1:
+            return groups[0]
+        joined = cls.__new__(cls)
+        before = np.cumsum([0, *sizes[:-1]])
+        joined.order = np.concatenate([one.order + n for one, n in zip(groups, before, strict=True)])
+        joined.starts = np.concatenate([one.starts + n for one, n in zip(groups, before, strict=True)])
+        joined.ends = np.concatenate([one.ends + n for one, n in zip(groups, before, strict=True)])
+        joined.keys = np.concatenate([one.keys + np.int64(n * stride) for n, one in enumerate(groups)])
+        joined.counts = np.concatenate([one.counts for one in groups])
+        return joined
 
     def sum(self, values: Floats) -> Floats:
         return np.add.reduceat(values[self.order], self.starts) if len(self.starts) else np.zeros(0, np.float32)
@@ -54,16 +70,25 @@ class Groups:
     def last(self, values: NDArray) -> NDArray:
         return values[self.order[self.ends - 1]]
 
-    def lookup(self, codes: Ints) -> NDArray[np.intp]:
+    def dense(self, values: Floats, size: int) -> Floats:
+        """The value of every code below `size`, 0 for codes without a group."""
+        table = np.zeros(size, np.float32)
+        table[self.keys] = values
+        return table
+
+    def lookup(self, codes: NDArray[Any]) -> NDArray[np.intp]:
         if not len(self.keys) or not len(codes):
             return np.zeros(len(codes), np.intp)
+        if int(self.keys[-1]) >= LARGEST_TABLE:
+            at = np.minimum(np.searchsorted(self.keys, codes), len(self.keys) - 1)
+            return np.where(self.keys[at] == codes, at, len(self.keys))
         # a table, not a binary search: ten times faster where the codes are the whole catalogue
         table = np.full(max(int(self.keys[-1]), int(codes.max())) + 1, len(self.keys), np.intp)
         table[self.keys] = np.arange(len(self.keys))
         return table[codes]
 
 
-def _sorted(codes: Ints) -> tuple[NDArray[np.intp], Ints]:
+def _sorted(codes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
     """Stable order of `codes`, and the codes in it: one sort of (code, place) pairs, several times faster than argsort."""
     bits = max(len(codes) - 1, 1).bit_length()
     pairs = np.sort((codes.astype(np.int64) << bits) | np.arange(len(codes)))
@@ -88,10 +113,10 @@ def top(scores: Floats, k: int) -> Ints:
     if k < len(scores):
         negative = -scores  # many are equal and small: from this end numpy finds the place six times faster
         negative.partition(k - 1)
-        threshold = -negative[k - 1]
-        above = np.flatnonzero(scores > threshold)
-        ties = np.flatnonzero(scores == threshold)[: k - len(above)]
-        chosen = np.sort(np.concatenate([above, ties]))
+        chosen = np.flatnonzero(scores >= -negative[k - 1])
+        if len(chosen) > k:  # of those that are equal to the last the first ones
+            ties = np.flatnonzero(scores[chosen] == -negative[k - 1])
+            chosen = np.delete(chosen, ties[k - len(chosen) :])
     else:
         chosen = np.arange(len(scores))
     return chosen[np.argsort(-scores[chosen], kind="stable")].astype(np.int32)

@@ -26,7 +26,7 @@ from tasks.ranker.rows import Sampling, training_rows
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
 CODE = (
-    "arrays", "log", "state", "build", "neighbours", "co_purchases", "profile", "features", "knowledge", "tokens",
+    "arrays", "log", "state", "build", "neighbours", "co_purchases", "profile", "crowd", "features", "knowledge", "tokens",
     "retrieve", "shown", "slates", "rows",
 )  # fmt: skip
 

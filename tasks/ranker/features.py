@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.ranker.arrays import Floats, Ints, spread
+from tasks.ranker.crowd import Crowd, Owners
 from tasks.ranker.knowledge import KNOWLEDGE, knowledge_columns
 from tasks.ranker.profile import NEVER, Profile
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
@@ -35,6 +36,7 @@ HOUSEHOLD = (
     "trips", "trip_gap", "trip_due", "basket", "price_habit", "discount_habit", "distinct_share", "recently_new_share",
 )  # fmt: skip
 FEATURES = STATIC + PERSONAL + HOUSEHOLD
+COLUMN = {name: number for number, name in enumerate(FEATURES)}
 FROM_TEXT = (FEATURES.index("text_similarity"),)  # silenced together with the transformer
 # what stands where a value is unknown, and the feature that says so: no unknown looks like a measured number
 UNKNOWN = {
@@ -77,21 +79,36 @@ def featurise(items: ItemState, user: UserHistory | None, candidates: Ints, day:
 
 def columns(profile: Profile, candidates: Ints) -> Floats:
     """[n, len(feature_names(items))] of a prepared profile."""
-    out = np.empty((len(feature_names(profile.items)), len(candidates)), np.float32)
-    out[: len(STATIC)] = profile.items.static[candidates].T
-    personal = _of_item(profile, candidates) | _of_type(profile, candidates) | _of_market(profile, candidates)
-    for row, name in enumerate(PERSONAL, start=len(STATIC)):
-        out[row] = personal[name]
-    out[len(STATIC) + len(PERSONAL) : len(FEATURES)] = _household(profile)[:, None]
-    if profile.items.knowledge:
-        out[len(FEATURES) :] = knowledge_columns(profile, candidates)
+    return crowd_columns(Crowd((profile,)), candidates, np.zeros(len(candidates), np.intp))
+
+
+def crowd_columns(crowd: Crowd, candidates: Ints, owner: Owners) -> Floats:
+    """The same for candidates of several profiles, those of one member after those of the one before."""
+    out = np.empty((len(feature_names(crowd.items)), len(candidates)), np.float32)
+    out[: len(STATIC)] = crowd.items.static[candidates].T
+    counted = _of_item(crowd, candidates, owner) | _of_type(crowd, candidates, owner)
+    for name, values in counted.items():
+        out[COLUMN[name]] = values
+    ends = np.searchsorted(owner, np.arange(len(crowd.members) + 1))
+    for member, first, end in zip(crowd.members, ends[:-1], ends[1:], strict=True):
+        if end > first:
+            _of_member(member, candidates[first:end], out[:, first:end])
     return np.ascontiguousarray(out.T)
 
 
-def _of_item(profile: Profile, candidates: Ints) -> dict[str, Floats]:
+def _of_member(profile: Profile, candidates: Ints, out: Floats) -> None:
+    """Fill in what needs a look at one user alone."""
+    for name, values in _of_market(profile, candidates).items():
+        out[COLUMN[name]] = values
+    out[len(STATIC) + len(PERSONAL) : len(FEATURES)] = _household(profile)[:, None]
+    if profile.items.knowledge:
+        out[len(FEATURES) :] = knowledge_columns(profile, candidates)
+
+
+def _of_item(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]:
     """How often, how recently and how regularly the user bought the very item."""
-    group, user, age, back = profile.by_item, profile.user, profile.age, profile.trips_since
-    at = group.lookup(candidates)
+    group, age, back = crowd.by_item, crowd.age, crowd.trips_since
+    at = group.lookup(crowd.key(candidates, owner))
     since, back_last = group.last(age), group.last(back)
     repeated = group.counts > 1
     gap = np.where(repeated, (group.first(age) - since) / np.maximum(group.counts - 1, 1), 0).astype(np.float32)
@@ -104,28 +121,30 @@ def _of_item(profile: Profile, candidates: Ints) -> dict[str, Floats]:
         "gap": spread(np.log1p(gap), at),
         "gap_unknown": spread((~repeated).astype(np.float32), at, 1.0),
         "due": spread(due, at),
-        "decayed_15d": spread(np.log1p(group.sum(profile.decay(15.0))), at),
-        "decayed_45d": spread(np.log1p(group.sum(profile.decay(45.0))), at),
-        "decayed_120d": spread(np.log1p(group.sum(profile.decay(120.0))), at),
-        "decayed_trips": spread(np.log1p(group.sum(profile.trip_decay)), at),
+        "decayed_15d": spread(np.log1p(group.sum(crowd.decay(15.0))), at),
+        "decayed_45d": spread(np.log1p(group.sum(crowd.decay(45.0))), at),
+        "decayed_120d": spread(np.log1p(group.sum(crowd.decay(120.0))), at),
+        "decayed_trips": spread(np.log1p(group.sum(crowd.trip_decay)), at),
         "in_last_5_trips": spread(group.sum((back < 5).astype(np.float32)), at),
-        "quantity": spread(np.log1p(group.sum(user.quantity) / group.counts), at),
+        "quantity": spread(np.log1p(group.sum(crowd.quantity) / group.counts), at),
         "trip_rate": spread(group.counts / (group.first(back) + 1), at),
     }
 
 
-def _of_type(profile: Profile, candidates: Ints) -> dict[str, Floats]:
+def _of_type(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]:
     """The same for the kinds of thing that the item belongs to: type, category, brand."""
-    items, lines, age = profile.items, max(len(profile.user.rows), 1), profile.age
-    group, category, brand = profile.by_type, profile.by_category, profile.by_brand
-    at, at_category = group.lookup(items.type[candidates]), category.lookup(items.category[candidates])
-    days, decayed = profile.type_days, profile.decay(45.0)
+    items, age = crowd.items, crowd.age
+    lines = np.maximum(np.array(crowd.sizes, np.float32), 1)[owner]
+    group, category, brand = crowd.by_type, crowd.by_category, crowd.by_brand
+    at = group.lookup(crowd.key(items.type[candidates], owner))
+    at_category = category.lookup(crowd.key(items.category[candidates], owner))
+    days, decayed = crowd.type_days, crowd.decay(45.0)
     since = group.last(age)
     gap = np.where(days > 1, (group.first(age) - since) / np.maximum(days - 1, 1), 0).astype(np.float32)
     due = np.where(days > 1, np.log((since + 0.5) / (gap + 0.5)), 0).astype(np.float32)
     type_lines, category_lines = spread(group.counts, at), spread(category.counts, at_category)
-    brand_lines = spread(brand.counts, brand.lookup(items.brand[candidates]))
-    item_lines = spread(profile.by_item.counts, profile.by_item.lookup(candidates))
+    brand_lines = spread(brand.counts, brand.lookup(crowd.key(items.brand[candidates], owner)))
+    item_lines = spread(crowd.by_item.counts, crowd.by_item.lookup(crowd.key(candidates, owner)))
     return {
         "share_of_type_bought": item_lines / np.maximum(type_lines, 1),
         "type_lines": np.log1p(type_lines),

@@ -5,7 +5,6 @@ Numbers for a person and for the data policy; nothing here decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +18,7 @@ Shares = NDArray[np.float64]
 BINS = 10  # of equal count in training; an unknown value has one of its own
 FLOOR = 1e-4  # share of an empty bin: else one missing value would be infinitely surprising
 GROWS = ("trips", "distinct_share")  # with every day of the log, in sound data too: told, but never the worst
-SAMPLED_ROWS = 2_000  # of a day
+SAMPLED_ROWS = 20_000  # of a part
 
 
 class Part(Record):
@@ -65,7 +64,7 @@ class Parts(Record):
 class Tally:
     """Counts over the rows of one part, day by day, and a sample of their features."""
 
-    kept: int
+    expected_days: int
     days: int = 0
     slates: int = 0
     rows: int = 0
@@ -81,7 +80,8 @@ class Tally:
         self.positives += int(rows.label.sum())
         self.weight += float(rows.weight.sum())
         self.grades = self.grades + np.bincount(rows.grade, minlength=4)
-        self.sample.append(rows.x[:: max(1, len(rows.x) // self.kept)].copy())
+        kept = SAMPLED_ROWS // self.expected_days
+        self.sample.append(rows.x[:: max(1, len(rows.x) // max(kept, 1))].copy())
 
     @property
     def part(self) -> Part:
@@ -98,14 +98,6 @@ class Tally:
     @property
     def x(self) -> Floats:
         return np.concatenate(self.sample).astype(np.float32)
-
-
-def tally(days: Iterable[Rows]) -> Tally:
-    """Count the rows of one part; features of about 2,000 rows a day are kept."""
-    counted = Tally(SAMPLED_ROWS)
-    for day in days:
-        counted.add(day)
-    return counted
 
 
 def drift(names: tuple[str, ...], train: Floats, later: Floats) -> dict[str, Shift]:

@@ -102,10 +102,11 @@ class Profile:
     @cached_property
     def text_profile(self) -> Floats:
         """Mean text vector of what was bought, recent purchases first; zeros for a user without texts."""
-        texts, at = np.unique(self.items.text[self.user.rows], return_inverse=True)
-        if not len(texts):
+        if not len(self.user.rows):
             return np.zeros(self.items.text_vectors.shape[1], np.float32)
-        mean = np.bincount(at, self.decay(45.0)).astype(np.float32) @ self.items.texts(texts)
+        weight = np.bincount(self.items.text[self.user.rows] + 1, self.decay(45.0))  # the first is that of no text
+        texts = np.flatnonzero(weight).astype(np.int32)
+        mean: Floats = weight[texts].astype(np.float32) @ self.items.texts(texts - 1)
         return mean / max(float(np.linalg.norm(mean)), 1e-6)
 
     @cached_property

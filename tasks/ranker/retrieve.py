@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.ranker.arrays import Floats, Ints, spread, top
+from tasks.ranker.arrays import Floats, Ints, top
 from tasks.ranker.profile import Profile
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
 
@@ -20,11 +20,14 @@ def retrieve(items: ItemState, user: UserHistory | None, k: int = CANDIDATES, da
 
 
 def candidates_of(profile: Profile, k: int = CANDIDATES) -> Ints:
-    items = profile.items
+    items, user = profile.items, profile.user
     past = past_items(profile)[: min(PAST, k)]
     votes = items.sales_votes.copy()
+    similar = top(user.cf_scores, DEPTH)
+    _vote(votes, user.cf_rows[similar], user.cf_scores[similar])
     for scores in _rankings(profile):
-        _vote(votes, scores)
+        best = top(scores, DEPTH)
+        _vote(votes, best, scores[best])
     votes[past] = -1.0
     rest = top(votes, min(k - len(past), items.size - len(past)))
     return np.concatenate([past, rest]).astype(np.int32)
@@ -45,18 +48,14 @@ def similar_to(items: ItemState, vector: Floats, k: int) -> Ints:
 
 
 def _rankings(profile: Profile) -> list[Floats]:
-    """One score for each catalogue row from each source that knows this user."""
+    """One score for each catalogue row from each source that knows this user, beside similar users."""
     items, user = profile.items, profile.user
     rankings = []
-    if len(user.cf_rows):
-        similar = np.zeros(items.size, np.float32)
-        similar[user.cf_rows] = user.cf_scores
-        rankings.append(similar)
     if len(user.rows):
-        lines = spread(profile.by_type.sum(profile.decay(120.0)), profile.by_type.lookup(items.type[: items.size]))
-        rankings.append(lines * items.type_share)
-        share = spread(profile.by_category.counts, profile.by_category.lookup(items.category[: items.size]))
-        rankings.append(share * items.sales_now)
+        lines = profile.by_type.dense(profile.by_type.sum(profile.decay(120.0)), items.types)
+        rankings.append(lines[items.type[: items.size]] * items.type_share)
+        share = profile.by_category.dense(profile.by_category.counts, items.categories)
+        rankings.append(share[items.category[: items.size]] * items.sales_now)
     if user.store[0] >= 0:
         week, month = items.store_sales(int(user.store[0]))
         rankings.append(week + 0.25 * month + items.sales28 * np.float32(1e-4))
@@ -66,12 +65,13 @@ def _rankings(profile: Profile) -> list[Floats]:
 def sales_votes(sales7: Floats, discount7: Floats) -> Floats:
     """What rankings that are the same for everyone say; counted once a morning."""
     votes = np.zeros(len(sales7), np.float32)
-    _vote(votes, sales7)
-    _vote(votes, sales7 * discount7)
+    for scores in (sales7, sales7 * discount7):
+        best = top(scores, DEPTH)
+        _vote(votes, best, scores[best])
     return votes
 
 
-def _vote(votes: Floats, scores: Floats) -> None:
-    best = top(scores, DEPTH)
-    best = best[scores[best] > 0]
+def _vote(votes: Floats, best: Ints, scores: Floats) -> None:
+    """Add what a ranking says of its best rows, best first; those that score nothing get no vote."""
+    best = best[scores > 0]
     votes[best] += (1.0 / (DAMPING + 1 + np.arange(len(best)))).astype(np.float32)

@@ -12,13 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 from tasks.ranker.arrays import Floats, Halves, Ints
 from tasks.ranker.build import StateBuilder
-from tasks.ranker.features import columns, feature_names
+from tasks.ranker.crowd import Crowd
+from tasks.ranker.features import crowd_columns, feature_names
 from tasks.ranker.log import BEST
 from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.slates import ShownSlate, Slate, shown_on, slates_of
 from tasks.ranker.state import ItemState, UserHistory
-from tasks.ranker.tokens import TOKEN_WIDTH, tokenise
+from tasks.ranker.tokens import TOKEN_WIDTH, packed_tokens
 
 SHOWN_ONLY = ("grade", "position", "propensity")
 STRANGERS, MOST_LINES = 0.3, 60  # of the barely known: share without any history, and most lines of the others
@@ -122,26 +123,23 @@ def _rows(
 ) -> Rows:
     if not made:
         return _no_rows(len(feature_names(items)))
-    parts = []
-    for profile, chosen in made:
-        tokens, mask = tokenise(profile, chosen.rows)
-        valid = mask > 0
-        of_slate = (columns(profile, chosen.rows).astype(np.float16), tokens[valid].astype(np.float16), valid.sum(1))
-        parts.append((*of_slate, chosen.rows, chosen.weight, chosen.grade, chosen.position, chosen.propensity))
-    together = (np.concatenate(column) for column in zip(*parts, strict=True))
-    x, history, lengths, rows, weight, grade, position, propensity = together
+    crowd, sizes = Crowd([profile for profile, _ in made]), [len(chosen.rows) for _, chosen in made]
+    parts = ((one.rows, one.weight, one.grade, one.position, one.propensity) for _, one in made)
+    rows, weight, grade, position, propensity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    owner = np.repeat(np.arange(len(made)), sizes)
+    tokens, lengths = packed_tokens(crowd, rows, owner)
     # a state numbers its own texts; the file names them by digest
     table_row = builder.texts.row[builder.catalogue(items.day)][rows]
     used, text = np.unique(table_row[table_row >= 0], return_inverse=True)
     local = np.full(len(rows), -1, np.int32)
     local[table_row >= 0] = text
     return Rows(
-        ptr=np.cumsum([0, *(len(chosen.rows) for _, chosen in made)]).astype(np.int32),
-        x=x,
+        ptr=np.cumsum([0, *sizes]).astype(np.int32),
+        x=crowd_columns(crowd, rows, owner).astype(np.float16),
         text=local,
         digests=text_digests[used],
         lengths=lengths.astype(np.uint8),
-        tokens=history,
+        tokens=tokens.astype(np.float16),
         label=(grade > 0).astype(np.uint8),
         weight=weight,
         grade=grade,

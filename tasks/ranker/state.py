@@ -116,6 +116,15 @@ class ItemState:
         return week, month
 
     @cached_property
+    def types(self) -> int:
+        """Number of types: every code is below it."""
+        return int(self.type.max(initial=-1)) + 1
+
+    @cached_property
+    def categories(self) -> int:
+        return int(self.category.max(initial=-1)) + 1
+
+    @cached_property
     def sales_now(self) -> Floats:
         """What sells, the last week above the three before."""
         return self.sales7 + 0.25 * self.sales28

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.ranker.parts import GROWS, Part, Parts, Shift, drift, shift, tally
+from tasks.ranker.parts import GROWS, Part, Parts, Shift, Tally, drift, shift
 from tasks.ranker.rows import Rows
 
 NAMES = ("price", "sales_7d", "trips")
@@ -33,9 +33,16 @@ def some_rows(slates, positives, grade=3, features=3, seed=0, size=20):
     )
 
 
+def tallied(days):
+    tally = Tally(len(days))
+    for rows in days:
+        tally.add(rows)
+    return tally
+
+
 def parts_of(train, later, **drifts):
     shifts = {name: Shift(psi=psi, js=psi / 10) for name, psi in drifts.items()}
-    parts = {"train": tally(train).part, "holdout": tally(later).part}
+    parts = {"train": tallied(train).part, "holdout": tallied(later).part}
     return Parts(parts=parts, against="holdout", drift=shifts, unknown_share={})
 
 
