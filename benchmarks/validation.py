@@ -73,17 +73,15 @@ def judge(folder: Path, through: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge", nargs=2, metavar=("FOLDER", "DAYS"), help="one measured process")
+    parser.add_argument("--folder", type=Path, help="land the days here and keep them for the next time")
     parser.add_argument("--hundred", type=int, default=HUNDRED, help="days of the long run")
     asked = parser.parse_args()
     if asked.judge:
         print(json.dumps(judge(Path(asked.judge[0]), int(asked.judge[1]))))
         return 0
-    with tempfile.TemporaryDirectory(prefix="freshrank-bench-") as name:
-        return (
-            0
-            if publish("validation", measure(Path(name), asked.hundred), ("polars", "great-expectations", "pandas"))
-            else 1
-        )
+    with tempfile.TemporaryDirectory(prefix="freshrank-bench-") as temporary:
+        rows = measure(asked.folder or Path(temporary), asked.hundred)
+    return 0 if publish("validation", rows, ("polars", "great-expectations", "pandas")) else 1
 
 
 def measure(folder: Path, hundred: int) -> list[Row]:
