@@ -14,9 +14,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from expectations.day import CatchRows, Day, Past
+from expectations.day import CatchRows, Day
 from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_visits
 from expectations.judge import Judge
+from expectations.past import Past
 from expectations.profile import ROW, Profile, broken
 from expectations.row_rules import ROW_RULES
 from expectations.suites import EVENTS, ITEMS, PLANS, Suite

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from expectations.day import SEEN, Past, Seen
 from expectations.day_rules import DAY_RULES
+from expectations.past import SEEN, Past, Seen
 from expectations.profile import ROW
 from expectations.reference import ITEM_COLUMNS
 from expectations.row_rules import ROW_RULES

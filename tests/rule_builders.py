@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from expectations.day import Day, Past
+from expectations.day import Day
+from expectations.past import Past
 from tasks.validate_data import load_policy
 from tests.behaviour_builders import ITEMS, events_frame
 

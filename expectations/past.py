@@ -1,0 +1,118 @@
+"""What was accepted before a day: all that a rule may compare with, small enough to keep for twenty-eight days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from expectations.reference import ITEM_COLUMNS
+from tasks.domain.behaviour import next_day
+from tasks.domain.data_policy import DayCounts
+
+BUCKET_BITS = 24
+SEEN = ("event_id", "user_id", "item_id", "event_type", "event_time")
+SAMPLED, LARGE = 16, 200_000  # of a larger day every sixteenth user is remembered
+
+
+@dataclass(slots=True)
+class Past:
+    """What was accepted before the day under judgement; grows as days pass, and forgets beyond `days`."""
+
+    days: int
+    rows: dict[str, int] = field(default_factory=dict)  # of every day that is remembered, for the weekday bands
+    _counts: dict[str, DayCounts] = field(default_factory=dict)
+    _items: dict[str, pl.DataFrame] = field(default_factory=dict)
+    _ids: dict[str, pl.Series] = field(default_factory=dict)
+    _users: dict[str, pl.Series] = field(default_factory=dict)
+    _acts: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
+
+    def remember(self, day: str, rows: int, counts: DayCounts, items: pl.DataFrame, seen: Seen) -> None:
+        self.rows[day] = rows
+        self._counts[day], self._items[day] = counts, items
+        self._ids[day], self._users[day], self._acts[day] = seen.ids, seen.users, seen.acts
+
+    def forget(self, day: str) -> None:
+        """Drop what is too old to judge `day` by."""
+        oldest = next_day(day, -self.days)
+        for kept in (self._counts, self._items, self._ids, self._users, self._acts):
+            for known in [known for known in kept if known < oldest]:
+                del kept[known]
+
+    def counts(self, day: str) -> list[DayCounts]:
+        """Of the reference days before `day`, oldest first; days without rows are left out."""
+        return [self._counts[known] for known in sorted(self._counts) if known < day and self._counts[known].rows]
+
+    def dated(self, day: str) -> list[tuple[str, DayCounts]]:
+        return [(known, self._counts[known]) for known in sorted(self._counts) if known < day]
+
+    def copied_share(self, day: str, acts: NDArray[np.uint64]) -> float | None:
+        """Share of today's acts that a reference day has at the same time of day; None without reference."""
+        known = [past for name, past in self._acts.items() if name < day]
+        sampled = any(len(one) and not (one % SAMPLED).any() for one in (acts, *known))
+        today = acts[acts % SAMPLED == 0] if sampled else acts
+        if not known or not len(today):
+            return None
+        table = pl.DataFrame({"act": today})
+        hits = [table.join(pl.DataFrame({"act": one}), on="act", how="semi") for one in known]
+        return pl.concat(hits)["act"].n_unique() / table["act"].n_unique()
+
+    def items(self, day: str) -> pl.DataFrame:
+        """item_id, rows, lines, and price: the median over the reference days of an item's median unit price."""
+        known = [frame for past, frame in self._items.items() if past < day]
+        return (
+            pl.concat([pl.DataFrame(schema=ITEM_COLUMNS), *known])
+            .lazy()
+            .group_by("item_id")
+            .agg(pl.col("rows", "lines").sum(), pl.col("price").median())
+            .collect()
+        )
+
+    def accepted_before(self, day: str, hashes: pl.Series) -> pl.Series | None:
+        """Which of today's event ids were accepted on a reference day; None where none was."""
+        today = hashes.to_numpy()
+        bucket = np.zeros(1 << BUCKET_BITS, bool)  # rules most ids of the past out without looking today's ids up
+        bucket[today >> (64 - BUCKET_BITS)] = True
+        known = (ids.to_numpy() for past, ids in self._ids.items() if past < day)
+        likely = [pl.DataFrame({"id": ids[bucket[ids >> (64 - BUCKET_BITS)]]}) for ids in known]
+        if not likely:
+            return None
+        again = pl.concat(likely).join(pl.DataFrame({"id": today}), on="id", how="semi")["id"]
+        return None if again.is_empty() else hashes.is_in(again.unique().implode())
+
+    def stranger_share(self, day: str, user_rows: pl.DataFrame, rows: int) -> float:
+        """Share of the rows whose user no reference day has seen. `user_rows`: user_id, rows."""
+        strangers = user_rows.select("rows", id=pl.col("user_id").cast(pl.String).hash())
+        for past in sorted(self._users, reverse=True):  # most users were here within a week
+            if past < day and len(strangers):
+                strangers = strangers.join(self._users[past].alias("id").to_frame(), on="id", how="anti")
+        return float(strangers["rows"].sum() / max(rows, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered of a day's accepted rows, as 64-bit hashes: event ids, users, and who did what at which time of day.
+
+    10^6 ids against 28 days of as many confuse one row in half a million days.
+    """
+
+    ids: pl.Series
+    users: pl.Series
+    acts: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, events: pl.DataFrame, ids: pl.Series) -> Seen:
+        """Of a frame with SEEN's columns; `ids` are its hashed event ids."""
+        return cls(ids, events["user_id"].unique().drop_nulls().cast(pl.String).hash(), acts_of(events))
+
+
+def acts_of(events: pl.DataFrame) -> NDArray[np.uint64]:
+    """A hash of user, item, kind and time of day a row; its remainder by SAMPLED is the user's, so that users can be sampled."""
+    who = pl.col("user_id").cast(pl.String).hash()
+    rows = events.lazy().drop_nulls(["user_id", "item_id", "event_time"])
+    if len(events) > LARGE:
+        rows = rows.filter(who % SAMPLED == 0)
+    what = pl.struct(pl.col("item_id", "event_type").cast(pl.String), pl.col("event_time").dt.time()).hash()
+    return rows.select((what ^ who) // SAMPLED * SAMPLED + who % SAMPLED).collect().to_series().to_numpy()
