@@ -26,8 +26,9 @@ from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Split, save_builder, text_table
 from tasks.ranker.days import day_keys
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
+from tasks.ranker.parts import Parts
 from tasks.ranker.rows import Sampling
-from tasks.ranker.shown import Shown, read_shown
+from tasks.ranker.shown import read_shown
 from tasks.ranker.split import Days, split_days
 from tasks.ranker.state import save_view
 from tasks.ranker.text import encode_texts, encoder_digest, text_digest
@@ -61,71 +62,78 @@ def build_dataset(
     accepted, plans = _until(accepted, last), _until(plans, last)
     data, exposure = recipe.data, recipe.exposure
     log = read_log(accepted, catalogue, data.goal)
-    users = chosen_users(log, champion) if champion else most_trips(log, last, recipe.data.users)
+    users = chosen_users(log, champion) if champion else most_trips(log, last, data.users)
     counting = StateBuilder(log, Plans({}), users, NO_TEXTS)
     days = split_days(partition, recipe, counting.slate_count if champion else None)
 
     planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
     texts, digests = _texts(counting, days, recipe.augmentation, cache)
-    shown: Shown | None = None
-    left_out: dict[str, int] = {}
-    if exposure.slates != "bought":
-        shown, left_out = read_shown(accepted, log, data.label_delay_days)
+    shown, left_out = (None, {}) if exposure.slates == "bought" else read_shown(accepted, log, data.label_delay_days)
     builder = StateBuilder(log, planned, users, texts, shown=shown, knowledge=data.knowledge)
     known_items = counting.sold(days.train[0], days.train_end)
     save_builder(out, builder, digests, known_items, days.train_end, days.validation[-1])
-    sampling = Sampling(
-        data.keep_bought, data.keep_other, data.barely_known, SEED, data.hard_negatives, exposure.slates,
-        exposure.keep_unseen,
-    )  # fmt: skip
+    sampling = _sampling(recipe)
     names = [log.user_ids[user] for user in users.tolist()]
     options = [names, encoder_digest(), asdict(sampling), data.knowledge, data.goal, data.label_delay_days]
-    keys = day_keys(accepted, plans, catalogue, days.train[0], days.last, options)
+    keys = day_keys(accepted, plans, catalogue, days.train[0], last, options)
     if shown is not None:  # what came of a day's lists is known some days later
-        keys = {day: keys[min(day + data.label_delay_days, days.last)] for day in keys}
+        keys = {day: keys[min(day + data.label_delay_days, last)] for day in keys}
     with ThreadPoolExecutor(1) as aside:  # the workers make rows; meanwhile, the state
         made = aside.submit(made_rows, out, days, keys, sampling, cache)
-        morning = builder.morning(days.last + 1)
+        morning = builder.morning(last + 1)
         morning.items.save(out / "items")
         save_view(out / "view", morning.items, {log.user_ids[user]: one for user, one in morning.histories.items()})
         files = made.result()
     parts = judged(out, files, builder, days, exposure)
-    train = parts.parts["train"]
     split = Split(
         partition=partition,
-        train_days=tuple(iso_day(day) for day in days.train),
-        validation_days=tuple(iso_day(day) for day in days.validation),
-        holdout_days=tuple(iso_day(day) for day in days.holdout),
-        holdout_slates=tuple(counting.slate_count(day) for day in days.holdout),
+        train_days=tuple(map(iso_day, days.train)),
+        validation_days=tuple(map(iso_day, days.validation)),
+        holdout_days=tuple(map(iso_day, days.holdout)),
+        holdout_slates=tuple(map(counting.slate_count, days.holdout)),
         label_delay_days=data.label_delay_days,
         train_end=iso_day(days.train_end),
         recipe=recipe.digest,
         seed=SEED,
-        slates=train.slates,
-        rows=train.rows,
-        log_digest=keys[days.last],
+        slates=parts.parts["train"].slates,
+        rows=parts.parts["train"].rows,
+        log_digest=keys[last],
     )
     (out / "dataset.json").write_bytes(canonical_json(split.model_dump(mode="json")))
+    counts = {"users": len(users), "events": len(log.day), "catalogue": morning.items.size, "texts": len(texts.vectors)}
+    return counts | _summary(split, parts) | left_out
+
+
+def _sampling(recipe: Recipe) -> Sampling:
+    data, exposure = recipe.data, recipe.exposure
+    return Sampling(
+        keep_bought=data.keep_bought,
+        keep_other=data.keep_other,
+        barely_known=data.barely_known,
+        seed=SEED,
+        hard_negatives=data.hard_negatives,
+        slates=exposure.slates,
+        keep_unseen=exposure.keep_unseen,
+    )
+
+
+def _summary(split: Split, parts: Parts) -> dict[str, Any]:
+    feature, shift = parts.worst
     return {
-        "users": len(users),
-        "events": len(log.day),
-        "catalogue": morning.items.size,
-        "texts": len(texts.vectors),
-        "train_days": len(days.train),
+        "train_days": len(split.train_days),
         "train_slates": split.slates,
         "train_rows": split.rows,
         "train_end": split.train_end,
-        "validation_days": len(days.validation),
-        "holdout_days": len(days.holdout),
+        "validation_days": len(split.validation_days),
+        "holdout_days": len(split.holdout_days),
         "holdout_slates": sum(split.holdout_slates),
-        "holdout_first_day": split.holdout_days[0] if days.holdout else None,
-        "state_through": partition,
+        "holdout_first_day": split.holdout_days[0] if split.holdout_days else None,
+        "state_through": split.partition,
         "data_digest": split.log_digest,
-        "train_holdout_drift": round(parts.worst[1].psi, 4),
-        "train_holdout_drift_of": parts.worst[0],
+        "train_holdout_drift": round(shift.psi, 4),
+        "train_holdout_drift_of": feature,
         "class_balance": round(parts.balance_shift, 4),
         "positive_share": {name: round(part.positive_share, 6) for name, part in parts.parts.items()},
-        **left_out,
     }
 
 

@@ -40,13 +40,15 @@ class Shown:
 def read_shown(accepted: list[Path], log: EventLog, label_delay_days: int) -> tuple[Shown, dict[str, int]]:
     """(the lists, how many events could not be used and why).
 
-    Items and users that the log does not know cannot be ranked or described, so their impressions are left out. An
-    answer counts for the request that it names, however much later it comes, up to `label_delay_days` days.
+    Items and users that the log does not know cannot be ranked or described, so their impressions are left out; so are
+    lists of searches, because what answers them depends on a query that the ranker does not read. An answer counts for
+    the request that it names, however much later it comes, up to `label_delay_days` days.
     """
     events = pl.concat([_events(path) for path in sorted(accepted)])
     impressions = events.filter(pl.col("event_type") == "impression")
     answers = events.filter(pl.col("event_type").is_in(ANSWERS) & pl.col("request_id").is_not_null())
-    named = impressions.filter(pl.col("request_id").is_not_null())
+    searched = pl.col("surface").fill_null("recommendation") == "search"
+    named = impressions.filter(pl.col("request_id").is_not_null() & ~searched)
     placed = (
         named.sort("event_id")
         .join(_numbers("user_id", "user", log.user_ids), on="user_id")
@@ -65,9 +67,12 @@ def read_shown(accepted: list[Path], log: EventLog, label_delay_days: int) -> tu
         .with_columns(request=pl.struct("day", "request_id").rank("dense").cast(pl.Int32) - 1)
         .sort("day", "request", "position", "item")
     )
-    orphans = answers.join(named, on=["request_id", "item_id"], how="anti")
+    orphans = answers.filter(~searched).join(named, on=["request_id", "item_id"], how="anti")
     left_out = {
-        "impressions_without_request": len(impressions) - len(named),
+        "impressions_of_searches": int(impressions.select(searched.sum()).item()),
+        "impressions_without_request": int(
+            impressions.select((pl.col("request_id").is_null() & ~searched).sum()).item()
+        ),
         "impressions_of_unknown_users_or_items": len(named.unique(["request_id", "item_id"])) - len(placed),
         "answers_to_nothing_shown": len(orphans),
         "answers_out_of_time": len(answered) - len(in_time),
@@ -87,7 +92,7 @@ def _events(path: Path) -> pl.DataFrame:
     """The events of one day that have to do with lists."""
     wanted = {
         "event_id": pl.String, "user_id": pl.String, "item_id": pl.String, "event_type": pl.String,
-        "request_id": pl.String, "position": pl.Int32, "propensity": pl.Float64, "value": pl.Float64,
+        "request_id": pl.String, "surface": pl.String, "position": pl.Int32, "propensity": pl.Float64, "value": pl.Float64,
     }  # fmt: skip
     schema = pl.read_parquet_schema(path)
     frame = pl.read_parquet(path, columns=[name for name in wanted if name in schema])

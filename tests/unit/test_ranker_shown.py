@@ -22,8 +22,10 @@ ITEMS = 12
 DIGESTS = np.arange(ITEMS * 16, dtype=np.uint8).reshape(-1, 16)
 
 
-def an_event(day, user, item, event_type="purchase", request=None, position=None, propensity=None, value=2.0):
-    return {
+def an_event(
+    day, user, item, event_type="purchase", request=None, position=None, propensity=None, value=2.0, **columns
+):
+    return columns | {
         "day": day,
         "user_id": f"user-{user}",
         "item_id": f"item-{item:02d}",
@@ -61,7 +63,13 @@ def read(tmp_path):
             path = folder / f"dt={iso_day(day)}" / "accepted.parquet"
             path.parent.mkdir()
             noon = datetime(1970, 1, 1, 12, tzinfo=UTC) + timedelta(days=day)
-            schema = {"request_id": pl.String, "position": pl.Int32, "propensity": pl.Float64, "value": pl.Float64}
+            schema = {
+                "request_id": pl.String,
+                "position": pl.Int32,
+                "propensity": pl.Float64,
+                "value": pl.Float64,
+                "surface": pl.String,
+            }
             frame = pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None).drop("day")
             ids = pl.Series([f"{day}-{n:03d}" for n in range(len(rows))])
             frame.with_columns(event_id=ids, event_time=pl.lit(noon)).write_parquet(path)
@@ -127,12 +135,15 @@ def test_what_cannot_be_used_is_counted(read):
         *a_list(DAY, 0, None, [1, 2]),
         *a_list(DAY, 0, "q", [3, 77]),
         *a_list(DAY, 8, "r", [3]),
+        *a_list(DAY, 0, "s", [3, 4], surface="search"),
+        an_event(DAY, 0, 3, "click", "s", surface="search"),
         an_event(DAY, 0, 9, "click", "q"),
         an_event(DAY, 0, 3, "click", "q"),
     ]
     _, shown, left_out = read(events)
     assert len(shown.item) == 1
     assert left_out == {
+        "impressions_of_searches": 2,
         "impressions_without_request": 2,
         "impressions_of_unknown_users_or_items": 2,
         "answers_to_nothing_shown": 1,
