@@ -51,7 +51,7 @@ from tasks.adapters.store import Store
 from tasks.data_report import SAMPLE_ROWS, write_report
 from tasks.domain.behaviour import AcceptedManifest, PartitionManifest, next_day
 from tasks.domain.contract import EVENT, PLAN
-from tasks.domain.data_policy import DataPolicy, DayCounts
+from tasks.domain.data_policy import TRAINING, DataPolicy, DayCounts
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
 from tasks.progress import Progress
@@ -120,6 +120,7 @@ def load_policy(path: Path = POLICY) -> DataPolicy:
         ("rows", {"contract", *(rule.name for rule in ROW_RULES)}, set(policy.rows)),
         ("days", {rule.name for rule in DAY_RULES}, set(policy.days)),
         ("tables", {PLANS.name, ITEMS.name}, set(policy.tables)),
+        ("training", set(TRAINING), set(policy.training)),
         ("model_inputs", set(EVENT.names) & set(policy.model_inputs), set(policy.model_inputs)),
     )
     for section, known, named in sections:

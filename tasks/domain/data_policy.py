@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -31,6 +31,13 @@ class DayRule(Record):
     settings: dict[str, float] = Field(default_factory=dict)
 
 
+class TrainingRule(Record):
+    """What happens when a training set differs by more than `at_most` from what comes after it."""
+
+    action: Literal["mark", "refuse", "off"]
+    at_most: float = Field(gt=0)
+
+
 class DataPolicy(Record):
     """tasks/policies/data.yaml. Every rule has an entry and every entry a rule; the loader checks both."""
 
@@ -40,6 +47,7 @@ class DataPolicy(Record):
     rows: dict[str, RowRule]
     days: dict[str, DayRule]
     tables: dict[str, DayRule]  # the plan and the item table that a day names
+    training: dict[str, TrainingRule]  # what build_dataset made, its training part against what comes after it
 
 
 class Distance(Record):
@@ -87,6 +95,25 @@ def judge_rows(name: str, rule: RowRule, caught: int, rows: int, reason: str) ->
         return Finding(rule=name, outcome="pass", rows=0, sentence=numbers)
     outcome: Outcome = rule.beyond if share > rule.budget else rule.action
     return Finding(rule=name, outcome=outcome, rows=caught, sentence=f"{numbers}; {reason}")
+
+
+TRAINING = {
+    "train_holdout_drift": "the worst feature's stability index: the model would be judged on another world than it learnt",
+    "class_balance": "times more, or less, positives than in training: labels are missing, or doubled",
+}
+
+
+def judge_training(facts: Mapping[str, float], rules: Mapping[str, TrainingRule]) -> list[Finding]:
+    """`facts`: a number for each rule of TRAINING."""
+    findings = []
+    for name, reason in TRAINING.items():
+        rule, value = rules[name], facts[name]
+        outcome: Outcome = "pass" if rule.action == "off" or value <= rule.at_most else rule.action
+        told = f"{name}: {value:.3g}, allowed {rule.at_most:g}"
+        findings.append(
+            Finding(rule=name, outcome=outcome, rows=0, sentence=told if outcome == "pass" else f"{told}; {reason}")
+        )
+    return findings
 
 
 def spread(history: Sequence[float], mads: float) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.domain.data_policy import DayRule, Finding, RowRule, band, judge_rows, spread, verdict_of
+from tasks.domain.data_policy import DayRule, Finding, RowRule, band, judge_rows, judge_training, spread, verdict_of
 from tasks.domain.errors import InputRejected
 from tasks.validate_data import POLICY, load_policy
 
@@ -80,3 +80,12 @@ def test_a_day_that_a_person_let_pass_is_called_released_and_a_refusal_stays_one
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12), st.floats(-1e6, 1e6))
 def test_the_spread_does_not_depend_on_where_the_values_lie(values, by):
     assert spread([value + by for value in values], 3) == pytest.approx(spread(values, 3), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("drift", "balance", "outcomes"),
+    [(0.2, 1.0, ["pass", "pass"]), (5.0, 1.0, ["mark", "pass"]), (0.2, 4.0, ["pass", "refuse"])],
+)
+def test_a_training_set_is_held_against_what_comes_after_it(drift, balance, outcomes):
+    findings = judge_training({"train_holdout_drift": drift, "class_balance": balance}, load_policy().training)
+    assert [finding.outcome for finding in findings] == outcomes
