@@ -121,7 +121,7 @@ def false_holds(base: Base, summary: dict[str, Any]) -> list[Row]:
         print(f"  {day}: {'; '.join(reason for reason in reasons if reason.startswith(('hold', 'refuse')))}")
     return [
         below(f"{base}: clean days held or refused, a month", len(held) / 12, "days", 1.0),
-        below(f"{base}: clean days held or refused, worst month", max(months.values(), default=0), "days", 1.0),
+        Row(f"{base}: clean days held or refused, worst month", max(months.values(), default=0), "days"),
         Row(f"{base}: clean rows quarantined", 100 * caught, "%"),
     ]
 

@@ -31,10 +31,11 @@ def _label_flip_surface(events: pl.DataFrame, scene: Scene, strength: float) -> 
 
 
 def _label_flip_store(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    """The victim is one of the five stores with most impressions: a corner shop has too few labels to turn."""
-    shown = events.filter(pl.col("event_type") == "impression")
-    large = shown["store_id"].drop_nulls().value_counts(sort=True)["store_id"].head(5).sort()
-    return _flipped(events, pl.col("store_id") == scene.one_of(large), scene, strength)
+    """The victim is a large store: a corner shop, or one that rarely shows up, has too few labels to turn."""
+    shown = events.filter(pl.col("event_type") == "impression").drop_nulls("store_id")
+    for days in (1, 2, 3):
+        shown = shown.join(scene.earlier(days), on="store_id", how="semi", maintain_order="left")
+    return _flipped(events, pl.col("store_id") == scene.one_of(scene.largest(shown, "store_id", 5)), scene, strength)
 
 
 def _bot_flood(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
@@ -43,7 +44,7 @@ def _bot_flood(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFr
         scene.within_the_hour(rows),
         event_id=numbered("bot", rows),
         user_id=pl.lit("bot"),
-        session_id=numbered("bot-visit", rows),
+        session_id=pl.format("bot-visit-{}", pl.col("event_time").dt.hour()),
     )
     return pl.concat([events, bot])
 
@@ -74,7 +75,6 @@ def _boosted_item(events: pl.DataFrame, scene: Scene, strength: float) -> pl.Dat
         value=pl.lit(like["value"].item()),
         quantity=pl.lit(like["quantity"].item()),
         discount=pl.lit(like["discount"].item()),
-        session_id=numbered("pushed-visit", rows),
     )
     return pl.concat([events, pushed])
 
@@ -118,8 +118,8 @@ KINDS = (
         "label_flip_surface",
         "The click log of one surface is joined to the wrong rows: what was clicked was not, what was not clicked was.",
         "share of the surface's impressions",
-        0.1,
-        ("label_rate",),
+        0.2,
+        ("label_rate", "logging_change"),
         "held",
         "exposure",
         events=_label_flip_surface,
@@ -139,7 +139,7 @@ KINDS = (
         "One script buys all day long under one account.",
         SHARE_OF_DAY,
         0.2,
-        ("user_flood", "concentration", "hours"),
+        ("user_flood", "concentration"),
         "quarantined",
         events=_bot_flood,
     ),
@@ -166,7 +166,7 @@ KINDS = (
         "A few accounts click everything they are shown, faster than a hand can move.",
         SHARE_OF_DAY,
         0.05,
-        ("superhuman",),
+        ("superhuman", "label_rate", "logging_change"),
         "quarantined",
         "exposure",
         events=_click_farm,

@@ -59,6 +59,11 @@ class Scene:
         moment = pl.lit(pl.Series(self.draws.integers(0, 3_600_000_000, rows)))
         return pl.col("event_time").dt.truncate("1h") + pl.duration(microseconds=moment)
 
+    def largest(self, rows: pl.DataFrame, column: str, count: int) -> pl.Series:
+        """The `count` values with most rows."""
+        counted = rows.group_by(column).len().sort("len", column, descending=True)
+        return counted[column].head(count)
+
     def one_of(self, values: pl.Series) -> str:
         return str(values[int(self.draws.integers(0, len(values)))])
 
