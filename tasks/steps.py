@@ -58,9 +58,11 @@ def _build_dataset(call: Call) -> dict[str, Any]:
     from tasks.adapters.partitions import fetch_accepted
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
+    from tasks.training_set import allowed
+    from tasks.validate_data import load_policy
 
     events = fetch_accepted(call.store, through=call.partition, target=call.cache / "accepted")
-    return build_dataset(
+    summary = build_dataset(
         accepted=events.events,
         plans=events.plans,
         catalogue=events.catalogue,
@@ -70,6 +72,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
         out=call.out,
         champion=_champion_view(call) if "resolve_champion" in call.inputs else None,
     )
+    return summary | {"marked": "; ".join(allowed(summary, load_policy().training))}
 
 
 def _finetune(call: Call) -> dict[str, Any]:

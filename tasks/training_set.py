@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.domain.data_policy import TRAINING, TrainingRule, judge_training
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json
 from tasks.domain.recipe import Exposure
@@ -124,3 +125,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
+
+
+def allowed(summary: Mapping[str, Any], rules: Mapping[str, TrainingRule]) -> list[str]:
+    """What the policy minds about a dataset, as sentences.
+
+    Raises:
+        InputRejected: something that the policy refuses.
+    """
+    findings = judge_training({name: float(summary[name]) for name in TRAINING}, rules)
+    if refused := [finding.sentence for finding in findings if finding.outcome == "refuse"]:
+        raise InputRejected(f"the training set is refused, the champion keeps serving: {'; '.join(refused)}")
+    return [finding.sentence for finding in findings if finding.outcome == "mark"]
