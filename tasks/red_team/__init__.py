@@ -7,10 +7,10 @@ judge the result as they judge every other day.
 from __future__ import annotations
 
 from tasks.domain.errors import InputRejected
-from tasks.red_team import actors, clocks, objects, values
+from tasks.red_team import actors, clocks, lists, objects, values
 from tasks.red_team.scene import Kind
 
-KINDS = (*clocks.KINDS, *actors.KINDS, *values.KINDS, *objects.KINDS)
+KINDS = (*clocks.KINDS, *actors.KINDS, *lists.KINDS, *values.KINDS, *objects.KINDS)
 
 
 def kind_named(name: str) -> Kind:

@@ -76,30 +76,20 @@ def _wrapped_clock(events: pl.DataFrame, scene: Scene, strength: float) -> pl.Da
     return events.with_columns(event_time=midnight + pl.duration(microseconds=second))
 
 
-def _moved(days: float) -> pl.Expr:
-    return TIME + timedelta(days=days)
-
-
-def _some_moved(events: pl.DataFrame, scene: Scene, strength: float, moved: pl.Expr) -> pl.DataFrame:
-    return events.with_columns(
-        pl.when(scene.mask(len(events), strength)).then(moved).otherwise(TIME).alias("event_time")
-    )
-
-
 def _tomorrow(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _some_moved(events, scene, strength, _moved(1))
+    return scene.change(events, strength, TIME + timedelta(days=1))
 
 
 def _yesterday(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _some_moved(events, scene, strength, _moved(-1))
+    return scene.change(events, strength, TIME - timedelta(days=1))
 
 
 def _next_year(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _some_moved(events, scene, strength, _moved(365))
+    return scene.change(events, strength, TIME + timedelta(days=365))
 
 
 def _epoch(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _some_moved(events, scene, strength, pl.lit(0).cast(pl.Datetime("us", "UTC")))
+    return scene.change(events, strength, pl.lit(0).cast(pl.Datetime("us", "UTC")).alias("event_time"))
 
 
 def _replayed_day(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
@@ -130,167 +120,45 @@ def _late_burst(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataF
     return pl.concat([events, late])
 
 
+# fmt: off
 KINDS = (
-    Kind(
-        "dropped_hour",
-        "The log file of one busy hour never arrives.",
-        "share of the hour's rows",
-        1.0,
-        ("hours",),
-        "held",
-        events=_dropped_hour,
-    ),
-    Kind(
-        "lost_evening",
-        "The upload breaks off and nobody notices: everything after a moment is missing.",
-        "share of the 24 hours",
-        0.25,
-        ("watermark", "row_count", "visits", "hours", "clock_shift"),
-        "held",
-        events=_lost_evening,
-    ),
-    Kind(
-        "lost_parts",
-        "Half of the log's shards are lost: every hour is there, half of the visits are not.",
-        "share of the visits",
-        0.5,
-        ("visits", "row_count"),
-        "held",
-        events=_lost_parts,
-    ),
-    Kind(
-        "almost_empty",
-        "The export stops after its first row.",
-        "share of the rows that are lost, but for one",
-        1.0,
-        ("too_few", "row_count", "hours", "watermark", "clock_shift", "concentration", "drift"),
-        "refused",
-        events=_one_row,
-    ),
-    Kind(
-        "empty_day",
-        "The export writes a file with a header and no row.",
-        "any number above 0: no row is left",
-        1.0,
-        (),
-        "empty",
-        events=_empty,
-    ),
-    Kind(
-        "duplicated_file",
-        "One of the day's files is delivered twice.",
-        SHARE_OF_DAY,
-        0.1,
-        ("duplicate",),
-        "quarantined",
-        events=_duplicated_file,
-    ),
-    Kind(
-        "retry_storm",
-        "Clients send an event again within seconds and make a new event id each time.",
-        SHARE_OF_DAY,
-        0.05,
-        ("retry",),
-        "quarantined",
-        events=_retry_storm,
-    ),
-    Kind(
-        "double_logging",
-        "Two loggers write the same moment, each under an event id of its own.",
-        SHARE_OF_DAY,
-        0.05,
-        ("same_moment",),
-        "held",
-        events=_double_logging,
-    ),
-    Kind(
-        "clock_ahead",
-        "The shop's clocks are set to another zone: everything seems to happen later.",
-        "hours",
-        2.0,
-        ("wrong_day", "clock_shift"),
-        "refused",
-        events=_clock_ahead,
-    ),
-    Kind(
-        "clock_behind",
-        "The shop's clocks are set to another zone: everything seems to happen earlier.",
-        "hours",
-        2.0,
-        ("late", "clock_shift"),
-        "held",
-        events=_clock_behind,
-    ),
-    Kind(
-        "wrapped_clock",
-        "A job loses the time zone and still sorts every row into its day: hours turn, dates do not.",
-        "hours",
-        4.0,
-        ("clock_shift", "hours"),
-        "held",
-        events=_wrapped_clock,
-    ),
-    Kind(
-        "clock_next_day",
-        "The date of some tills is one day ahead.",
-        SHARE_OF_DAY,
-        0.05,
-        ("wrong_day",),
-        "refused",
-        events=_tomorrow,
-    ),
-    Kind(
-        "clock_last_day",
-        "The date of some tills is one day behind.",
-        SHARE_OF_DAY,
-        0.1,
-        ("late",),
-        "held",
-        events=_yesterday,
-    ),
-    Kind(
-        "future_times",
-        "A client's year is wrong: some rows are of next year.",
-        SHARE_OF_DAY,
-        0.005,
-        ("wrong_day",),
-        "quarantined",
-        events=_next_year,
-    ),
-    Kind(
-        "clock_reset",
-        "Devices without a battery begin at 1970 again.",
-        SHARE_OF_DAY,
-        0.005,
-        ("stale", "contract"),
-        "quarantined",
-        events=_epoch,
-    ),
-    Kind(
-        "replayed_day",
-        "A job that runs again delivers rows of the day before under today.",
-        SHARE_OF_DAY,
-        0.1,
-        ("replayed", "late", "copied_day"),
-        "quarantined",
-        events=_replayed_day,
-    ),
-    Kind(
-        "copied_day",
-        "The day before is delivered again under new event ids and with today's date.",
-        SHARE_OF_DAY,
-        1.0,
-        ("copied_day",),
-        "held",
-        events=_copied_day,
-    ),
-    Kind(
-        "late_burst",
-        "Phones that were offline deliver what happened two days ago, all at once.",
-        SHARE_OF_DAY,
-        0.1,
-        ("late",),
-        "held",
-        events=_late_burst,
-    ),
+    Kind("dropped_hour", "The log file of one busy hour never arrives.",
+         "share of the hour's rows", 1.0, ("hours",), "held", events=_dropped_hour),
+    Kind("lost_evening", "The upload breaks off and nobody notices: everything after a moment is missing.",
+         "share of the 24 hours", 0.25, ("watermark", "row_count", "visits", "hours", "clock_shift"), "held",
+         events=_lost_evening),
+    Kind("lost_parts", "Half of the log's shards are lost: every hour is there, half of the visits are not.",
+         "share of the visits", 0.5, ("visits", "row_count"), "held", events=_lost_parts),
+    Kind("almost_empty", "The export stops after its first row.",
+         "share of the rows that are lost, but for one", 1.0, ("too_few", "row_count", "hours", "watermark",
+         "clock_shift", "concentration", "drift"), "refused", events=_one_row),
+    Kind("empty_day", "The export writes a file with a header and no row.",
+         "any number above 0: no row is left", 1.0, (), "empty", events=_empty),
+    Kind("duplicated_file", "One of the day's files is delivered twice.",
+         SHARE_OF_DAY, 0.1, ("duplicate",), "quarantined", events=_duplicated_file),
+    Kind("retry_storm", "Clients send an event again within seconds and make a new event id each time.",
+         SHARE_OF_DAY, 0.05, ("retry",), "quarantined", events=_retry_storm),
+    Kind("double_logging", "Two loggers write the same moment, each under an event id of its own.",
+         SHARE_OF_DAY, 0.05, ("same_moment",), "held", events=_double_logging),
+    Kind("clock_ahead", "The shop's clocks are set to another zone: everything seems to happen later.",
+         "hours", 2.0, ("wrong_day", "clock_shift"), "refused", events=_clock_ahead),
+    Kind("clock_behind", "The shop's clocks are set to another zone: everything seems to happen earlier.",
+         "hours", 2.0, ("late", "clock_shift"), "held", events=_clock_behind),
+    Kind("wrapped_clock", "A job loses the time zone and still sorts every row into its day: hours turn, dates do not.",
+         "hours", 4.0, ("clock_shift", "hours"), "held", events=_wrapped_clock),
+    Kind("clock_next_day", "The date of some tills is one day ahead.",
+         SHARE_OF_DAY, 0.05, ("wrong_day",), "refused", events=_tomorrow),
+    Kind("clock_last_day", "The date of some tills is one day behind.",
+         SHARE_OF_DAY, 0.1, ("late",), "held", events=_yesterday),
+    Kind("future_times", "A client's year is wrong: some rows are of next year.",
+         SHARE_OF_DAY, 0.005, ("wrong_day",), "quarantined", events=_next_year),
+    Kind("clock_reset", "Devices without a battery begin at 1970 again.",
+         SHARE_OF_DAY, 0.005, ("stale", "contract"), "quarantined", events=_epoch),
+    Kind("replayed_day", "A job that runs again delivers rows of the day before under today.",
+         SHARE_OF_DAY, 0.1, ("replayed", "late", "copied_day"), "quarantined", events=_replayed_day),
+    Kind("copied_day", "The day before is delivered again under new event ids and with today's date.",
+         SHARE_OF_DAY, 1.0, ("copied_day",), "held", events=_copied_day),
+    Kind("late_burst", "Phones that were offline deliver what happened two days ago, all at once.",
+         SHARE_OF_DAY, 0.1, ("late",), "held", events=_late_burst),
 )
+# fmt: on

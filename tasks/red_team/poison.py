@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from tasks.red_team.scene import Bend, Kind, Scene
@@ -48,7 +49,7 @@ class Poisoned(Window):
         self._day, self._kind, self._strength, self._seed = day, kind, strength, seed
 
     def scene(self) -> Scene:
-        return Scene(self._day, self._source, self._seed)
+        return Scene(self._day, self._source, np.random.default_rng(self._seed))
 
     def events(self, day: str) -> pa.Table:
         return self._bent(self._kind.events, super().events(day))

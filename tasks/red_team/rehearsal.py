@@ -44,6 +44,8 @@ def rehearse(settings: Settings, day: str, kind: str, strength: float | None, ou
         raise InputRejected(f"a strength of {strength} means nothing; it is 0 or more, here: {chosen.strength}")
     source = open_source(settings.source)
     require_day(source, day)
+    if not source.events(day).num_rows:
+        raise InputRejected(f"{day} has no event in {source.title}, so there is nothing to damage; choose another day")
     trial, against = _trial(settings, source, day, chosen, policy, out / "past")
     clean = trial.judge(SOUND, 0, SEED, out / "clean")
     judged = trial.judge(chosen, strength, SEED, out)

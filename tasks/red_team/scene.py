@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.adapters.store import Store
 from tasks.domain.behaviour import next_day
+from tasks.domain.errors import InputRejected
 from tasks.sources import Source
 
 # from harmless to final; a kind counts as detected when what happens is at least what its entry promises
@@ -25,11 +26,7 @@ class Scene:
 
     day: str
     source: Source
-    seed: int
-    draws: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "draws", np.random.default_rng(self.seed))
+    draws: np.random.Generator
 
     def earlier(self, days: int = 1) -> pl.DataFrame:
         """The sound rows of a day before this one; of the last one that has rows."""
@@ -44,6 +41,18 @@ class Scene:
         chosen = np.zeros(rows, bool)
         chosen[self.draws.permutation(rows)[: count_of(rows, share)]] = True
         return pl.Series(chosen)
+
+    def change(
+        self, frame: pl.DataFrame, share: float, *changed: pl.Expr, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """`share` of the rows, or of those where `where` holds, with new values in the columns that `changed` names."""
+        rows = pl.int_range(pl.len()) if where is None else pl.arg_where(where)
+        chosen = self.some(frame.select(rows.alias("row")), share)["row"]
+        hit = pl.int_range(pl.len()).is_in(chosen.implode())
+        return frame.with_columns(
+            pl.when(hit).then(new).otherwise(name).alias(name)
+            for new, name in ((new, new.meta.output_name()) for new in changed)
+        )
 
     def some(self, frame: pl.DataFrame, share: float) -> pl.DataFrame:
         return frame.filter(self.mask(len(frame), share))
@@ -74,6 +83,8 @@ def count_of(rows: int, share: float) -> int:
 
 def added(rows: int, share: float) -> int:
     """How many rows to add so that they make `share` of the day."""
+    if share >= 1:
+        raise InputRejected(f"added rows cannot make {share:g} of a day that has rows; choose a strength below 1")
     return round(rows * share / (1 - share))
 
 

@@ -13,17 +13,8 @@ ANY = "any number above 0"
 PURCHASE = pl.col("event_type") == "purchase"
 
 
-def _where(events: pl.DataFrame, scene: Scene, strength: float, *changed: pl.Expr) -> pl.DataFrame:
-    """`changed` in `strength` of the rows; every expression is named for the column that it replaces."""
-    hit = scene.mask(len(events), strength)
-    return events.with_columns(
-        pl.when(hit).then(new).otherwise(pl.col(new.meta.output_name())).alias(new.meta.output_name())
-        for new in changed
-    )
-
-
 def _cents(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.col("value") * 100, pl.col("discount") * 100)
+    return scene.change(events, strength, pl.col("value") * 100, pl.col("discount") * 100)
 
 
 def _currency(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
@@ -35,27 +26,27 @@ def _currency(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFra
 
 
 def _swapped_numbers(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.col("quantity").alias("value"), pl.col("value").alias("quantity"))
+    return scene.change(events, strength, pl.col("quantity").alias("value"), pl.col("value").alias("quantity"))
 
 
 def _swapped_ids(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.col("item_id").alias("user_id"), pl.col("user_id").alias("item_id"))
+    return scene.change(events, strength, pl.col("item_id").alias("user_id"), pl.col("user_id").alias("item_id"))
 
 
 def _nan(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.lit(math.nan).alias("value"))
+    return scene.change(events, strength, pl.lit(math.nan).alias("value"))
 
 
 def _infinite(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.lit(math.inf).alias("value"))
+    return scene.change(events, strength, pl.lit(math.inf).alias("value"))
 
 
 def _null(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.lit(None, pl.Float64).alias("value"))
+    return scene.change(events, strength, pl.lit(None, pl.Float64).alias("value"))
 
 
 def _negative(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, -pl.col("value") - 0.01)
+    return scene.change(events, strength, -pl.col("value") - 0.01)
 
 
 def _text(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
@@ -71,73 +62,24 @@ def _renamed_optional(events: pl.DataFrame, scene: Scene, strength: float) -> pl
 
 
 def _unknown_items(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, ("other-" + pl.col("item_id")).alias("item_id"))
+    return scene.change(events, strength, ("other-" + pl.col("item_id")).alias("item_id"))
 
 
 # UTF-8 read as Latin-1, a NUL, an accent without a letter, a byte that was no text, a line break
 GARBAGE = ("Ã©", "\0", "\u0301", "\ufffd", "\n")
 
 
-def _garbled(column: str, events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    rubbish = pl.Series([GARBAGE[n] for n in scene.draws.integers(0, len(GARBAGE), len(events))])
-    return _where(events, scene, strength, (pl.col(column) + rubbish).alias(column))
-
-
 def _garbled_items(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _garbled("item_id", events, scene, strength)
-
-
-def _garbled_queries(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    """Of searches only. The accent and the double encoding are valid text: what must be caught is what no person types."""
-    typed = events["query"].is_not_null()
-    rubbish = pl.Series([("\0", "\ufffd", "\u0085")[n] for n in scene.draws.integers(0, 3, len(events))])
-    hit = typed & scene.mask(len(events), strength)
-    return events.with_columns(pl.when(hit).then(pl.col("query") + rubbish).otherwise("query").alias("query"))
+    rubbish = pl.lit(pl.Series([GARBAGE[n] for n in scene.draws.integers(0, len(GARBAGE), len(events))]))
+    return scene.change(events, strength, pl.col("item_id") + rubbish)
 
 
 def _new_event_type(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.lit("hover").alias("event_type"))
-
-
-def _orphan_clicks(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    hit = (events["event_type"] == "click") & scene.mask(len(events), strength)
-    own = pl.lit("client-") + pl.col("event_id")
-    return events.with_columns(pl.when(hit).then(own).otherwise("request_id").alias("request_id"))
-
-
-def _lost_impressions(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    lists = events["request_id"].drop_nulls().unique().sort()
-    lost = pl.col("request_id").is_in(lists.filter(scene.mask(len(lists), strength)).implode())
-    return events.filter(~((pl.col("event_type") == "impression") & lost))
-
-
-def _propensity_in_percent(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(events, scene, strength, pl.col("propensity") * 100)
-
-
-def _early_clicks(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    hit = (events["event_type"] == "click") & scene.mask(len(events), strength)
-    early = pl.col("event_time") - pl.duration(hours=1)
-    return events.with_columns(pl.when(hit).then(early).otherwise("event_time").alias("event_time"))
-
-
-def _by_list(events: pl.DataFrame, scene: Scene, strength: float, position: pl.Expr) -> pl.DataFrame:
-    """A new build serves some of the lists, and all rows of such a list."""
-    lists = events["request_id"].drop_nulls().unique().sort()
-    hit = pl.col("request_id").is_in(lists.filter(scene.mask(len(lists), strength)).implode())
-    return events.with_columns(pl.when(hit).then(position).otherwise("position").cast(pl.Int32).alias("position"))
-
-
-def _positions_from_one(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _by_list(events, scene, strength, pl.col("position") + 1)
-
-
-def _positions_zero(events: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _by_list(events, scene, strength, pl.col("position") * 0)
+    return scene.change(events, strength, pl.lit("hover").alias("event_type"))
 
 
 def _other_catalogue(items: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
-    return _where(items, scene, strength, ("old-" + pl.col("item_id")).alias("item_id"))
+    return scene.change(items, strength, ("old-" + pl.col("item_id")).alias("item_id"))
 
 
 def _doubled_catalogue(items: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
@@ -147,231 +89,45 @@ def _doubled_catalogue(items: pl.DataFrame, scene: Scene, strength: float) -> pl
 def _plan_in_percent(plan: pl.DataFrame, scene: Scene, strength: float) -> pl.DataFrame:
     """Shares of 0 stay 0 in any unit: only what is promoted changes."""
     percent = pl.when(pl.col("display_share") > 0).then(pl.col("display_share") * 100).otherwise("display_share")
-    return _where(plan, scene, strength, percent.cast(pl.Float32).alias("display_share"))
+    return scene.change(plan, strength, percent.cast(pl.Float32).alias("display_share"))
 
 
+# fmt: off
 KINDS = (
-    Kind(
-        "cents",
-        "Tills begin to send money in cents.",
-        SHARE_OF_DAY,
-        0.1,
-        ("price_outlier", "drift"),
-        "refused",
-        events=_cents,
-    ),
-    Kind(
-        "currency",
-        "One store sends its prices in another currency.",
-        "how much dearer everything there seems: 1 is twice as dear",
-        1.0,
-        ("store_prices",),
-        "quarantined",
-        events=_currency,
-    ),
-    Kind(
-        "swapped_numbers",
-        "A new export swaps the columns value and quantity.",
-        SHARE_OF_DAY,
-        0.2,
-        ("price_outlier", "drift"),
-        "held",
-        events=_swapped_numbers,
-    ),
-    Kind(
-        "swapped_ids",
-        "A new export swaps the columns user_id and item_id.",
-        SHARE_OF_DAY,
-        0.03,
-        ("unknown_item",),
-        "quarantined",
-        events=_swapped_ids,
-    ),
-    Kind(
-        "nan_column",
-        "A division by zero upstream fills the column value with NaN.",
-        SHARE_OF_DAY,
-        1.0,
-        ("not_finite", "all_null", "contract", "missing", "drift"),
-        "refused",
-        events=_nan,
-    ),
-    Kind(
-        "null_column",
-        "A field is renamed in the app and arrives empty: value has nothing in it.",
-        SHARE_OF_DAY,
-        1.0,
-        ("all_null", "missing", "drift"),
-        "refused",
-        events=_null,
-    ),
-    Kind(
-        "infinite_values",
-        "A free item divides by its price of zero: some values are infinite.",
-        SHARE_OF_DAY,
-        0.005,
-        ("not_finite", "contract"),
-        "quarantined",
-        events=_infinite,
-    ),
-    Kind(
-        "negative_prices",
-        "Returns are booked as purchases with a negative value.",
-        SHARE_OF_DAY,
-        0.01,
-        ("contract",),
-        "quarantined",
-        events=_negative,
-    ),
-    Kind(
-        "wrong_type",
-        "A spreadsheet saved the column value as text.",
-        ANY,
-        1.0,
-        ("ingest",),
-        "rejected",
-        events=_text,
-    ),
-    Kind(
-        "renamed_column",
-        "A team renames item_id to product_id without telling anybody.",
-        ANY,
-        1.0,
-        ("ingest",),
-        "rejected",
-        events=_renamed,
-    ),
-    Kind(
-        "renamed_optional",
-        "A team renames store_id, which may be absent: the file is sound, the column is gone.",
-        ANY,
-        1.0,
-        ("missing", "drift"),
-        "held",
-        events=_renamed_optional,
-    ),
-    Kind(
-        "unknown_items",
-        "Rows of another shop are mixed in: the item table does not know their items.",
-        SHARE_OF_DAY,
-        0.03,
-        ("unknown_item",),
-        "quarantined",
-        events=_unknown_items,
-    ),
-    Kind(
-        "garbled_items",
-        "Item ids pass through a wrong encoding: double UTF-8, NUL bytes, accents without a letter.",
-        SHARE_OF_DAY,
-        0.03,
-        ("unknown_item",),
-        "quarantined",
-        events=_garbled_items,
-    ),
-    Kind(
-        "garbled_queries",
-        "What people typed passes through a wrong encoding: control characters and broken bytes.",
-        SHARE_OF_DAY,
-        0.1,
-        ("contract",),
-        "quarantined",
-        "exposure",
-        events=_garbled_queries,
-    ),
-    Kind(
-        "new_event_type",
-        "The app begins to log hovers, which nothing downstream knows.",
-        SHARE_OF_DAY,
-        0.01,
-        ("contract",),
-        "quarantined",
-        events=_new_event_type,
-    ),
-    Kind(
-        "orphan_clicks",
-        "A client makes its own request ids: its clicks answer lists that nobody was shown.",
-        "share of the clicks",
-        0.2,
-        ("orphan_click",),
-        "quarantined",
-        "exposure",
-        events=_orphan_clicks,
-    ),
-    Kind(
-        "lost_impressions",
-        "Half of the impression log is lost: its clicks arrive, what was shown does not.",
-        "share of the lists",
-        0.5,
-        ("orphan_click", "label_rate", "logging_change", "missing", "drift"),
-        "held",
-        "exposure",
-        events=_lost_impressions,
-    ),
-    Kind(
-        "propensity_in_percent",
-        "A new server logs propensities in percent.",
-        SHARE_OF_DAY,
-        0.5,
-        ("contract",),
-        "refused",
-        "exposure",
-        events=_propensity_in_percent,
-    ),
-    Kind(
-        "early_clicks",
-        "Some clients' clocks are an hour slow: they click before the list is shown.",
-        "share of the clicks",
-        0.2,
-        ("click_before_impression",),
-        "quarantined",
-        "exposure",
-        events=_early_clicks,
-    ),
-    Kind(
-        "positions_from_one",
-        "A new build counts positions from one.",
-        "share of the lists",
-        0.5,
-        ("logging_change",),
-        "held",
-        "exposure",
-        events=_positions_from_one,
-    ),
-    Kind(
-        "positions_zero",
-        "A new build forgets the position: every item is first.",
-        "share of the lists",
-        0.2,
-        ("logging_change",),
-        "held",
-        "exposure",
-        events=_positions_zero,
-    ),
-    Kind(
-        "other_catalogue",
-        "The item table of another shop, or of last year, is delivered with the day.",
-        "share of the items that it does not have",
-        0.5,
-        ("unknown_item",),
-        "held",
-        items=_other_catalogue,
-    ),
-    Kind(
-        "doubled_catalogue",
-        "The item table holds some items twice.",
-        "share of the items",
-        0.01,
-        ("items",),
-        "refused",
-        items=_doubled_catalogue,
-    ),
-    Kind(
-        "plan_in_percent",
-        "Tomorrow's promotions are sent in percent instead of shares.",
-        "share of the planned items",
-        0.5,
-        ("plan",),
-        "refused",
-        plan=_plan_in_percent,
-    ),
+    Kind("cents", "Tills begin to send money in cents.",
+         SHARE_OF_DAY, 0.1, ("price_outlier", "drift"), "refused", events=_cents),
+    Kind("currency", "One store sends its prices in another currency.",
+         "how much dearer everything there seems: 1 is twice as dear", 1.0, ("store_prices",), "quarantined",
+         events=_currency),
+    Kind("swapped_numbers", "A new export swaps the columns value and quantity.",
+         SHARE_OF_DAY, 0.2, ("price_outlier", "drift"), "held", events=_swapped_numbers),
+    Kind("swapped_ids", "A new export swaps the columns user_id and item_id.",
+         SHARE_OF_DAY, 0.03, ("unknown_item",), "quarantined", events=_swapped_ids),
+    Kind("nan_column", "A division by zero upstream fills the column value with NaN.",
+         SHARE_OF_DAY, 1.0, ("not_finite", "all_null", "contract", "missing", "drift"), "refused", events=_nan),
+    Kind("null_column", "A field is renamed in the app and arrives empty: value has nothing in it.",
+         SHARE_OF_DAY, 1.0, ("all_null", "missing", "drift"), "refused", events=_null),
+    Kind("infinite_values", "A free item divides by its price of zero: some values are infinite.",
+         SHARE_OF_DAY, 0.005, ("not_finite", "contract"), "quarantined", events=_infinite),
+    Kind("negative_prices", "Returns are booked as purchases with a negative value.",
+         SHARE_OF_DAY, 0.01, ("contract",), "quarantined", events=_negative),
+    Kind("wrong_type", "A spreadsheet saved the column value as text.",
+         ANY, 1.0, ("ingest",), "rejected", events=_text),
+    Kind("renamed_column", "A team renames item_id to product_id without telling anybody.",
+         ANY, 1.0, ("ingest",), "rejected", events=_renamed),
+    Kind("renamed_optional", "A team renames store_id, which may be absent: the file is sound, the column is gone.",
+         ANY, 1.0, ("missing", "drift"), "held", events=_renamed_optional),
+    Kind("unknown_items", "Rows of another shop are mixed in: the item table does not know their items.",
+         SHARE_OF_DAY, 0.03, ("unknown_item",), "quarantined", events=_unknown_items),
+    Kind("garbled_items", "Item ids pass through a wrong encoding: double UTF-8, NUL bytes, accents without a letter.",
+         SHARE_OF_DAY, 0.03, ("unknown_item",), "quarantined", events=_garbled_items),
+    Kind("new_event_type", "The app begins to log hovers, which nothing downstream knows.",
+         SHARE_OF_DAY, 0.01, ("contract",), "quarantined", events=_new_event_type),
+    Kind("other_catalogue", "The item table of another shop, or of last year, is delivered with the day.",
+         "share of the items that it does not have", 0.5, ("unknown_item",), "held", items=_other_catalogue),
+    Kind("doubled_catalogue", "The item table holds some items twice.",
+         "share of the items", 0.01, ("items",), "refused", items=_doubled_catalogue),
+    Kind("plan_in_percent", "Tomorrow's promotions are sent in percent instead of shares.",
+         "share of the planned items", 0.5, ("plan",), "refused", plan=_plan_in_percent),
 )
+# fmt: on

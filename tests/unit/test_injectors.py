@@ -122,6 +122,11 @@ def test_changed_rows_are_counted_with_rows_that_come_twice():
     assert Poisoned(TinySource(), DAY, kind_named("lost_parts"), 0.5, 1).changed() == 0
 
 
+def test_more_than_all_of_a_day_cannot_be_added():
+    with pytest.raises(InputRejected, match="choose a strength below 1"):
+        tables(kind_named("bot_flood"), 1.0)
+
+
 def test_an_unknown_kind_is_one_sentence_that_lists_the_kinds():
     with pytest.raises(InputRejected) as refused:
         kind_named("gremlins")
