@@ -113,7 +113,9 @@ def usual_visits(day: Day) -> NDArray[np.float64]:
     if not day.reference:
         return np.zeros(24)
     shares = np.array([_hourly(past) / max(_hourly(past).sum(), 1) for past in day.reference])
-    usual: NDArray[np.float64] = np.median(shares, axis=0) * _hourly(day.counts).sum()
+    share, today = np.median(shares, axis=0), _hourly(day.counts)
+    # from the other hours, so that a lost hour does not lower what is expected of it
+    usual: NDArray[np.float64] = share / np.maximum(1 - share, 1e-9) * (today.sum() - today)
     return usual
 
 
