@@ -71,17 +71,19 @@ def rehearse(settings: Settings, day: str, kind: str, strength: float | None, ou
 
 def as_text(told: dict[str, Any]) -> str:
     """What `rehearse` found, for a terminal."""
-    rows = [f"  {rule}: {count:,} rows quarantined" for rule, count in told["quarantined_by_rule"].items()]
-    rows += [f"  {rule}: {count:,} rows marked" for rule, count in told["marked_by_rule"].items()]
-    caught = (
-        f"detected by {', '.join(told['caught_by']) or 'the verdict itself'}" if told["detected"] else "NOT detected"
-    )
+    caught = [
+        f"  {rule}: {count:,} of {told['rows']:,} rows {what}"
+        for what in ("quarantined", "marked")
+        for rule, count in told[f"{what}_by_rule"].items()
+    ]
+    by = f"detected by {', '.join(told['caught_by']) or 'the verdict itself'}" if told["detected"] else "NOT detected"
+    of_rows = ("quarantine: ", "mark: ")
     return "\n".join(
         [
             f"{told['partition']} with {told['kind']} at {told['strength']:g}: {told['what']}",
-            f"{told['outcome']} (without the damage: {told['clean_outcome']}); {caught}",
-            *(f"  {sentence}" for sentence in told["sentences"]),
-            *rows,
+            f"{told['outcome']} (without the damage: {told['clean_outcome']}), {by}",
+            *(f"  {sentence}" for sentence in told["sentences"] if not sentence.startswith(of_rows)),
+            *caught,
             f"judged against {told['against']}; nothing was landed or published",
             f"report: {told['report']}" if told["report"] else "no report: the day did not get as far as validation",
         ]
