@@ -30,6 +30,8 @@ LEFT_OUT = (
     "label_rate",
     "logging_change",
     "strangers",
+    "visits",
+    "copied days",
     "item and plan tables",
     "quarantine table",
 )
@@ -132,9 +134,9 @@ def row_rules(events: Any, day: str, known_items: Any, past: Past, rules: Mappin
         found["price_outlier"] = int((enough & (ratio.abs() > math.log(settings("price_outlier")["factor"]))).sum())
         stores = ratio[enough].groupby(lines["store_id"][enough]).agg(["median", "size"])
         moved = stores["median"].abs() > math.log(settings("store_prices")["factor"])
-        found["store_prices"] = int(
-            stores["size"][moved & (stores["size"] > settings("store_prices")["store_lines"])].sum()
-        )
+        items = lines[enough].groupby("store_id")["item_id"].nunique()
+        moved &= items.reindex(stores.index) >= settings("store_prices")["store_items"]
+        found["store_prices"] = int(stores["size"][moved].sum())
     of_user = events["user_id"].value_counts()
     flood = max(settings("user_flood")["share"] * len(events), settings("user_flood")["at_least_rows"])
     found["user_flood"] = int(of_user[of_user > flood].sum())
@@ -204,7 +206,7 @@ def day_rules(counts: Mapping[str, Any], rows: int, past: Past, rules: Mapping[s
         tops = [max(one[name].values()) / sum(one[name].values()) for one in [*past.counts, counts]]
         if tops[-1] > np.median(tops[:-1]) + rules["concentration"].settings["share"]:
             broken.append("concentration")
-    for name in ("hour", "event_type", "surface", "store", "price", "quantity", "discount", "category"):
+    for name in ("event_type", "surface", "store", "price", "quantity", "discount", "category"):
         drift = distance(counts[name], summed(one[name] for one in past.counts))
         if drift.js > rules["drift"].settings["js"] or drift.psi > rules["drift"].settings["psi"]:
             broken.append(f"drift {name}")
