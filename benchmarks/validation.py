@@ -1,6 +1,6 @@
 """Ten million events through validate_data, a hundred million out of core, and the same checks on pandas beside them.
 
-    make bench NAME=validation            # a quarter of an hour, 4 GB of disk under the temporary folder
+    make bench NAME=validation            # half an hour, 4 GB of disk under the temporary folder
 
 Days of a million rows are real days of Complete Journey under new ids (benchmarks/_big_days.py). Seven days are accepted
 before the clock starts, so that every rule has a past to compare with; imports are printed and not counted. The peer is
