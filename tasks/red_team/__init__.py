@@ -22,7 +22,7 @@ def kind_named(name: str) -> Kind:
 
 
 def kinds_table() -> str:
-    """Every kind as Markdown, for a terminal and for docs/red-team.md."""
+    """Every kind as Markdown, as docs/red-team.md shows it."""
     head = "| kind | what goes wrong | strength is | published | at least | rules |\n|---|---|---|---:|---|---|\n"
     return head + "".join(
         f"| `{kind.name}` | {kind.what} | {kind.strength} | {kind.published:g} | {kind.outcome} "

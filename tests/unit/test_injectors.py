@@ -136,7 +136,7 @@ def test_an_unknown_kind_is_one_sentence_that_lists_the_kinds():
 
 def test_the_page_shows_every_kind_as_it_is():
     page = Path("docs/red-team.md").read_text()
-    assert kinds_table() in page, "run `freshrank replay --list-kinds` and put its table into docs/red-team.md"
+    assert kinds_table() in page, "put what tasks.red_team.kinds_table() returns into docs/red-team.md"
 
 
 def judged(outcome, quarantined=0):
