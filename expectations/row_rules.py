@@ -30,15 +30,18 @@ def rows_of(day: Day, rows: pl.Series) -> pl.Series:
 
 
 def _duplicate(day: Day, settings: Settings) -> pl.Series:
-    if day.event_id_hashes.n_unique() == len(day.events):
+    if (day.event_ids[1:] != day.event_ids[:-1]).all():
         return none_of(day)
     ids = day.events["event_id"]
     return ~ids.is_first_distinct() & ids.is_not_null()
 
 
 def _replayed(day: Day, settings: Settings) -> pl.Series:
-    again = day.past.accepted_before(day.day, day.event_id_hashes)
-    return again & day.events["event_id"].is_not_null() if again is not None else none_of(day)
+    again = pl.Series(day.past.accepted_before(day.day, day.event_ids), dtype=pl.UInt64)
+    if again.is_empty():
+        return none_of(day)
+    ids = day.events["event_id"]
+    return ids.hash().is_in(again.implode()) & ids.is_not_null()
 
 
 def _retry(day: Day, settings: Settings) -> pl.Series:

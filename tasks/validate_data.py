@@ -23,7 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from expectations.day_rules import DAY_RULES
-from expectations.past import SEEN, Past, Seen
+from expectations.past import SEEN, Past, Seen, sorted_hashes
 from expectations.profile import ROW
 from expectations.reference import ITEM_COLUMNS
 from expectations.row_rules import ROW_RULES
@@ -178,12 +178,10 @@ def _remembered(store: Store, manifest: AcceptedManifest) -> tuple[DayCounts, pl
 
     key = landed_key(manifest.partition, manifest.events.name)
     events = read_frame(store, key, manifest.events, EVENT, SEEN, coded=())
-    ids = events["event_id"].hash()
     if manifest.quarantined:
-        kept = ~events.select(pl.int_range(pl.len()).is_in(quarantined_rows(store, manifest).implode())).to_series()
-        ids, events = ids.filter(kept), events.drop("event_id").filter(kept)
+        events = events.filter(~pl.int_range(pl.len()).is_in(quarantined_rows(store, manifest).implode()))
     items = pl.read_parquet(body("items")).select(pl.col(name).cast(kind) for name, kind in ITEM_COLUMNS.items())
-    return DayCounts.model_validate_json(body("counts")), items, Seen.of(events, ids)
+    return DayCounts.model_validate_json(body("counts")), items, Seen.of(events, sorted_hashes(events["event_id"]))
 
 
 def quarantined_rows(store: Store, manifest: AcceptedManifest) -> pl.Series:
