@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from expectations.coded import Coded, among
 from expectations.past import Past, Seen, sorted_hashes
 from expectations.reference import day_counts, distances, item_counts, unit_price
 from tasks.domain.data_policy import DayCounts
@@ -66,28 +67,31 @@ class Day:
 
     @cached_property
     def user_rows(self) -> pl.DataFrame:
-        """user_id, rows: of every landed row that has a user."""
+        """user_id (text), rows: of every landed row that has a user."""
         return rows_by_user(self.events)
 
     def of_users(self, users: pl.Series) -> pl.Series:
         """The mask of the events of these users."""
-        mine = self.events["user_id"]
         if users.is_empty():
-            return pl.repeat(False, len(mine), dtype=pl.Boolean, eager=True)
-        return mine.is_in(users.implode()).fill_null(False)
+            return pl.repeat(False, len(self.events), dtype=pl.Boolean, eager=True)
+        return among(self.events["user_id"], users)
 
     @cached_property
     def priced(self) -> pl.DataFrame:
         """row, store_id, code of the item, ratio: the logarithm of the unit price over the item's usual one, and lines: how
         many lines of the reference days made that."""
-        item = self.code("item_id")
-        today = self.events.lazy().group_by(code=item).agg(item_id=pl.first("item_id").cast(pl.String))
-        usual = today.join(self.items_before.lazy(), on="item_id").select("code", "lines", usual="price")
-        lines = self.events.lazy().select("row", "store_id", code=item, price=unit_price()).drop_nulls("price")
-        ratio = (pl.col("price") / pl.col("usual")).log()
+        item = Coded.column(self.events["item_id"])
+        today = (
+            item.values.alias("item_id").to_frame().vstack(pl.DataFrame({"item_id": [None]}, {"item_id": pl.String}))
+        )
+        usual = today.join(self.items_before, on="item_id", how="left", maintain_order="left")
+        code = pl.Series("code", item.of)
         return (
-            lines.join(usual.drop_nulls("usual"), on="code")
-            .select("row", "store_id", "code", "lines", ratio=ratio)
+            self.events.lazy()
+            .select("row", "store_id", code=code, price=unit_price())
+            .with_columns(usual=usual["price"].gather(code), lines=usual["lines"].gather(code))
+            .drop_nulls(["price", "usual"])
+            .select("row", "store_id", "code", "lines", ratio=(pl.col("price") / pl.col("usual")).log())
             .collect()
         )
 
@@ -120,7 +124,7 @@ class Day:
     def counts(self) -> DayCounts:
         """Of the sound rows: quarantined ones teach nothing, so they must not move a distribution either."""
         by_user = rows_by_user(self.sound) if self.has_quarantine else self.user_rows
-        counts = day_counts(self.sound, self.items, by_user["rows"], self.catalogue)
+        counts = day_counts(self.sound, self.items, by_user["rows"].to_numpy(), self.catalogue)
         return counts.model_copy(
             update={
                 "distances": distances(counts, self.reference),
@@ -130,7 +134,8 @@ class Day:
 
 
 def rows_by_user(events: pl.DataFrame) -> pl.DataFrame:
-    return events.group_by("user_id").agg(rows=pl.len()).drop_nulls("user_id")
+    users = Coded.column(events["user_id"])
+    return pl.DataFrame({"user_id": users.values, "rows": users.rows}).filter(pl.col("rows") > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 
+from expectations.coded import values_of
 from expectations.suites import Expectation, Suite
 
 ROW = "row"  # index column of every judged frame: which row broke an expectation
@@ -57,11 +58,11 @@ def _mark(
 
 
 def _distinct(texts: pl.DataFrame) -> dict[str, pl.Series]:
-    """The values of each column, for an enumeration those that it may have."""
-    scanned = texts.select(pl.exclude(pl.Enum).unique().cast(pl.String).implode())
+    """The values of each column; of categories and enumerations those that it may have."""
+    coded = {name: of for name, of in texts.schema.items() if isinstance(of, CODED)}
+    scanned = texts.select(pl.exclude(list(coded)).unique().implode())
     values = {name: scanned[name].explode().drop_nulls() for name in scanned.columns}
-    enumerated = {name: of.categories for name, of in texts.schema.items() if isinstance(of, pl.Enum)}
-    return values | {name: categories.alias(name) for name, categories in enumerated.items()}
+    return values | {name: values_of(texts[name]).alias(name) for name in coded}
 
 
 def _repeats(column: pl.Series) -> bool:

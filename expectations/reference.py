@@ -12,9 +12,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from expectations.coded import Coded
 from tasks.domain.data_policy import DayCounts, Distance
 
+Ints = NDArray[np.integer]
 Counts = Mapping[str, int]
+DIMENSIONS = ("event_type", "surface", "store", "price", "quantity", "discount")
+SLICES = ("surface", "store", "position")
 POSITIONS, QUANTITIES = 30, 10  # the last bucket of each is "and more"
 ACTS = ("click", "add_to_cart", "purchase")
 SMALLEST_SHARE = 0.01  # of the reference; rarer buckets are compared as one
@@ -42,55 +46,39 @@ def item_counts(events: pl.DataFrame) -> pl.DataFrame:
     return counted.collect()
 
 
-def day_counts(events: pl.DataFrame, items: pl.DataFrame, user_rows: pl.Series, categories: pl.DataFrame) -> DayCounts:
+def day_counts(events: pl.DataFrame, items: pl.DataFrame, by_user: Ints, categories: pl.DataFrame) -> DayCounts:
     """What the sound rows of a day say by themselves; distances and strangers need the days before.
 
     Args:
         items: item_counts(events).
-        user_rows: how many rows each user has.
+        by_user: [users] how many rows each has.
         categories: item_id, category.
     """
     discounted = pl.col("discount") / (pl.col("value") + pl.col("discount"))
-    unasked = (pl.col("event_type") == "purchase") & pl.col("request_id").is_null()
+    time, hour_us = pl.col("event_time"), 3_600_000_000
     buckets = events.select(
-        "event_type",
-        "surface",
-        act=pl.when(~unasked).then(pl.col("event_type").cast(pl.String)),  # an answer to something that was shown
-        store="store_id",
-        hour=pl.col("event_time").dt.hour(),
-        position=pl.col("position").clip(0, POSITIONS),
-        visit="session_id" if events["session_id"].null_count() < len(events) else "user_id",
         price=(unit_price().log(2) * 2).floor().clip(-8, 24).cast(pl.Int8),
         quantity=pl.col("quantity").floor().clip(0, QUANTITIES).cast(pl.Int8, strict=False),
         discount=(discounted * 10).floor().cast(pl.Int8, strict=False),
-    ).lazy()
-    dimensions = ("event_type", "surface", "store", "price", "quantity", "discount")
-    slices = ("surface", "store", "position")
-    plans = [buckets.group_by(bucket=pl.col(name)).len() for name in dimensions]
-    plans += [buckets.group_by(bucket=pl.col(name), type=pl.col("act")).len() for name in slices]
-    plans.append(buckets.group_by(bucket="hour").agg(len=pl.col("visit").n_unique()))
-    time = pl.col("event_time")
-    plans.append(events.lazy().select(first=time.min().dt.time(), last=time.max().dt.time()))
-    *tables, visits, ends = pl.collect_all(plans)
-    counts = {name: _counted(table) for name, table in zip(dimensions, tables, strict=False)}
-    counts["category"] = _counted(
-        items.join(categories, on="item_id", how="left").group_by(bucket="category").agg(len=pl.col("rows").sum())
+        hour=time.to_physical() // hour_us % 24,  # of UTC; dt.hour() asks a time zone for each row
+        position=pl.col("position").clip(0, POSITIONS),
     )
-    rates: dict[str, dict[str, dict[str, int]]] = {}
-    for name, table in zip(slices, tables[len(dimensions) :], strict=True):
-        rates[name] = {}
-        named = table.drop_nulls().select(pl.col("bucket", "type").cast(pl.String), "len").sort("bucket", "type")
-        for bucket, kind, rows in named.iter_rows():
-            rates[name].setdefault(bucket, {})[kind] = rows
-    by_item, by_user = items["rows"].to_numpy(), user_rows.to_numpy()
-    first, last = ends.row(0)
+    coded = {name: Coded.column(events[name]) for name in ("event_type", "surface", "store_id")}
+    coded |= {column.name: Coded.numbers(column) for column in buckets}
+    coded["store"] = coded.pop("store_id")
+    visit = Coded.column(events["session_id" if events["session_id"].null_count() < len(events) else "user_id"])
+    counts = {name: coded[name].counts() for name in DIMENSIONS}
+    category = items.join(categories, on="item_id", how="left").group_by("category").agg(pl.col("rows").sum())
+    counts["category"] = dict(category.drop_nulls().sort("category").iter_rows())
+    first, last = events.select(first=time.min().dt.time(), last=time.max().dt.time()).row(0)
+    acts, by_item = _acts(events, coded["event_type"]), items["rows"].to_numpy()
     return DayCounts(
         rows=len(events),
         first_second=_second(first),
         last_second=_second(last),
         counts=counts,
-        visits=_counted(visits),
-        rates=rates,
+        visits=coded["hour"].different(visit),
+        rates={name: coded[name].by(acts) for name in SLICES},
         top_item_share=float(by_item.max(initial=0) / max(len(events), 1)),
         top_user_share=float(by_user.max(initial=0) / max(len(events), 1)),
         item_evenness=evenness(by_item),
@@ -99,6 +87,15 @@ def day_counts(events: pl.DataFrame, items: pl.DataFrame, user_rows: pl.Series, 
         stranger_share=0.0,
         distances={},
     )
+
+
+def _acts(events: pl.DataFrame, kinds: Coded) -> Coded:
+    """What was done, but for purchases that no request led to: they answer nothing that was shown."""
+    unasked = (kinds.values == "purchase").arg_true().to_list()
+    if not unasked:
+        return kinds
+    asked = events["request_id"].is_not_null().to_numpy()
+    return Coded(kinds.values, np.where(asked | (kinds.of != unasked[0]), kinds.of, np.uint32(len(kinds.values))))
 
 
 def distances(today: DayCounts, reference: Sequence[DayCounts]) -> dict[str, Distance]:
@@ -136,7 +133,7 @@ def summed(days: Iterable[Counts]) -> dict[str, int]:
     return total
 
 
-def evenness(counts: NDArray[np.unsignedinteger]) -> float:
+def evenness(counts: Ints) -> float:
     """Entropy over its maximum: 1 where all have the same share, 0 where one has everything (Pielou, 1966)."""
     if len(counts) < 2:
         return 0.0
@@ -150,11 +147,6 @@ def shift_hours(today: Counts, reference: Counts) -> tuple[int, float, float]:
     fits = {ahead: distance({str(h): p[(h + ahead) % 24] for h in range(24)}, reference).js for ahead in range(-6, 7)}
     best = min(fits, key=lambda ahead: (fits[ahead], abs(ahead)))
     return best, fits[0], fits[best]
-
-
-def _counted(table: pl.DataFrame) -> dict[str, int]:
-    named = table.select(pl.col("bucket").cast(pl.String), "len").drop_nulls("bucket").sort("bucket")
-    return dict(named.iter_rows())
 
 
 def _shares(counts: Counts, kept: Sequence[str]) -> NDArray[np.float64]:

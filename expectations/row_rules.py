@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from expectations.coded import Coded, among
 from expectations.day import CatchRows, Day, Settings
 from expectations.reference import unit_price
 from tasks.domain.contract import EVENT
@@ -75,11 +78,9 @@ def _same_moment(day: Day, settings: Settings) -> pl.Series:
 
 
 def _unknown_item(day: Day, settings: Settings) -> pl.Series:
-    today = day.events.select(pl.col("item_id").unique().cast(pl.String)).drop_nulls()
+    today = Coded.column(day.events["item_id"]).values.alias("item_id").to_frame()
     strangers = today.join(day.catalogue, on="item_id", how="anti")["item_id"]
-    if strangers.is_empty():
-        return none_of(day)
-    return day.events["item_id"].cast(pl.String).is_in(strangers.implode()).fill_null(False)
+    return none_of(day) if strangers.is_empty() else among(day.events["item_id"], strangers)
 
 
 def _not_finite(day: Day, settings: Settings) -> pl.Series:
@@ -110,17 +111,26 @@ def _price_outlier(day: Day, settings: Settings) -> pl.Series:
 
 def _store_prices(day: Day, settings: Settings) -> pl.Series:
     """Every priced row of a store whose items moved together: one till that counts in another unit or currency."""
-    lines = day.priced.filter(pl.col("lines") >= settings["at_least_lines"]).drop_nulls("store_id")
-    moved = (pl.col("ratio").abs() > math.log(settings["factor"])) & (pl.col("len") >= settings["store_items"])
-    suspects = lines.group_by("store_id").agg(pl.col("ratio").median(), pl.len()).filter(moved)["store_id"]
-    # and then by item: two hundred forged lines of one item must not cost the store its day
-    items = lines.filter(pl.col("store_id").is_in(suspects.implode())).group_by("store_id", "code")
-    by_store = items.agg(pl.col("ratio").median()).group_by("store_id").agg(pl.col("ratio").median(), pl.len())
-    stores = by_store.filter(moved)["store_id"]
-    if stores.is_empty():
+    limit, store = math.log(settings["factor"]), Coded.column(day.priced["store_id"])
+    known = (day.priced["lines"] >= settings["at_least_lines"]).to_numpy()
+    ratio = day.priced["ratio"].to_numpy()
+
+    def counted(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(store.of[rows & known], minlength=len(store.values) + 1)[:-1]
+
+    lines, beyond = counted(known), np.maximum(counted(ratio > limit), counted(ratio < -limit))
+    # a median is beyond the limit where half of the lines are: no store needs sorting for that
+    suspects = store.values.filter(pl.Series((lines >= settings["store_items"]) & (2 * beyond >= lines)))
+    if suspects.is_empty():
         return none_of(day)
-    theirs = pl.col("store_id").is_in(stores.implode()) & unit_price().is_not_null()
-    return day.events.select(theirs.fill_null(False)).to_series()
+    moved = (pl.col("ratio").abs() > limit) & (pl.col("len") >= settings["store_items"])
+    # and then by item: two hundred forged lines of one item must not cost the store its day
+    theirs = known & among(day.priced["store_id"], suspects).to_numpy()
+    items = day.priced.filter(pl.Series(theirs)).group_by("store_id", "code")
+    by_store = items.agg(pl.col("ratio").median()).group_by("store_id").agg(pl.col("ratio").median(), pl.len())
+    stores = by_store.filter(moved)["store_id"].cast(pl.String)
+    priced = day.events.select(unit_price().is_not_null()).to_series()
+    return among(day.events["store_id"], stores) & priced
 
 
 def _user_flood(day: Day, settings: Settings) -> pl.Series:
@@ -130,10 +140,10 @@ def _user_flood(day: Day, settings: Settings) -> pl.Series:
 
 def _superhuman(day: Day, settings: Settings) -> pl.Series:
     """Users who act again and again within less than `gap_s`; several lines of one moment are one act."""
-    busy = day.user_rows.filter(pl.col("rows") > settings["times"])["user_id"]
+    busy = day.of_users(day.user_rows.filter(pl.col("rows") > settings["times"])["user_id"])
     acts = (
         day.events.lazy()
-        .filter(pl.col("user_id").is_in(busy.implode()) & pl.col("event_type").cast(pl.String).is_in(ACTIONS))
+        .filter(busy & among(day.events["event_type"], pl.Series(ACTIONS)))
         .select("user_id", "event_time")
         .unique()
         .filter(pl.len().over("user_id") > settings["times"])
@@ -143,7 +153,7 @@ def _superhuman(day: Day, settings: Settings) -> pl.Series:
         .agg(fast=(pl.col("gap") < settings["gap_s"]).sum())
         .filter(pl.col("fast") >= settings["times"])
     )
-    return day.of_users(acts.collect()["user_id"])
+    return day.of_users(acts.collect()["user_id"].cast(pl.String))
 
 
 def _over_cap(day: Day, settings: Settings) -> pl.Series:
@@ -176,18 +186,18 @@ def _orphan_click(day: Day, settings: Settings) -> pl.Series:
 
 
 def _shown(day: Day) -> pl.LazyFrame | None:
-    if "impression" not in day.events["event_type"].unique().cast(pl.String).to_list():
+    if not among(day.events["event_type"], pl.Series(["impression"])).any():
         return None
     return (
         day.events.lazy()
-        .filter((pl.col("event_type").cast(pl.String) == "impression") & pl.col("request_id").is_not_null())
+        .filter((pl.col("event_type") == "impression") & pl.col("request_id").is_not_null())
         .group_by("request_id", "item_id")
         .agg(shown_at=pl.col("event_time").min())
     )
 
 
 def _answers(day: Day) -> pl.LazyFrame:
-    answer = pl.col("event_type").cast(pl.String).is_in(ANSWERS)
+    answer = among(day.events["event_type"], pl.Series(ANSWERS))
     return day.events.lazy().filter(answer).select("row", "request_id", "item_id", "event_time")
 
 
