@@ -97,6 +97,8 @@ class Day:
 
     def with_sound(self, sound: pl.DataFrame) -> Day:
         """The same day, of which only these rows count; what is known of all rows stays known."""
+        if len(sound) == len(self.sound):  # rows are only ever taken away
+            return self
         day = replace(self, sound=sound)
         for name in ("event_ids", "user_rows", "items_before"):
             if name in self.__dict__:
@@ -104,8 +106,8 @@ class Day:
         return day
 
     def prepare(self) -> None:
-        """Work out what several rules ask for and no other day decides."""
-        _ = (self.event_ids, self.user_rows, self.alike)
+        """Work out what rules ask for and no other day decides."""
+        _ = (self.event_ids, self.user_rows)
 
     @cached_property
     def items(self) -> pl.DataFrame:
@@ -125,12 +127,8 @@ class Day:
         """Of the sound rows: quarantined ones teach nothing, so they must not move a distribution either."""
         by_user = rows_by_user(self.sound) if self.has_quarantine else self.user_rows
         counts = day_counts(self.sound, self.items, by_user["rows"].to_numpy(), self.catalogue)
-        return counts.model_copy(
-            update={
-                "distances": distances(counts, self.reference),
-                "stranger_share": self.past.stranger_share(self.day, by_user, len(self.sound)),
-            }
-        )
+        strangers = self.past.stranger_share(self.day, by_user, len(self.sound))
+        return counts.model_copy(update={"distances": distances(counts, self.reference), "stranger_share": strangers})
 
 
 def rows_by_user(events: pl.DataFrame) -> pl.DataFrame:
@@ -145,6 +143,7 @@ class CatchRows:
     name: str
     reason: str
     catch: Callable[[Day, Settings], pl.Series]
+    by_the_past: bool = False  # whether it asks for the days before, which are known only when the day's turn comes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from expectations.coded import Coded
 from tasks.domain.behaviour import next_day
 from tasks.domain.data_policy import DayCounts
 
@@ -119,8 +118,7 @@ class Seen:
     @classmethod
     def of(cls, events: pl.DataFrame, ids: NDArray[np.uint64]) -> Seen:
         """Of a frame with SEEN's columns; `ids` are `sorted_hashes` of its event ids."""
-        users = Coded.column(events["user_id"])
-        return cls(ids, users.values.filter(pl.Series(users.rows > 0)).hash(), acts_of(events))
+        return cls(ids, events["user_id"].unique().drop_nulls().cast(pl.String).hash(), acts_of(events))
 
 
 def sorted_hashes(ids: pl.Series) -> NDArray[np.uint64]:
@@ -129,12 +127,11 @@ def sorted_hashes(ids: pl.Series) -> NDArray[np.uint64]:
 
 def acts_of(events: pl.DataFrame) -> NDArray[np.uint64]:
     """A hash of user, item, kind and time of day a row; its remainder by SAMPLED is the user's, so that users can be sampled."""
-    users = Coded.column(events["user_id"])
-    who = users.values.hash().extend_constant(None, 1).gather(users.of).alias("who")
-    rows = events.lazy().select("item_id", "event_type", "event_time", who)
+    who = events["user_id"].cast(pl.String).hash().alias("who")
+    rows = events.lazy().select("item_id", "event_type", "event_time", who).filter(events["user_id"].is_not_null())
     if len(events) > LARGE:
         rows = rows.filter(pl.col("who") % SAMPLED == 0)
-    rows = rows.drop_nulls(["who", "item_id", "event_time"])
+    rows = rows.drop_nulls(["item_id", "event_time"])
     what = pl.struct(pl.col("item_id", "event_type").cast(pl.String), pl.col("event_time").dt.time()).hash()
     act = (what ^ pl.col("who")) // SAMPLED * SAMPLED + pl.col("who") % SAMPLED
     return rows.select(act).collect().to_series().to_numpy()

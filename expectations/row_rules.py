@@ -204,7 +204,7 @@ def _answers(day: Day) -> pl.LazyFrame:
 # fmt: off
 ROW_RULES = (
     CatchRows("duplicate", "an event counts once, however often it was sent", _duplicate),
-    CatchRows("replayed", "this event was already accepted on an earlier day", _replayed),
+    CatchRows("replayed", "this event was already accepted on an earlier day", _replayed, by_the_past=True),
     CatchRows("retry", "the same act seconds later under a new event id is a client that sends again", _retry),
     CatchRows("same_moment", "one user, one item, one moment, two event ids: a basket line split in two, or a doubled log",
               _same_moment),
@@ -214,8 +214,10 @@ ROW_RULES = (
     CatchRows("wrong_day", "an event of a later day would let training read the future", _wrong_day),
     CatchRows("late", "it happened on an earlier day and arrived today; that day stays as it was judged", _late),
     CatchRows("stale", "too old to be a late arrival: a clock is wrong or an old file was sent again", _stale),
-    CatchRows("price_outlier", "the unit price is far from this item's usual one: a unit or currency changed", _price_outlier),
-    CatchRows("store_prices", "all prices of one store moved together: its till counts in another unit or currency", _store_prices),
+    CatchRows("price_outlier", "the unit price is far from this item's usual one: a unit or currency changed",
+              _price_outlier, by_the_past=True),
+    CatchRows("store_prices", "all prices of one store moved together: its till counts in another unit or currency",
+              _store_prices, by_the_past=True),
     CatchRows("user_flood", "one user makes too large a part of the day: a bot or a broken client", _user_flood),
     CatchRows("superhuman", "nobody acts this fast this often: a script", _superhuman),
     CatchRows("over_cap", "rows of one user beyond the cap of a day: no single user may teach the model more", _over_cap),

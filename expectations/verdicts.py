@@ -6,8 +6,9 @@ are judged one at a time and not kept, so a year costs the memory of its largest
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +20,15 @@ from expectations.day_rules import DAY_RULES, drift_limits, usual_rows, usual_vi
 from expectations.judge import Judge
 from expectations.past import Past
 from expectations.profile import ROW, Profile, broken
-from expectations.row_rules import ROW_RULES
+from expectations.row_rules import ROW_RULES, none_of
 from expectations.suites import EVENTS, ITEMS, PLANS, Suite
 from tasks.domain.contract import EVENT
-from tasks.domain.data_policy import DataPolicy, DayCounts, DayRule, Finding, Verdict, judge_rows, verdict_of
+from tasks.domain.data_policy import DataPolicy, DayCounts, DayRule, Finding, RowRule, Verdict, judge_rows, verdict_of
 
 RULES = "rules"  # column of the table of caught rows: what quarantines the row, joined by commas; empty: only marked
 MARKS = "marks"  # what marks it
+REASONS = {one.name: one.reason for one in EVENTS.expectations} | {rule.name: rule.reason for rule in ROW_RULES}
+AHEAD = 1  # days that are prepared while one is judged; each costs its memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +97,11 @@ class Tables:
             self._faults[PLANS.name, sha256] = self._judged(PLANS, as_frame(plan))
         return self._faults[PLANS.name, sha256]
 
-    def events(self, frame: pl.DataFrame) -> dict[str, pl.Series]:
-        """Expectation -> the rows that break it. The profile of all days numbers rows on from day to day."""
-        masks = broken(EVENTS, frame)
+    def add(self, events: pl.DataFrame, masks: Mapping[str, pl.Series]) -> None:
+        """To the profile of all days, which numbers rows on from day to day."""
         known = self.profiles.get(EVENTS.name)
-        profile = Profile.of(EVENTS, frame.with_columns(pl.col(ROW) + (known.rows if known else 0)), masks)
+        profile = Profile.of(EVENTS, events.with_columns(pl.col(ROW) + (known.rows if known else 0)), masks)
         self.profiles[EVENTS.name] = known + profile if known else profile
-        return masks
 
     def pages(self, judge: Judge) -> dict[str, str]:
         """Great Expectations' own judgement of everything seen, as Data Docs; suite name -> page."""
@@ -126,15 +127,29 @@ class Tables:
 def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Iterator[JudgedDay]:
     """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged.
 
-    While one day is judged, the next is read and what needs no past is done for it.
+    While one day is judged, the next ones are read, and all is done for them that their past does not decide.
     """
     ahead = iter(days)
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(_prepare, ahead, policy, past, tables)
-        while (ready := following.result()) is not None:
-            following = pool.submit(_prepare, ahead, policy, past, tables)
-            yield _judge_prepared(ready, policy, past)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(AHEAD) as workers:
+
+        def following() -> Future[Prepared | None]:
+            landed = reader.submit(_read, ahead, tables)  # one reader, or two days could change places
+            return workers.submit(lambda: _prepare(landed.result(), policy, past))
+
+        prepared = deque(following() for _ in range(AHEAD))
+        while (ready := prepared.popleft().result()) is not None:
+            prepared.append(following())
+            yield _judge(ready, policy, past, tables)
             del ready  # or the day would stay in memory while the one after the next is read
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A day with the item table that it names."""
+
+    landed: LandedDay
+    catalogue: pl.DataFrame
+    faults: dict[str, str]  # table -> what is wrong with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,35 +157,70 @@ class Prepared:
     """A day of which everything is known that its past does not decide."""
 
     day: Day
-    contract: dict[str, pl.Series]  # expectation -> rows that break it
-    faults: dict[str, str]  # table -> what is wrong with it
+    hits: dict[str, pl.Series]  # expectation or rule -> rows that it catches
+    faults: dict[str, str]
     released: Mapping[str, str]
 
 
-def _prepare(ahead: Iterator[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Prepared | None:
+def _read(ahead: Iterator[LandedDay], tables: Tables) -> Read | None:
     landed = next(ahead, None)
     if landed is None:
         return None
-    events = landed.events.with_row_index(ROW)
-    contract = tables.events(events)
     catalogue, item_fault = tables.catalogue(landed.catalogue_sha256)
-    faults = {PLANS.name: tables.plan_fault(landed.plan_sha256, landed.plan), ITEMS.name: item_fault}
-    day = Day(landed.day, events, catalogue, past, events, policy.model_inputs)
+    plan_fault = tables.plan_fault(landed.plan_sha256, landed.plan)
+    return Read(landed, catalogue, {PLANS.name: plan_fault, ITEMS.name: item_fault})
+
+
+def _prepare(read: Read | None, policy: DataPolicy, past: Past) -> Prepared | None:
+    if read is None:
+        return None
+    landed, events = read.landed, read.landed.events.with_row_index(ROW)
+    day = Day(landed.day, events, read.catalogue, past, events, policy.model_inputs)
+    hits = broken(EVENTS, events)
+    for rule in ROW_RULES:
+        if not rule.by_the_past:
+            hits[rule.name] = _catch(rule, day, policy)
     day.prepare()
-    return Prepared(day, contract, faults, landed.released)
+    return Prepared(day, hits, read.faults, landed.released)
 
 
-def _judge_prepared(ready: Prepared, policy: DataPolicy, past: Past) -> JudgedDay:
+def _judge(ready: Prepared, policy: DataPolicy, past: Past, tables: Tables) -> JudgedDay:
+    tables.add(ready.day.events, {one.name: ready.hits[one.name] for one in EVENTS.expectations})
     past.forget(ready.day.day)
-    judged, day = _judge_day(ready.day, ready.contract, ready.faults, policy, ready.released)
+    with ThreadPoolExecutor(2) as pool:  # half of these rules keep one core busy while the other idles
+        rules = [rule for rule in ROW_RULES if rule.by_the_past]
+        found = pool.map(lambda rule: _catch(rule, ready.day, policy), rules)
+        hits = ready.hits | {rule.name: caught for rule, caught in zip(rules, found, strict=True)}
+    judged, day = _judge_day(ready.day, hits, ready.faults, policy, ready.released)
     if judged.verdict in ("pass", "released"):
         past.remember(judged.day, judged.rows, judged.counts, judged.items, day.seen)
     return judged
 
 
+def _catch(rule: CatchRows, day: Day, policy: DataPolicy) -> pl.Series:
+    told = policy.rows[rule.name]
+    return none_of(day) if told.action == "off" else rule.catch(day, told.settings)
+
+
+def _row_rule(name: str, policy: DataPolicy, released: Mapping[str, str]) -> RowRule:
+    """What the policy says of an expectation or a rule, and what a person has let pass on this day."""
+    rule = policy.rows[name if name in policy.rows else "contract"]
+    if name in released and rule.action != "off":
+        return rule.model_copy(update={"action": "mark", "budget": 1.0})
+    return rule
+
+
+def _sound(day: Day, hits: Mapping[str, pl.Series], policy: DataPolicy, released: Mapping[str, str]) -> pl.DataFrame:
+    """The day's rows without those that any of `hits` quarantines, in the landed order."""
+    caught = [
+        mask for name, mask in hits.items() if _row_rule(name, policy, released).action == "quarantine" and mask.any()
+    ]
+    return day.events.filter(~_any(caught)) if caught else day.events
+
+
 def _judge_day(
     day: Day,
-    contract: Mapping[str, pl.Series],
+    hits: Mapping[str, pl.Series],
     faults: Mapping[str, str],
     policy: DataPolicy,
     released: Mapping[str, str],
@@ -179,27 +229,18 @@ def _judge_day(
     rows = len(day.events)
     findings: list[Finding] = []
     caught: dict[str, dict[str, pl.Series]] = {"quarantine": {}, "mark": {}}
-
-    def judge_rule(name: str, section: str, hits: pl.Series, reason: str) -> None:
-        rule = policy.rows[section]
-        if name in released and rule.action != "off":
-            rule = rule.model_copy(update={"action": "mark", "budget": 1.0})
-            reason = f"{reason}; let pass by {released[name]}"
-        count = int(hits.sum())
-        findings.append(judge_rows(name, rule, count, rows, reason))
+    for name, reason in REASONS.items():
+        rule, count = _row_rule(name, policy, released), int(hits[name].sum())
+        told = f"{reason}; let pass by {released[name]}" if name in released else reason
+        findings.append(judge_rows(name, rule, count, rows, told))
         if count and rule.action != "off":
-            caught[rule.action][name] = hits
-
-    for expectation in EVENTS.expectations:
-        judge_rule(expectation.name, "contract", contract[expectation.name], expectation.reason)
-    for row_rule, hits in zip(ROW_RULES, _catch(day, policy), strict=True):
-        judge_rule(row_rule.name, row_rule.name, hits, row_rule.reason)
-    table, sound = _split(day.events, caught["quarantine"], caught["mark"])
-    day = day.with_sound(sound)
+            caught[rule.action][name] = hits[name]
+    table = _caught(day.events, caught["quarantine"], caught["mark"])
+    day = day.with_sound(_sound(day, hits, policy, released))
     for day_rule in DAY_RULES:
-        told = policy.days[day_rule.name]
-        sentence = day_rule.check(day, told.settings) if rows and told.action != "off" else None
-        findings.append(_of_day(day_rule.name, sentence, told, day_rule.reason, released))
+        asked = policy.days[day_rule.name]
+        sentence = day_rule.check(day, asked.settings) if rows and asked.action != "off" else None
+        findings.append(_of_day(day_rule.name, sentence, asked, day_rule.reason, released))
     for name, fault in faults.items():
         findings.append(
             _of_day(name, fault or None, policy.tables[name], "the day cannot be read without it", released)
@@ -208,7 +249,7 @@ def _judge_day(
         day=day.day,
         verdict=verdict_of(findings, rows, released=bool(released)),
         rows=rows,
-        accepted=len(sound),
+        accepted=len(day.sound),
         findings=tuple(findings),
         quarantined={name: int(hits.sum()) for name, hits in sorted(caught["quarantine"].items())},
         marked={name: int(hits.sum()) for name, hits in sorted(caught["mark"].items())},
@@ -222,17 +263,6 @@ def _judge_day(
     return judged, day
 
 
-def _catch(day: Day, policy: DataPolicy) -> list[pl.Series]:
-    """Each rule's rows. Two rules at a time: half of them keep one core busy while the other idles."""
-
-    def hits(rule: CatchRows) -> pl.Series:
-        told = policy.rows[rule.name]
-        return pl.Series([], dtype=pl.Boolean) if told.action == "off" else rule.catch(day, told.settings)
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(hits, ROW_RULES))
-
-
 def _of_day(name: str, sentence: str | None, rule: DayRule, reason: str, released: Mapping[str, str]) -> Finding:
     if rule.action == "off" or sentence is None:
         return Finding(
@@ -244,19 +274,15 @@ def _of_day(name: str, sentence: str | None, rule: DayRule, reason: str, release
     return Finding(rule=name, outcome=rule.action, rows=0, sentence=told)
 
 
-def _split(
-    events: pl.DataFrame, quarantine: Mapping[str, pl.Series], mark: Mapping[str, pl.Series]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(the caught rows with what caught them, the rows that nothing quarantines), both in the landed order."""
+def _caught(events: pl.DataFrame, quarantine: Mapping[str, pl.Series], mark: Mapping[str, pl.Series]) -> pl.DataFrame:
+    """The caught rows with what caught them, in the landed order."""
     names = [RULES, MARKS]
     hits: list[pl.Series] = [*quarantine.values(), *mark.values()]
     if not hits:
-        return events.clear().select(ROW, *EVENT.names, *(pl.lit("").alias(name) for name in names)), events
+        return events.clear().select(ROW, *EVENT.names, *(pl.lit("").alias(name) for name in names))
     columns = [_joined(masks).alias(name) for name, masks in zip(names, (quarantine, mark), strict=True)]
     table = events.filter(_any(hits)).select(ROW, *EVENT.names)
-    told = events.select(columns).filter(_any(hits))
-    sound = events.filter(~_any(list(quarantine.values()))) if quarantine else events
-    return table.hstack(told), sound
+    return table.hstack(events.select(columns).filter(_any(hits)))
 
 
 def _any(masks: Sequence[pl.Series]) -> pl.Series:
@@ -275,8 +301,7 @@ def _joined(masks: Mapping[str, pl.Series]) -> pl.Expr:
 
 def all_rules() -> Collection[str]:
     """Every name that a finding, and a release of rows, can have."""
-    named = [expectation.name for expectation in EVENTS.expectations]
-    return {*named, *(rule.name for rule in ROW_RULES), *(rule.name for rule in DAY_RULES), PLANS.name, ITEMS.name}
+    return {*REASONS, *(rule.name for rule in DAY_RULES), PLANS.name, ITEMS.name}
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:

@@ -38,6 +38,7 @@ READERS = 8
 MANIFEST = re.compile(r"/dt=(?P<day>[^/]*)/manifest(-(?!00000[01])(?P<revision>[0-9]{6}))?\.json$")
 # few distinct values for many rows
 CODED = ("user_id", "session_id", "surface", "item_id", "event_type", "store_id")
+MANY = ("user_id", "session_id")  # too many for Parquet, which gives up coding them after a megabyte
 # years 1 to 9999: what a calendar can say. A time beyond is garbage, and libraries crash on it
 EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 RETIRED = "retired.json"  # beside the manifests of a day: it is too old, its bytes are gone
@@ -214,8 +215,7 @@ def read_frame(
     try:
         frame = pl.read_parquet(body, columns=[name for name in names if name not in coded])
         for name in coded:  # one at a time: as text an id column takes ten times the memory that it takes as codes
-            text = pl.read_parquet(body, columns=[name])[name]
-            frame = frame.with_columns(text.cast(pl.Categorical(pl.Categories.random())))
+            frame = frame.with_columns(_coded(body, name))
     except (pl.exceptions.PolarsError, OSError) as err:
         raise InputRejected(f"{uri} is no readable Parquet file; write it again from its source") from err
     if len(frame) != file.rows:
@@ -224,6 +224,23 @@ def read_frame(
         if isinstance(frame.schema[name], pl.Datetime) and len(frame):
             _in_a_calendar(f"{uri}: column {name}", pa.chunked_array(frame[name].to_arrow()))
     return frame.select(names)
+
+
+def _coded(body: bytes, name: str) -> pl.Series:
+    """A text column as categories of its own."""
+    import polars as pl
+
+    own = pl.Categorical(pl.Categories.random())
+    if name in MANY:
+        return pl.read_parquet(body, columns=[name])[name].cast(own)
+    # Parquet keeps these as codes: only their few values are looked at, in half the time
+    table = pq.read_table(pa.BufferReader(body), columns=[name], read_dictionary=[name]).unify_dictionaries()
+    if not table.num_rows:
+        return pl.Series(name, [], own)
+    column = table[name].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    column.dictionary.validate(full=True)
+    return pl.Series(name, column.dictionary).cast(own).gather(pl.Series(column.indices))
 
 
 def read_file(store: Store, key: str, file: PartitionFile) -> bytes:
