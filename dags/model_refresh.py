@@ -36,8 +36,9 @@ FORM = {
 
 
 @dag(
-    # No start_date: with one, unpausing starts a run for a slot that is over, beside the run that somebody asked for
-    schedule=CronPartitionTimetable("0 5 * * *", timezone="UTC", key_format="%Y-%m-%d", run_immediately=False),
+    # No start_date, and no time in which a slot that is over still starts (False means a tenth of a day): unpausing would
+    # start it beside the run that somebody asked for
+    schedule=CronPartitionTimetable("0 5 * * *", timezone="UTC", key_format="%Y-%m-%d", run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
     params=FORM,

@@ -99,19 +99,25 @@ def test_gpu_steps_take_queue_and_pool_from_the_settings(dags: dict[str, Any], m
     assert gpu() == {"queue": "gpu", "pool": "two_gpus"}
 
 
-def test_unpausing_starts_no_run_for_a_slot_that_is_over(dags: dict[str, Any]) -> None:
+@pytest.mark.parametrize("clock", ["00:00", "05:01", "05:53", "07:30", "23:59"])
+def test_unpausing_starts_no_run_for_a_slot_that_is_over(
+    dags: dict[str, Any], clock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`make run` unpauses and triggers: a scheduled run beside it would take its place in the queue."""
+    import pendulum
     from airflow.serialization.encoders import coerce_to_core_timetable
+    from airflow.timetables import trigger
     from airflow.timetables.base import TimeRestriction
-    from pendulum import now
 
+    now = pendulum.parse(f"2026-11-22T{clock}:22Z")
+    monkeypatch.setattr(trigger, "utcnow", lambda: now)
     dag = dags["model_refresh"]
     assert dag.start_date is None
     timetable = coerce_to_core_timetable(dag.timetable)
     first = timetable.next_dagrun_info_v2(
         last_dagrun_info=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
     )
-    assert first is not None and first.run_after > now("UTC")
+    assert first is not None and first.run_after > now
     assert first.partition_key == first.run_after.strftime("%Y-%m-%d") and first.run_after.hour == 5
 
 
