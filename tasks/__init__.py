@@ -4,4 +4,4 @@ import os
 
 # Polars' allocator hands memory back after half a second, and the kernel clears every page again: an eighth of the time of
 # validate_data. Read once, when Polars is loaded.
-os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:10000,muzzy_decay_ms:-1")
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:5000,muzzy_decay_ms:-1")
