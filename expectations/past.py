@@ -26,9 +26,7 @@ class Past:
     rows: dict[str, int] = field(default_factory=dict)  # of every day that is remembered, for the weekday bands
     _counts: dict[str, DayCounts] = field(default_factory=dict)
     _items: dict[str, pl.DataFrame] = field(default_factory=dict)
-    _item_ids: pl.Categories = field(
-        default_factory=pl.Categories.random
-    )  # of all days: their items are mostly the same
+    _item_ids: pl.Categories = field(default_factory=pl.Categories.random)  # one numbering for the items of all days
     _ids: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
     _users: dict[str, pl.Series] = field(default_factory=dict)
     _acts: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class Past:
             rows[item] += frame["rows"].to_numpy()
             lines[item] += frame["lines"].to_numpy()
             prices[item, at] = frame["price"].to_numpy()
-        price = pl.Series(_median_of_rows(prices)).fill_nan(None)
+        price = pl.Series(median_of_rows(prices)).fill_nan(None)
         seen = pl.DataFrame({"item_id": ids, "rows": rows, "lines": lines, "price": price})
         return seen.filter(pl.col("rows") > 0)
 
@@ -137,7 +135,7 @@ def acts_of(events: pl.DataFrame) -> NDArray[np.uint64]:
     return rows.select(act).collect().to_series().to_numpy()
 
 
-def _median_of_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
+def median_of_rows(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """[rows] the median of what is not NaN in each row of [rows, columns]; numpy's own takes ten times as long."""
     known = table.shape[1] - np.isnan(table).sum(1)
     if not known.any():
