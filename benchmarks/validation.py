@@ -1,11 +1,12 @@
 """Ten million events through validate_data, a hundred million out of core, and the same checks on pandas beside them.
 
-    make bench NAME=validation            # half an hour, 4 GB of disk under the temporary folder
+    make bench NAME=validation            # a quarter of an hour, 4 GB of disk under the temporary folder
 
 Days of a million rows are real days of Complete Journey under new ids (benchmarks/_big_days.py). Seven days are accepted
 before the clock starts, so that every rule has a past to compare with; imports are printed and not counted. The peer is
 benchmarks/_plain_gx.py: Great Expectations and the rules in pandas; it leaves out what its LEFT_OUT names. It is run the
-plain way, all rows in one frame, and the way that suits it best, a day at a time.
+plain way, all rows in one frame, and a day at a time against the days before, as ours is: for three days, since looking ids
+up in those of the days before takes it a minute a day. Ours is the median of three rounds.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks._table import Row, at_least, below, publish
 
 ROOT = Path(__file__).parents[1]
 PAST, TEN, HUNDRED, ROWS_A_DAY = 7, 10, 100, 1_000_000
+ROUNDS, PEER_DAYS = 3, 3
 RATE, MEMORY_GIB, IMPORT_S, TIMES = 1e6, 3.0, 15.0, 3.0
 
 
@@ -88,9 +90,10 @@ def measure(folder: Path, hundred: int) -> list[Row]:
     days = land(folder, max(hundred, PAST + TEN), ROWS_A_DAY)
     events = [next((folder / "behaviour" / f"dt={day}").glob("events-*.parquet")) for day in days[: PAST + TEN]]
     catalogue = next((folder / "catalogue").glob("*.parquet"))
-    ten = ours(folder, PAST, PAST + TEN)
-    print("ours, 10 days:", ten)
-    plain = validate_plain(events, catalogue, PAST)
+    rounds = sorted((ours(folder, PAST, PAST + TEN) for _ in range(ROUNDS)), key=lambda told: told["seconds"])
+    ten = rounds[ROUNDS // 2]
+    print("ours, 10 days:", [told["seconds"] for told in rounds], ten)
+    plain = validate_plain(events[: PAST + PEER_DAYS], catalogue, PAST)
     print("peer, a day at a time:", plain)
     whole = folder / "whole.parquet"
     pq.write_table(pa.concat_tables(pq.read_table(path) for path in events[PAST:]), whole)
