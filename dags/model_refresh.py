@@ -64,7 +64,7 @@ def model_refresh() -> None:
     speed = step("benchmark", **alone, **compare)(
         build_dataset=dataset, compress=small, resolve_champion=champion, evaluate=scores
     )
-    verdict = step("gate")(evaluate=scores, benchmark=speed, resolve_champion=champion)
+    verdict = step("gate", **compare)(evaluate=scores, benchmark=speed, compress=small, resolve_champion=champion)
     request_review = ApprovalOperator(
         task_id="request_review",
         subject="Ship the candidate of {{ run_id }}?",

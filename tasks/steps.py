@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, digest_of
-from tasks.run import Asked, Call, Step
+from tasks.run import Asked, Call, Step, read_manifest
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -130,17 +130,31 @@ def _benchmark(call: Call) -> dict[str, Any]:
 def _gate(call: Call) -> dict[str, Any]:
     from tasks.domain.champion import read_champion
     from tasks.gate import gate
+    from tasks.gate_evidence import Compared
     from tasks.policies import load_policy
 
+    pinned = "resolve_champion" in call.inputs
+    compared = Compared(
+        candidate=call.inputs.get("compress"),
+        champion=_champion_release(call) if pinned and "compress" in call.inputs else None,
+        with_release={name: release for name in ("evaluate", "benchmark") if (release := _compared_by(call, name))},
+    )
     return gate(
         evaluation=call.inputs["evaluate"],
         measured=call.inputs.get("benchmark"),
-        champion=read_champion(call.inputs["resolve_champion"]) if "resolve_champion" in call.inputs else None,
+        champion=read_champion(call.inputs["resolve_champion"]) if pinned else None,
         policy=load_policy(call.settings.policy).gate,
         out=call.out,
         seed=call.seed,
         asked=str(call.options.get("candidates") or "both"),
+        compared=compared,
     )
+
+
+def _compared_by(call: Call, step: str) -> str | None:
+    """The release that an earlier step of this run took for the champion."""
+    uri = call.manifests[step].inputs.get("resolve_champion") if step in call.manifests else None
+    return str(read_manifest(call.store, uri).summary["release"]) if uri else None
 
 
 def _package(call: Call) -> dict[str, Any]:
@@ -249,7 +263,7 @@ STEPS: dict[str, Step] = {
         Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
         Step("evaluate", ("build_dataset",), _evaluate, optional=("compress", "resolve_champion")),
         Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
-        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "resolve_champion")),
+        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "compress", "resolve_champion")),
         Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),
     )
 }
