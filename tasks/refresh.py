@@ -16,7 +16,7 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import as_markdown, explanation, read_decision
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import digest_of
-from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, step_options
+from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, signature_of, step_options
 from tasks.policies import load_policy
 from tasks.record import record_end, record_serving, record_step
 from tasks.run import read_manifest, run
@@ -37,13 +37,25 @@ class Asked:
     partition_key: str | None
 
 
-def run_step(name: str, inputs: Mapping[str, str], asked: Asked, settings: Settings) -> tuple[str, str]:
-    """Run one step and mirror it; (manifest URI, partition). The first step maps the day, the others read it."""
+def run_step(
+    name: str,
+    inputs: Mapping[str, str],
+    asked: Asked,
+    settings: Settings,
+    *,
+    review: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Run one step and mirror it; (manifest URI, partition). The first step maps the day, the others read it.
+
+    review: what a person answered before `package`, as Airflow's ApprovalOperator hands it on.
+    """
     store = open_store(settings)
     partition = _partition(inputs, asked, store)
     options = step_options(name, asked.params)
     if name == "package" and (approved := _approved(store, inputs["gate"])):
         options["approved"] = approved
+    if name == "package" and review:
+        options |= signature_of(review)
     uri = run(step_named(name), partition, inputs, settings, options=options, store=store)
     record_step(uri, asked.run_key, settings)
     if name == "package":

@@ -160,13 +160,16 @@ def _compared_by(call: Call, step: str) -> str | None:
 def _package(call: Call) -> dict[str, Any]:
     from tasks.adapters.releases import publish
     from tasks.domain.gate import Decision
-    from tasks.domain.refresh import approvable
+    from tasks.domain.refresh import approvable, override_of
     from tasks.package import package
 
     decision = Decision.model_validate_json((call.inputs["gate"] / "decision.json").read_text())
     choice = decision.shipped if decision.shipped != "none" else approvable(decision)
     if choice is None or (decision.shipped == "none" and call.options.get("approved") != choice):  # and nobody approved
         raise InputRejected(f"nothing may be packaged: {decision.reason}")
+    if decision.shipped == "none":  # a person decided: without a name and a reason nothing is built
+        override = override_of(decision, choice, call.options).model_dump(mode="json")
+        (call.out / "override.json").write_text(json.dumps(override, indent=1, sort_keys=True))
     champion = _champion_release(call) if "resolve_champion" in call.inputs else None
     summary = package(
         choice=choice,
