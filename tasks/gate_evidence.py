@@ -115,12 +115,12 @@ def changes_between(candidate: Path | None, champion: Path | None) -> tuple[Chan
     if differing := [name for name in SHAPE_OF_A_MODEL if new.get(name) != old.get(name)]:
         before, now = ({name: config.get(name) for name in differing} for config in (old, new))
         changes.append(Change(what="architecture", champion=_short(before), candidate=_short(now)))
-    if new.get("labels") != old.get("labels"):
+    if "labels" in old and new.get("labels") != old["labels"]:  # a model from before labels were written says nothing
         goals = [(config.get("labels") or {}).get("goal", []) for config in (old, new)]
         changes.append(
             Change(
                 what="labels",
-                champion=_short(old.get("labels")),
+                champion=_short(old["labels"]),
                 candidate=_short(new.get("labels")),
                 shared=tuple(sorted(set(goals[0]) & set(goals[1]))),
                 counted=tuple(sorted(goals[1])),

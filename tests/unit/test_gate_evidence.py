@@ -175,7 +175,12 @@ def test_another_network_and_other_labels_are_told_from_a_new_training(tmp_path,
     a_model(tmp_path / "candidate" / "model", **(labels | new))
     found = changes_between(tmp_path / "candidate", tmp_path / "champion")
     assert [one.what for one in found] == what
-    evidence = gathered(some_slates(), compared=Compared(tmp_path / "candidate", tmp_path / "champion"))
+    (tmp_path / "champion" / "release" / "model" / "config.json").write_text(
+        json.dumps({"network": {}, "features": ["a"]})
+    )
+    assert "labels" not in {one.what for one in changes_between(tmp_path / "candidate", tmp_path / "champion")}
+    a_model(tmp_path / "again" / "release" / "model", **labels)
+    evidence = gathered(some_slates(), compared=Compared(tmp_path / "candidate", tmp_path / "again"))
     assert evidence.changes == found
 
 
