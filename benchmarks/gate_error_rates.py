@@ -3,8 +3,8 @@
     python -m benchmarks.gate_error_rates --work /tmp/gate       # first run: an hour of two cores; later runs: minutes
 
 Per-slate metrics are real: seeds of one recipe, and models with something planted in weights, inputs, state or training rows,
-rank the same holdout of Complete Journey (benchmarks/_gate_models.py, _gate_damage.py). A trial draws half of the thousand
-households, two seeds, and the share of users who get the damaged model, so that the expected loss is a chosen multiple of
+rank the same holdout of Complete Journey (benchmarks/_gate_models.py, _gate_damage.py). A trial draws three in four of the
+thousand households, two seeds, and the share of users who get the damaged model, so that the expected loss is a chosen multiple of
 the margin. Intervals are exact (Clopper and Pearson 1934) and take trials as independent; there are eight seeds.
 """
 
@@ -32,10 +32,10 @@ from tasks.domain.gate_policy import LOWER_IS_BETTER
 from tasks.gate_evidence import gather
 from tasks.policies import load_policy
 
-POLICY = "demo"
+POLICY, DRAWN = "demo", 0.75  # share of the households that a trial draws
 SOUND = "seed-2"  # what the damaged models would be, had nothing gone wrong
-SCORED_DAYS = 7  # the demo's holdout
-AA_TRIALS, TRIALS, FEWER = 300, 30, 8
+SCORED_DAYS = 5
+AA_TRIALS, TRIALS, FEWER = 200, 25, 6
 LEVELS = (0.5, 1.0, 2.0)  # times the margin
 HEAVY_TRIPS = 80  # splits these households in halves: all of them have more trips than evaluate calls heavy
 CHAMPION = Champion(
@@ -180,9 +180,9 @@ def simpler_rules(slates: pa.Table, policy: GatePolicy) -> tuple[bool, bool]:
     return changes[quality.metric, "all"] > 0, kept
 
 
-def half_of(scores: Scores, draws: np.random.Generator) -> np.ndarray:
+def some_of(scores: Scores, draws: np.random.Generator) -> np.ndarray:
     users = np.unique(scores.user)
-    return np.isin(scores.user, draws.choice(users, len(users) // 2, replace=False))
+    return np.isin(scores.user, draws.choice(users, int(DRAWN * len(users)), replace=False))
 
 
 def mixed(scores: Scores, kind: Kind, share: float, draws: np.random.Generator) -> Columns:
@@ -201,12 +201,12 @@ def policy_for(policy: GatePolicy, candidate: Columns) -> GatePolicy:
 
 
 def against_itself(scores: Scores, policy: GatePolicy, times: dict[str, np.ndarray], trials: int) -> list[Trial]:
-    """Two seeds of one recipe, on half of the households; timings of the two, pairs drawn anew."""
+    """Two seeds of one recipe, on some of the households; timings of the two, pairs drawn anew."""
     found = []
     for number in range(trials):
         draws = np.random.default_rng([number, 1])
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
-        slates = table_of(scores, scores.of[champion], scores.of[candidate], half_of(scores, draws))
+        slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
         found.append(judged(slates, policy, timed(times, draws)))
     return found
 
@@ -222,7 +222,7 @@ def planted(
         draws = np.random.default_rng([number, 2])
         candidate = mixed(scores, kind, min(1.0, level / whole), draws)
         champion = scores.of[rivals[number % len(rivals)]]
-        slates = table_of(scores, champion, candidate, half_of(scores, draws))
+        slates = table_of(scores, champion, candidate, some_of(scores, draws))
         found.append(judged(slates, policy_for(policy, candidate), timed(times, draws)))
     return found
 
@@ -248,7 +248,7 @@ def slower(
     for number in range(trials):
         draws = np.random.default_rng([number, 3])
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
-        slates = table_of(scores, scores.of[champion], scores.of[candidate], half_of(scores, draws))
+        slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
         factor = 1 + level * (policy.latency_ratio["p95" if tail else "p50"] - 1)
         found.append(judged(slates, policy, timed(times, draws, **{"slowest" if tail else "slower": factor})))
     return found
@@ -260,7 +260,7 @@ def broken(scores: Scores, policy: GatePolicy, times: dict[str, np.ndarray], tri
     for number in range(trials):
         draws = np.random.default_rng([number, 4])
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
-        slates = table_of(scores, scores.of[champion], scores.of[candidate], half_of(scores, draws))
+        slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
         twice = pa.concat_tables([slates, slates.slice(int(draws.integers(len(slates))), 1)])
         found["duplicated_slates"].append(judged(twice, policy, timed(times, draws)))
         name = "candidate.ndcg_at_10[all]"
@@ -363,7 +363,7 @@ def rows_of(
         ),
         Row("broken evidence refused by name", _interval(*_named(by_name))[0], "%"),
         Row("kinds planted at 2 x margin", len(twice) / TRIALS, "kinds"),
-        Row("slates of a trial, in the mean", len(scores.user) / 2, "slates"),
+        Row("slates of a trial, in the mean", DRAWN * len(scores.user), "slates"),
         Row("trials at 2 x margin", len(twice), "trials"),
         Row("trials of another seed", len(aa), "trials"),
     ]
@@ -379,12 +379,12 @@ def _named(by_name: Mapping[str, list[Trial]]) -> tuple[int, int]:
 
 
 def retrain_error(scores: Scores, metric: str, trials: int = 400) -> float:
-    """Root mean square difference of two seeds on half of the households."""
+    """Root mean square difference of two seeds on the households of a trial."""
     found = []
     for number in range(trials):
         draws = np.random.default_rng([number, 1])
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
-        kept = half_of(scores, draws)
+        kept = some_of(scores, draws)
         name = f"{metric}[all]"
         found.append(np.nanmean(scores.of[candidate][name][kept] - scores.of[champion][name][kept]))
     return float(np.sqrt(np.mean(np.square(found))))
