@@ -72,18 +72,26 @@ def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
 
 
 def compression(evidence: Evidence) -> Iterator[Finding]:
-    """Two one-sided tests: a compressed model that is not its parent in numbers was not validated as its parent."""
+    """Two one-sided tests against the fp32 parent. That it may be better does not block; that it surely is, needs a look."""
     row: Equivalence | None = evidence.compression
     if row is None:
         return
-    if row.lower >= -row.margin and row.upper <= row.margin:
-        outcome, why, say = Outcome.PASS, "shown to be its parent within the margin, both ways", NOTHING
-    elif row.upper < -row.margin or row.lower > row.margin:
-        outcome, why = Outcome.FAIL, "shown to differ from its parent by more than the margin"
+    if row.upper < -row.margin:
+        outcome, why = Outcome.FAIL, "shown to be worse than its parent by more than the margin"
         say = "look at front.json of compress; take a variant that changes less, or fp32"
-    else:
-        outcome, why = Outcome.INCONCLUSIVE, "not shown to be its parent"
+    elif row.lower < -row.margin:
+        outcome, why = Outcome.INCONCLUSIVE, "not shown to be as good as its parent"
         say = "give compress more validation days, or a variant that changes less"
+    elif row.lower > row.margin:
+        outcome, why = (
+            Outcome.INCONCLUSIVE,
+            "shown to be another model than its parent, and better: something else changed",
+        )
+        say = "look at front.json of compress, and which parent it was held against"
+    elif row.upper > row.margin:
+        outcome, why, say = Outcome.PASS, "shown to be no worse than its parent, not shown to be its equal", NOTHING
+    else:
+        outcome, why, say = Outcome.PASS, "shown to equal its parent within the margin, both ways", NOTHING
     bound = row.lower if abs(row.lower) > abs(row.upper) else row.upper
     yield Finding(
         name="compression",
