@@ -18,7 +18,7 @@ from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import digest_of
 from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, signature_of, step_options
 from tasks.policies import load_policy
-from tasks.record import record_end, record_serving, record_step
+from tasks.record import DECISION_PAGE, record_end, record_serving, record_step
 from tasks.run import read_manifest, run
 from tasks.settings import Settings
 from tasks.steps import step_named
@@ -64,11 +64,14 @@ def run_step(
 
 
 def pages_of(step: str, run_key: str, settings: Settings) -> str:
-    """Where a person reads what the step wrote for people: MLflow's page of the refresh; its front page when it is down."""
+    """Where a person reads what the step wrote for people, in MLflow; its front page when it is down.
+
+    The gate and what it let through lead to the decision's page.
+    """
     from tasks.adapters.mlflow_registry import MlflowRegistry
 
     try:
-        return MlflowRegistry(settings).pages(run_key, step)
+        return MlflowRegistry(settings).pages(run_key, DECISION_PAGE if step in ("gate", "package") else step)
     except FreshrankError:
         return settings.url("mlflow")
 

@@ -5,6 +5,7 @@ Nothing heavy is imported until a step runs: the Airflow page and the command li
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,10 +130,13 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
 def _gate(call: Call) -> dict[str, Any]:
     from tasks.domain.champion import read_champion
+    from tasks.explain.bundle import write_terms
     from tasks.gate import gate
     from tasks.gate_evidence import Compared
     from tasks.policies import load_policy
 
+    policy = load_policy(call.settings.policy).gate
+    write_terms(policy, call.out)
     pinned = "resolve_champion" in call.inputs
     compared = Compared(
         candidate=call.inputs.get("compress"),
@@ -143,7 +147,7 @@ def _gate(call: Call) -> dict[str, Any]:
         evaluation=call.inputs["evaluate"],
         measured=call.inputs.get("benchmark"),
         champion=read_champion(call.inputs["resolve_champion"]) if pinned else None,
-        policy=load_policy(call.settings.policy).gate,
+        policy=policy,
         out=call.out,
         seed=call.seed,
         asked=str(call.options.get("candidates") or "both"),
@@ -252,7 +256,8 @@ def _policy(asked: Asked) -> dict[str, Parameter]:
     from tasks.policies import load_policy
 
     policy = load_policy(asked.settings.policy).gate
-    return {"policy": policy.name, "policy_digest": digest_of(policy.model_dump(mode="json"))[:16]}
+    # as it is spelled: the order of its entries is the order of the findings
+    return {"policy": policy.name, "policy_digest": hashlib.sha256(policy.model_dump_json().encode()).hexdigest()[:16]}
 
 
 STEPS: dict[str, Step] = {

@@ -1,0 +1,293 @@
+"""A decision as one HTML file: the verdict, every finding with its picture, and what led to it. Pure: told in, page out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from tasks.decisions import change_lines, change_title
+from tasks.explain.plots import (
+    axis_of,
+    bound_plot,
+    curves_plot,
+    front_plot,
+    legend,
+    reliability_plot,
+    value_plot,
+)
+from tasks.page import bullets, document, mark, table
+
+STYLE = """<style>
+.lead{font-size:1.15rem;margin:.3rem 0}
+h3{font-size:1rem;margin:1rem 0 .3rem}
+.finding{border-top:1px solid #8886;padding:.5rem 0;break-inside:avoid}
+@media(min-width:44rem){.finding{display:grid;grid-template-columns:1fr 21rem;column-gap:1rem}
+.finding div:nth-child(2){grid-area:1/2/3/3}}
+.finding p{margin:.2rem 0;font-size:.92rem}
+.finding svg,.plot svg{max-width:25rem}
+.quiet{color:color-mix(in srgb,currentColor 70%,transparent)}
+.plots{display:flex;flex-wrap:wrap;gap:1rem}
+.plot{flex:1 1 20rem;min-width:0;break-inside:avoid}
+.legend span{margin-right:1rem;white-space:nowrap}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:50%;print-color-adjust:exact}
+.finding svg text,.plot svg text{font-size:12px}
+table.numbers td{text-align:right}table.numbers td:first-child{text-align:left}
+code{font-size:.85em}
+</style>"""
+_LIMITS = (("bound", "bound"), ("margin", "allowed"))
+GROUPS = ("Totals", "Slices", "Latency and cost", "Checks")
+LEGEND = (
+    "Dot: the estimate. Line: between its one-sided 95 % bounds. Heavy stroke: the bound that decides. "
+    "Red: where it may not be. Black stroke: no difference."
+)
+QUALITY = "ndcg_at_10[all]"
+
+
+def html(told: dict[str, Any]) -> str:
+    """The page of one run. Needs no network and no script; what the run did not make is left out."""
+    shipped = told["shipped"]
+    outcome = "pass" if shipped != "none" else _worst(told["candidates"])
+    parts = [
+        f"<h1>{escape(told['partition'])} {mark(outcome)}</h1>",
+        f"<p class='lead'>{escape(told['headline'])}</p>",
+        f"<p>{escape(_arrows(told['reason']))}</p>",
+        *_changes(told.get("changes", ())),
+    ]
+    for candidate in told["candidates"]:
+        parts += _candidate(candidate, told.get("bounds", {}).get(candidate["kind"], {}), told.get("changes", ()))
+    parts += _evaluation(told.get("evaluation", {}))
+    parts += _latency(told.get("latency"))
+    parts += _front(told.get("front"))
+    parts += _data(told.get("data"))
+    parts += _lineage(told)
+    return document(f"{told['partition']}: ships {shipped}", parts, STYLE)
+
+
+def _worst(candidates: Sequence[dict[str, Any]]) -> str:
+    outcomes = {str(candidate["verdict"]) for candidate in candidates}
+    return "fail" if "fail" in outcomes else "inconclusive"
+
+
+def _changes(changes: Sequence[dict[str, Any]]) -> list[str]:
+    parts = ["<h2>What would change the verdict</h2>"] if changes else []
+    for one in changes:
+        parts += [f"<p>{escape(change_title(one))}:</p>", bullets(map(_arrows, change_lines(one)))]
+    return parts
+
+
+def _candidate(
+    candidate: dict[str, Any], bounds: dict[str, dict[str, Any]], changes: Sequence[dict[str, Any]]
+) -> list[str]:
+    kind = candidate["kind"]
+    parts = [f"<h2>{escape(kind)} {mark(candidate['verdict'])}</h2>"]
+    if candidate.get("release"):
+        parts.append(f"<p>release <code>{escape(candidate['release'])}</code></p>")
+    if not candidate["findings"]:
+        return [*parts, f"<p>{escape(candidate['reason'])}</p>"]
+    parts.append(f"<p class='quiet'>{LEGEND}</p>")
+    following: Sequence[dict[str, Any]] = next((one["changes"] for one in changes if one["kind"] == kind), [])
+    grouped: dict[str, list[dict[str, Any]]] = {group: [] for group in GROUPS}
+    for finding in candidate["findings"]:
+        grouped[_group(finding, bounds)].append(finding)
+    for group, findings in grouped.items():
+        if findings:
+            plotted = [one for one in findings if _is_interval(one, bounds)]
+            axis = axis_of(plotted, bounds, _named)
+            parts.append(f"<h3>{group}</h3>")
+            parts += [_finding(one, bounds, axis, following) for one in findings]
+    return parts
+
+
+def _finding(
+    finding: dict[str, Any], bounds: dict[str, dict[str, Any]], axis: Any, changes: Iterable[dict[str, Any]]
+) -> str:
+    """One reason: outcome, picture, numbers with bound, margin and sample, and what to do next."""
+    name, plot, about = _named(finding), "", bounds.get(_named(finding), {})
+    if axis is not None and _is_interval(finding, bounds):
+        plot = bound_plot(finding, about, axis)
+    elif finding["candidate"] is not None and finding["margin"] is not None:
+        plot = value_plot(finding["candidate"], finding["margin"], finding["outcome"] == "pass", finding["name"])
+    why = finding["sentence"].rsplit("): ", 1)[-1].removeprefix(f"{finding['name']}: ")
+    return (
+        f"<div class='finding'><p>{mark(finding['outcome'])} <b>{escape(name)}</b>: {escape(why)}</p><div>{plot}</div>"
+        f"<div><p class='quiet'>{escape(facts(finding, about))}</p>"
+        f"<p>Next: {escape(_arrows(next_step(finding, changes)))}</p></div></div>"
+    )
+
+
+def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
+    """The numbers of one finding: both systems, what was held against what, and the sample."""
+    both = [finding[key] for key in ("champion", "candidate") if finding[key] is not None]
+    told = []
+    if about.get("of") == "ratio":
+        told += [f"{' → '.join(f'{one:.2f}' for one in both)} ms", f"ratio {about['at']:.3f}"]
+        told += [f"{name} {finding[key]:.3f}" for key, name in _LIMITS if finding[key] is not None]
+    elif about.get("of") == "difference":
+        told += [" → ".join(f"{one:.4f}" for one in both), f"difference {finding['difference']:+.4f}"]
+        told += [f"{name} {sign * finding[key]:+.4f}" for (key, name), sign in zip(_LIMITS, (1, -1), strict=True)]
+    else:
+        told += [
+            f"{name} {finding[key]:g}" for key, name in (("candidate", "value"), *_LIMITS) if finding[key] is not None
+        ]
+    return " · ".join((*told, f"sample {about.get('sample', 'none')}"))
+
+
+def next_step(finding: dict[str, Any], changes: Iterable[dict[str, Any]]) -> str:
+    """What a person does about one finding: what the gate says, else what would change it."""
+    if finding.get("next_step"):
+        return str(finding["next_step"])
+    mine = [change for change in changes if change["finding"] == _named(finding)]
+    if finding["outcome"] == "pass":
+        spare = [change["sentence"] for change in mine if change["what"] == "headroom"]
+        return f"nothing to do; {spare[0]}" if spare else "nothing to do"
+    return f"to pass it needs {', or '.join(change['sentence'] for change in mine)}" if mine else "look at its numbers"
+
+
+def _evaluation(evaluation: dict[str, Any]) -> list[str]:
+    """Every metric of both systems, judged or not, and how far predictions are from what happened."""
+    parts = []
+    for kind, facts in evaluation.items():
+        ours, theirs = facts.get("candidate", {}), facts.get("champion", {})
+        names = sorted({*ours, *theirs}, key=lambda name: (not name.endswith("[all]"), name))
+        rows = [
+            (name, _number(theirs.get(name)), _number(ours.get(name)), _gap(ours.get(name), theirs.get(name)))
+            for name in names
+        ]
+        for rival, title in (("gp_topfreq", "counting"), ("transformer_zeroed", "transformers zeroed")):
+            if rival in facts:
+                now, best = facts[rival].get(QUALITY), ours.get(QUALITY)
+                rows.append((f"{QUALITY}, {title}", _number(now), _number(best), _gap(best, now)))
+        if rows:
+            days = f"{facts.get('first_day')} to {facts.get('last_day')}, {facts.get('slates', 0):,} slates"
+            parts += [f"<h2>Every metric: {escape(kind)}</h2><p>{escape(days)}</p>"]
+            parts.append(table(("metric", "champion", "candidate", "difference"), rows))
+        parts += _calibration(kind, facts.get("report") or {})
+    return parts
+
+
+def _calibration(kind: str, report: dict[str, Any]) -> list[str]:
+    systems = {name: rows for name in ("candidate", "champion") if (rows := _bins(report.get(name) or {}))}
+    if not systems:
+        return []
+    return [
+        f"<h2>Calibration: {escape(kind)}</h2><p>Each dot is a tenth of the predictions, from left to right; on the "
+        "dashed line a predicted probability happens as often as it says.</p>",
+        legend(systems),
+        f"<div class='plot'>{reliability_plot(systems)}</div>",
+    ]
+
+
+def _bins(report: dict[str, Any]) -> list[tuple[float, float, float]]:
+    return [(one["predicted"], one["observed"], one["count"]) for one in report.get("reliability", ()) if one["count"]]
+
+
+def _latency(measured: dict[str, Any] | None) -> list[str]:
+    if not measured or not measured["systems"]:
+        return []
+    systems = measured["systems"]
+    rows = [(name, *(f"{one[tail]:.2f}" for tail in ("p50", "p95", "p99"))) for name, one in systems.items()]
+    note = (
+        f"The same {measured['requests']:,} requests to each, interleaved, the fastest of {measured['repeats']} answers. "
+        "Upwards: the share of requests answered within so many milliseconds."
+    )
+    return [
+        f"<h2>Latency</h2><p>{note}</p>",
+        legend(systems),
+        f"<div class='plot'>{curves_plot(systems, measured['requests'])}</div>",
+        table(("system", "p50 ms", "p95 ms", "p99 ms"), rows),
+    ]
+
+
+def _front(front: dict[str, Any] | None) -> list[str]:
+    if not front or not front.get("variants"):
+        return []
+    variants, chosen = front["variants"], front["chosen"]
+    rows = [
+        (
+            f"{v['name']}{' (chosen)' if v['name'] == chosen else ''}",
+            f"{v['quality'][QUALITY]:.4f}",
+            f"{v['bound']:+.4f}",
+            f"{v['cost']['bytes'] / 1e3:,.0f}",
+            f"{v['cost']['cpu_ms_1000']:.2f}",
+            v["reason"] or "can serve",
+        )
+        for v in variants
+    ]
+    return [
+        "<h2>Compression</h2><p>Quality on the validation days against cost: filled is the variant that went forward, "
+        "red may not serve.</p><div class='plots'>",
+        f"<div class='plot'>{front_plot(variants, chosen, QUALITY, 'bytes', 'kB of weights', 1e3)}</div>",
+        f"<div class='plot'>{front_plot(variants, chosen, QUALITY, 'cpu_ms_1000', 'CPU ms, 1,000 candidates', 1.0)}</div>",
+        "</div>",
+        table(("variant", "NDCG@10", "bound against fp32", "kB", "CPU ms", "why"), rows),
+    ]
+
+
+def _data(data: dict[str, Any] | None) -> list[str]:
+    if not data:
+        return []
+    lines = [f"the newest day is {data.get('verdict')}", *data["reasons"]]
+    if "rows" in data:
+        told = (
+            f"{data['rows']:,} rows judged in this run, {data['accepted']:,} sound, {data['quarantined']:,} quarantined"
+        )
+        lines.append(f"{data['days']:,} days in all; {told}")
+    lines += [f"quarantined by {rule}: {count:,}" for rule, count in data.get("quarantined_by_rule", {}).items()]
+    if data.get("not_accepted"):
+        lines.append(f"not accepted: {', '.join(data['not_accepted'])}")
+    lines += [f"training set, {name.replace('_', ' ')}: {value}" for name, value in data["dataset"].items()]
+    where = f"<p>The whole report: <code>{escape(data['report'])}</code></p>" if data.get("report") else ""
+    return ["<h2>Data</h2>", bullets(lines), where]
+
+
+def _lineage(told: dict[str, Any]) -> list[str]:
+    if not told.get("lineage"):
+        return []
+    rows = [
+        (
+            f"{row['step']} {row['partition']}",
+            f"{row['at'][:16].replace('T', ' ')}, {row['seconds']:.0f} s",
+            ", ".join(row["inputs"]) or "the source",
+            ", ".join(f"{name} {value}" for name, value in row["params"].items() if value is not None),
+            f"{row['code']}, {row['lock'][:12]}, {row['seed']}",
+        )
+        for row in told["lineage"]
+    ]
+    end = f"<p>Release: <code>{escape(told['release'])}</code></p>" if told.get("release") else "<p>No release.</p>"
+    return [
+        "<h2>From partitions to release</h2>",
+        table(("step", "when", "read", "told", "code, lock, seed"), rows),
+        end,
+        f"<p>This record: <code>{escape(told['run'])}</code>. The same in a terminal: <code>freshrank explain "
+        f"{escape(told['run'])}</code></p>",
+    ]
+
+
+def _arrows(text: str) -> str:
+    return text.replace(" -> ", " → ")
+
+
+def _named(finding: dict[str, Any]) -> str:
+    return f"{finding['name']}[{finding['slice']}]"
+
+
+def _is_interval(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> bool:
+    return "low" in bounds.get(_named(finding), {}) and finding["margin"] is not None
+
+
+def _group(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> str:
+    kind = bounds.get(_named(finding), {}).get("of")
+    if kind == "ratio":
+        return "Latency and cost"
+    if kind == "difference":
+        return "Totals" if finding["slice"] == "all" else "Slices"
+    return "Checks"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _gap(ours: float | None, theirs: float | None) -> str:
+    return "" if ours is None or theirs is None else f"{ours - theirs:+.4f}"
