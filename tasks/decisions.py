@@ -6,13 +6,13 @@ from typing import Any
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import Decision, Outcome
+from tasks.domain.gate import Decision
 from tasks.domain.manifest import Manifest, partition_date
 from tasks.explain.story import PATH, Made, data, lineage, made_by, story
+from tasks.explain.text import as_markdown, headline
 from tasks.run import read_manifest
 
-NEAREST = 3
-SIGN = {Outcome.PASS: "pass", Outcome.INCONCLUSIVE: "????", Outcome.FAIL: "FAIL"}
+__all__ = ["STOPS", "as_markdown", "candidates_of", "explanation", "find_gate", "find_run", "read_decision"]
 STOPS = ("empty", "hold", "refuse")  # data verdicts after which no gate runs
 
 
@@ -93,25 +93,6 @@ def explanation(store: Store, uri: str) -> dict[str, Any]:
     }
 
 
-def headline(decision: Decision) -> str:
-    """The verdict in one sentence, short enough for a phone; `reason` has the numbers."""
-    if decision.shipped != "none":
-        return {
-            "weights": "The new weights ship: they proved themselves against the champion.",
-            "state": "The new state ships with the champion's weights.",
-            "bootstrap": "The first champion ships: it proved itself against counting.",
-        }[decision.shipped]
-    if not decision.verdicts:
-        return "Nothing ships, the champion keeps serving: there was no candidate."
-    told = []
-    for verdict in decision.verdicts:
-        worst = [f"{f.name}[{f.slice}]" for f in verdict.findings if f.outcome is verdict.outcome]
-        if verdict.outcome is not Outcome.PASS:
-            more = f" and {len(worst) - 2} more" if len(worst) > 2 else ""
-            told.append(f"{verdict.kind}: {verdict.outcome} on {', '.join(worst[:2]) or 'no findings'}{more}")
-    return f"Nothing ships, the champion keeps serving. {'; '.join(told) or decision.reason}."
-
-
 def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any]]:
     """Each candidate's verdict; the one that shipped has the release's digest."""
     return [
@@ -126,58 +107,6 @@ def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any
     ]
 
 
-def as_markdown(told: dict[str, Any]) -> str:
-    lines = [f"# {told['partition']}: shipped {told['shipped']}", "", told["reason"], ""]
-    for candidate in told["candidates"]:
-        lines += [f"## {candidate['kind']}: {candidate['verdict']}", ""]
-        lines += [f"- {SIGN[Outcome(f['outcome'])]}  {f['sentence']}" for f in candidate["findings"]]
-        lines.append("")
-    lines += [f"- {line}" for line in told.get("report", {}).get("lines", [])]
-    lines += _changes_as_markdown(told.get("changes", ()))
-    if told.get("lineage"):
-        lines += ["", "## From partitions to release", ""]
-        lines += [f"- {line}" for line in lineage_lines(told)]
-    return "\n".join(lines)
-
-
-def change_lines(one: dict[str, Any]) -> list[str]:
-    """What would change the verdict on one candidate, a line each finding; the alternatives are joined by `or`.
-
-    Of a verdict that passed, only the findings that are nearest to their limits.
-    """
-    changes = one["changes"]
-    if one["outcome"] == Outcome.PASS:
-        nearest = sorted(changes, key=lambda change: change["share"])[:NEAREST]
-        return [f"{change['finding']}: {change['sentence']}" for change in nearest]
-    by_finding: dict[str, list[str]] = {}
-    for change in changes:
-        by_finding.setdefault(change["finding"], []).append(change["sentence"])
-    return [f"{finding}: {', or '.join(sentences)}" for finding, sentences in by_finding.items()]
-
-
-def change_title(one: dict[str, Any]) -> str:
-    """What the lines mean: all of them are needed for a pass, any one used up ends one."""
-    if one["outcome"] == Outcome.PASS:
-        return f"{one['kind']}: passed. Nearest to their limits"
-    then = "ship" if one["then"] == one["kind"] else f"pass (what ships would then be: {one['then']})"
-    return f"{one['kind']}: {one['outcome']}. It would {then} with all of these"
-
-
-def lineage_lines(told: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{row['step']} {row['partition']}, {row['at']}, {row['seconds']:.0f} s, code {row['code']}: {row['manifest']}"
-        for row in told["lineage"]
-    ]
-    return lines + ([f"release {told['release']}"] if told.get("release") else [])
-
-
-def _changes_as_markdown(changes: Any) -> list[str]:
-    lines = ["", "## What would change the verdict", ""] if changes else []
-    for one in changes:
-        lines += [f"{change_title(one)}:", "", *(f"- {line}" for line in change_lines(one)), ""]
-    return lines
-
-
 def _without_gate(uri: str, manifest: Manifest, made: Made) -> dict[str, Any]:
     """A run whose data was not accepted, or that has not come to its gate: nothing was decided, so nothing ships."""
     verdict = str(manifest.summary.get("verdict"))
@@ -188,7 +117,8 @@ def _without_gate(uri: str, manifest: Manifest, made: Made) -> dict[str, Any]:
             "hold": "The data is held for a person to look at, so no model was made. The champion keeps serving.",
             "refuse": "The data was refused, so no model was made. The champion keeps serving.",
         }[verdict]
-        reason = f"the data of {manifest.partition} is {verdict}" + (f": {reasons}" if reasons else "")
+        said = {"empty": "was found empty", "hold": "is held", "refuse": "was refused"}[verdict]
+        reason = f"the day {manifest.partition} {said} by validate_data" + (f": {reasons}" if reasons else "")
     else:
         following = PATH[PATH.index(manifest.step) + 1] if manifest.step in PATH[:-1] else "the next step"
         head = f"Not decided: {manifest.step} is complete, {following} is not. The champion keeps serving."

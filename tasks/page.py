@@ -44,9 +44,9 @@ def document(title: str, parts: Iterable[str], style: str = "") -> str:
     )
 
 
-def mark(word: str) -> str:
-    """An outcome as a coloured word."""
-    return f"<b class='mark' style='background:{COLOURS[word]}'>{escape(word)}</b>"
+def mark(outcome: str, word: str | None = None) -> str:
+    """An outcome, or another word in its colour."""
+    return f"<b class='mark' style='background:{COLOURS[outcome]}'>{escape(word or outcome)}</b>"
 
 
 def bullets(lines: Iterable[str]) -> str:

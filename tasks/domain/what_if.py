@@ -169,9 +169,7 @@ def _spares(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Ch
 
         share = _least(slow, 0.0, 10.0)
         slower = timed.candidate_ms * share if share else 0.0
-        told = (
-            f"{timed.name} slower by {slower:.2f} ms ({timed.candidate_ms:.2f} -> {timed.candidate_ms + slower:.2f} ms)"
-        )
+        told = f"{slower:.2f} ms to spare: {timed.candidate_ms:.2f} now, {timed.candidate_ms + slower:.2f} at the limit"
         return [Change(finding=name, what="headroom", amount=slower, share=share, sentence=told)] if share else []
     return []
 

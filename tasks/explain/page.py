@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from tasks.decisions import change_lines, change_title
 from tasks.explain.plots import (
     axis_of,
     bound_plot,
@@ -16,6 +15,7 @@ from tasks.explain.plots import (
     reliability_plot,
     value_plot,
 )
+from tasks.explain.text import QUALITY, change_lines, change_title, data_lines
 from tasks.page import bullets, document, mark, table
 
 STYLE = """<style>
@@ -32,7 +32,7 @@ h3{font-size:1rem;margin:1rem 0 .3rem}
 .legend span{margin-right:1rem;white-space:nowrap}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:50%;print-color-adjust:exact}
 .finding svg text,.plot svg text{font-size:12px}
-table.numbers td{text-align:right}table.numbers td:first-child{text-align:left}
+@media(max-width:600px){td,th{padding:.2rem .25rem}}
 code{font-size:.85em}
 </style>"""
 _LIMITS = (("bound", "bound"), ("margin", "allowed"))
@@ -41,19 +41,19 @@ LEGEND = (
     "Dot: the estimate. Line: between its one-sided 95 % bounds. Heavy stroke: the bound that decides. "
     "Red: where it may not be. Black stroke: no difference."
 )
-QUALITY = "ndcg_at_10[all]"
 
 
 def html(told: dict[str, Any]) -> str:
     """The page of one run. Needs no network and no script; what the run did not make is left out."""
     shipped = told["shipped"]
-    outcome = "pass" if shipped != "none" else _worst(told["candidates"])
     parts = [
-        f"<h1>{escape(told['partition'])} {mark(outcome)}</h1>",
+        f"<h1>{escape(told['partition'])} {mark(_outcome(told), f'ships {shipped}')}</h1>",
         f"<p class='lead'>{escape(told['headline'])}</p>",
         f"<p>{escape(_arrows(told['reason']))}</p>",
         *_changes(told.get("changes", ())),
     ]
+    if told["candidates"]:
+        parts.append(f"<p class='quiet'>{LEGEND}</p>")
     for candidate in told["candidates"]:
         parts += _candidate(candidate, told.get("bounds", {}).get(candidate["kind"], {}), told.get("changes", ()))
     parts += _evaluation(told.get("evaluation", {}))
@@ -64,8 +64,11 @@ def html(told: dict[str, Any]) -> str:
     return document(f"{told['partition']}: ships {shipped}", parts, STYLE)
 
 
-def _worst(candidates: Sequence[dict[str, Any]]) -> str:
-    outcomes = {str(candidate["verdict"]) for candidate in candidates}
+def _outcome(told: dict[str, Any]) -> str:
+    """The colour of the page."""
+    if told["shipped"] != "none":
+        return "pass"
+    outcomes = {str(candidate["verdict"]) for candidate in told["candidates"]}
     return "fail" if "fail" in outcomes else "inconclusive"
 
 
@@ -85,7 +88,6 @@ def _candidate(
         parts.append(f"<p>release <code>{escape(candidate['release'])}</code></p>")
     if not candidate["findings"]:
         return [*parts, f"<p>{escape(candidate['reason'])}</p>"]
-    parts.append(f"<p class='quiet'>{LEGEND}</p>")
     following: Sequence[dict[str, Any]] = next((one["changes"] for one in changes if one["kind"] == kind), [])
     grouped: dict[str, list[dict[str, Any]]] = {group: [] for group in GROUPS}
     for finding in candidate["findings"]:
@@ -227,18 +229,13 @@ def _front(front: dict[str, Any] | None) -> list[str]:
 def _data(data: dict[str, Any] | None) -> list[str]:
     if not data:
         return []
-    lines = [f"the newest day is {data.get('verdict')}", *data["reasons"]]
-    if "rows" in data:
-        told = (
-            f"{data['rows']:,} rows judged in this run, {data['accepted']:,} sound, {data['quarantined']:,} quarantined"
-        )
-        lines.append(f"{data['days']:,} days in all; {told}")
-    lines += [f"quarantined by {rule}: {count:,}" for rule, count in data.get("quarantined_by_rule", {}).items()]
-    if data.get("not_accepted"):
-        lines.append(f"not accepted: {', '.join(data['not_accepted'])}")
-    lines += [f"training set, {name.replace('_', ' ')}: {value}" for name, value in data["dataset"].items()]
     where = f"<p>The whole report: <code>{escape(data['report'])}</code></p>" if data.get("report") else ""
-    return ["<h2>Data</h2>", bullets(lines), where]
+    sizes = [(name.replace("_", " "), _short(value)) for name, value in data["dataset"].items() if value != ""]
+    return ["<h2>Data</h2>", bullets(data_lines(data)), where, table(("training set", ""), sizes) if sizes else ""]
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)[:32]
 
 
 def _lineage(told: dict[str, Any]) -> list[str]:

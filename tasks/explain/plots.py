@@ -93,7 +93,7 @@ def front_plot(
     variants: Sequence[dict[str, Any]], chosen: str, quality: str, cost: str, unit: str, scale: float
 ) -> str:
     """Quality upwards, cost to the right; the chosen variant is filled, one that may not serve is red."""
-    height, floor = 190.0, 160.0
+    height, floor = 196.0, 160.0
     costs, marks = [v["cost"][cost] / scale for v in variants], [v["quality"][quality] for v in variants]
     parent = variants[0]["parent"][quality]
     x, y = Axis(0.0, max(costs), 52, WIDTH - 14), Axis(min(*marks, parent), max(*marks, parent), floor, 12)
@@ -101,7 +101,7 @@ def front_plot(
     shapes += [_text(x(tick), floor + 14, f"{tick:g}") for tick in x.ticks() if tick >= 0]
     shapes += [_text(48, y(tick) + 4, f"{tick:.3f}", "end") for tick in y.ticks()]
     shapes.append(_line(52, y(parent), WIDTH, y(parent), QUIET, 1, "4"))
-    shapes.append(_text(WIDTH - 2, y(parent) - 4, "fp32 parent", "end"))
+    shapes.append(_text(56, y(parent) - 4, "fp32 parent", "start"))
     for variant, at, good in zip(variants, costs, marks, strict=True):
         ink = BAD if variant["reason"] else GOOD
         fill = ink if variant["name"] == chosen else "none"
@@ -110,7 +110,7 @@ def front_plot(
         )
         left = x(at) > WIDTH * 0.6
         shapes.append(_text(x(at) + (-10 if left else 10), y(good) + 4, variant["name"], "end" if left else "start"))
-    shapes.append(_text((52 + WIDTH) / 2, height - 2, unit))
+    shapes.append(_text((52 + WIDTH) / 2, height - 5, unit))
     return chart(WIDTH, height, f"validation quality against {unit} of {len(variants)} variants", shapes)
 
 

@@ -142,7 +142,7 @@ def test_data_that_was_refused_early_is_a_page_too(verdict, says, tmp_path):
     store, uri = a_stopped_day(tmp_path, verdict, ("row_count: 12 rows, usually 3,900 to 4,500",))
     assert find_run(store, DAY) == find_run(store, None) == uri
     told = explanation(store, uri)
-    assert told["shipped"] == "none" and told["candidates"] == [] and verdict in told["reason"]
+    assert told["shipped"] == "none" and told["candidates"] == [] and f"the day {DAY}" in told["reason"]
     page = html(told)
     assert says in page and "row_count: 12 rows" in page and "From partitions" in page
     assert says in told["headline"] and "12 rows" in as_markdown(told)
