@@ -22,7 +22,7 @@ from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
-from tasks.explain.commands import bundle, explain
+from tasks.explain.commands import bundle, explain, reproduce
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -263,5 +263,6 @@ def doctor(as_json: AsJson = False) -> None:
 
 app.command()(explain)
 app.command()(bundle)
+app.command()(reproduce)
 app.command()(erase)
 app.command()(retention)

@@ -1,4 +1,4 @@
-"""`freshrank explain` and `freshrank bundle`: why something shipped or did not, and the same again elsewhere."""
+"""`freshrank explain`, `bundle` and `reproduce`: why something shipped or did not, and the same again elsewhere."""
 
 from __future__ import annotations
 
@@ -73,6 +73,26 @@ def bundle(
     else:
         screen.print(f"{path}: {len(content):,} bytes, sha256 {made.digest}")
         screen.print(f"decide it again anywhere: freshrank explain {path} --replay")
+
+
+def reproduce(
+    run: Annotated[str | None, typer.Argument(help="a day, or the manifest URI of a gate; default: the latest")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a run's model again from its dataset, recipe and seed, here, and compare the weights. Changes nothing."""
+    from tasks.adapters.store import open_store
+    from tasks.decisions import find_gate
+    from tasks.explain.reproduce import reproduce as train_again
+
+    settings = Settings()
+    store = open_store(settings)
+    told = train_again(store, find_gate(store, run), settings)
+    if as_json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        screen.print(told["sentence"])
+    if not told["reproduced"]:
+        raise typer.Exit(1)
 
 
 def _told(run: str | None) -> dict[str, Any]:
