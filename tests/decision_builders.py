@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.adapters.store import MemoryStore
-from tasks.benchmark import ratios
+from tasks.benchmark import compare
 from tasks.domain.champion import Champion
-from tasks.run import Call, Step, run
+from tasks.run import SEED, Call, Step, run
 from tasks.settings import Settings
 from tasks.steps import step_named
 
@@ -153,13 +153,10 @@ def _timed(out: Path, slower: float, draws: np.random.Generator) -> dict[str, An
     wall = {"champion": champion}
     for name, times in (("state", 1.0), ("weights", slower)):
         wall[name] = champion * times * draws.lognormal(0, 0.02, 300)
-    compared = {
-        name: [row.model_dump() for row in ratios(champion, ms, champion, ms, 1)]
-        for name, ms in wall.items()
-        if name != "champion"
-    }
+    wall = {name: ms.round(4) for name, ms in wall.items()}
+    compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED).items()}
     told = {"requests": 300, "repeats": 3, "threads": 1, "candidates": compared}
-    told["wall_ms"] = {name: ms.round(4).tolist() for name, ms in wall.items()}
+    told["wall_ms"] = told["cpu_ms"] = {name: ms.tolist() for name, ms in wall.items()}
     return _json(out / "benchmark.json", told)
 
 

@@ -96,11 +96,11 @@ def _quality(evidence: Evidence, policy: GatePolicy, row: Comparison) -> list[Ch
         changes.append(Change(finding=name, what="sample", amount=more, sentence=told))
     better = _least(lambda gain: passes(_better(row, gain, allowed)), 0.0, 1.0)
     if better:
-        told = f"a candidate that is {better:.4f} {row.name} better on the same slates"
+        told = f"a candidate that is {_told(better)} {row.name} better on the same slates"
         changes.append(Change(finding=name, what="better", amount=better, sentence=told))
     margin = _least(wider, quality.margin, max(1.0, quality.margin))
     if margin and margin > quality.margin:
-        told = f"a margin of {margin:.4f} instead of {quality.margin:.4f}: a change of policy, by its own rules"
+        told = f"a margin of {margin:.4g} instead of {quality.margin:g}: a change of policy, by its own rules"
         changes.append(Change(finding=name, what="limit", amount=margin, sentence=told))
     return changes
 
@@ -159,7 +159,7 @@ def _spares(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Ch
             return not _passes(_with(evidence, "comparisons", row, _better(row, -loss, allowed)), policy, name)
 
         loss = _least(breaks, 0.0, 1.0)
-        told = f"{loss:.4f} {row.name} to spare on the same slates" if loss else ""
+        told = f"{_told(loss)} {row.name} to spare on the same slates" if loss else ""
         return [Change(finding=name, what="headroom", amount=loss, share=loss / allowed, sentence=told)] if loss else []
     timed = next((one for one in evidence.latencies if one.name == finding.name), None)
     if timed:
@@ -172,6 +172,11 @@ def _spares(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Ch
         told = f"{slower:.2f} ms to spare: {timed.candidate_ms:.2f} now, {timed.candidate_ms + slower:.2f} at the limit"
         return [Change(finding=name, what="headroom", amount=slower, share=share, sentence=told)] if share else []
     return []
+
+
+def _told(amount: float) -> str:
+    """Four decimals, or as many as it takes to be told from nothing."""
+    return f"{amount:.4f}" if amount >= 0.001 else f"{amount:.1g}"
 
 
 def _larger(row: Comparison, times: float, allowed: float) -> Comparison:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.adapters.store import Store
@@ -178,6 +179,8 @@ def replay(given: Bundle) -> dict[str, Any]:
         raise FreshrankError(f"the bundle cannot be decided with this code: {err}.{about}") from err
     if difference := _first_difference(recorded.model_dump(mode="json"), again.model_dump(mode="json"), 0.0):
         raise FreshrankError(f"the replay decides otherwise: {difference}.{about}")
+    if difference := _first_difference(*_timed(given), TOLERANCE):
+        raise FreshrankError(f"the timed pairs of the bundle give other ratios: {difference}.{about}")
     kept = json.loads(given.files["gate/evidence.json"])
     if difference := _first_difference(kept, evidence, TOLERANCE):
         raise FreshrankError(f"the slates and pairs of the bundle give other evidence: {difference}.{about}")
@@ -217,6 +220,18 @@ def _gathered(given: Bundle) -> Any:
             asked=given.index.asked,
         )
         return json.loads((out / "evidence.json").read_bytes())
+
+
+def _timed(given: Bundle) -> tuple[Any, Any]:
+    """(ratios that the benchmark wrote down, the same from its pairs); nothing where nothing was timed."""
+    from tasks.benchmark import compare
+
+    if "benchmark/benchmark.json" not in given.files:
+        return None, None
+    told = json.loads(given.files["benchmark/benchmark.json"])
+    wall, cpu = ({name: np.array(ms) for name, ms in told[key].items()} for key in ("wall_ms", "cpu_ms"))
+    again = compare(wall, cpu, given.manifest("benchmark").seed)
+    return told["candidates"], {name: [row.model_dump() for row in rows] for name, rows in again.items()}
 
 
 def _require_manifests(bundle_name: str, given: Bundle) -> None:

@@ -34,9 +34,12 @@ h3{font-size:1rem;margin:1rem 0 .3rem}
 .finding svg text,.plot svg text{font-size:12px}
 @media(max-width:600px){td,th{padding:.2rem .25rem}}
 code{font-size:.85em}
+summary{cursor:pointer;padding:.4rem 0}
+@media print{details::details-content{content-visibility:visible;block-size:auto}}
 </style>"""
 _LIMITS = (("bound", "bound"), ("margin", "allowed"))
 GROUPS = ("Totals", "Slices", "Latency and cost", "Checks")
+LONG, MANY = 280, 8  # characters of a reason, findings of one kind that passed: beyond this they are folded
 LEGEND = (
     "Dot: the estimate. Line: between its one-sided 95 % bounds. Heavy stroke: the bound that decides. "
     "Red: where it may not be. Black stroke: no difference."
@@ -47,9 +50,9 @@ def html(told: dict[str, Any]) -> str:
     """The page of one run. Needs no network and no script; what the run did not make is left out."""
     shipped = told["shipped"]
     parts = [
-        f"<h1>{escape(told['partition'])} {mark(_outcome(told), f'ships {shipped}')}</h1>",
+        f"<h1>{escape(told['partition'])} {mark(_outcome(told), f'ships {shipped}'.replace('none', 'nothing'))}</h1>",
         f"<p class='lead'>{escape(told['headline'])}</p>",
-        f"<p>{escape(_arrows(told['reason']))}</p>",
+        _reason(_arrows(told["reason"])),
         *_changes(told.get("changes", ())),
     ]
     if told["candidates"]:
@@ -70,6 +73,13 @@ def _outcome(told: dict[str, Any]) -> str:
         return "pass"
     outcomes = {str(candidate["verdict"]) for candidate in told["candidates"]}
     return "fail" if "fail" in outcomes else "inconclusive"
+
+
+def _reason(reason: str) -> str:
+    """In full; a long one is folded, because each of its parts comes again with its picture."""
+    if len(reason) <= LONG:
+        return f"<p>{escape(reason)}</p>"
+    return f"<details><summary>The reason in numbers</summary><p>{escape(reason)}</p></details>"
 
 
 def _changes(changes: Sequence[dict[str, Any]]) -> list[str]:
@@ -96,9 +106,20 @@ def _candidate(
         if findings:
             plotted = [one for one in findings if _is_interval(one, bounds)]
             axis = axis_of(plotted, bounds, _named)
-            parts.append(f"<h3>{group}</h3>")
-            parts += [_finding(one, bounds, axis, following) for one in findings]
+            parts += [
+                f"<h3>{group}</h3>",
+                *_folded(findings, [_finding(one, bounds, axis, following) for one in findings]),
+            ]
     return parts
+
+
+def _folded(findings: Sequence[dict[str, Any]], told: Sequence[str]) -> list[str]:
+    """What did not pass is always open; many that passed are behind one line."""
+    passed = [one for finding, one in zip(findings, told, strict=True) if finding["outcome"] == "pass"]
+    if len(passed) <= MANY:
+        return list(told)
+    rest = [one for finding, one in zip(findings, told, strict=True) if finding["outcome"] != "pass"]
+    return [*rest, f"<details><summary>{len(passed)} passed</summary>", *passed, "</details>"]
 
 
 def _finding(
@@ -130,7 +151,7 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
         told += [f"{name} {sign * finding[key]:+.4f}" for (key, name), sign in zip(_LIMITS, (1, -1), strict=True)]
     else:
         told += [
-            f"{name} {finding[key]:g}" for key, name in (("candidate", "value"), *_LIMITS) if finding[key] is not None
+            f"{name} {finding[key]:.4g}" for key, name in (("candidate", "value"), *_LIMITS) if finding[key] is not None
         ]
     return " · ".join((*told, f"sample {about.get('sample', 'none')}"))
 
@@ -163,7 +184,7 @@ def _evaluation(evaluation: dict[str, Any]) -> list[str]:
         if rows:
             days = f"{facts.get('first_day')} to {facts.get('last_day')}, {facts.get('slates', 0):,} slates"
             parts += [f"<h2>Every metric: {escape(kind)}</h2><p>{escape(days)}</p>"]
-            parts.append(table(("metric", "champion", "candidate", "difference"), rows))
+            parts.append(table(("metric", "champion", "candidate", "diff"), rows))
         parts += _calibration(kind, facts.get("report") or {})
     return parts
 

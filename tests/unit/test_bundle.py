@@ -133,6 +133,15 @@ def test_evidence_that_the_slates_do_not_give_is_caught(written):
         replay(given)
 
 
+def test_ratios_that_the_pairs_do_not_give_are_caught(written):
+    given = read_bundle(written)
+    forged = json.loads(given.files["benchmark/benchmark.json"])
+    forged["wall_ms"]["weights"] = [ms * 1.01 for ms in forged["wall_ms"]["weights"]]
+    given.files = {**given.files, "benchmark/benchmark.json": json.dumps(forged).encode()}
+    with pytest.raises(FreshrankError, match=r"other ratios: weights\[0\].candidate_ms was"):
+        replay(given)
+
+
 def test_a_first_champion_and_a_run_without_its_benchmark_are_decided_again_too(tmp_path):
     for name, given in {"first": {"kinds": ("bootstrap",)}, "untimed": {"timed": False}}.items():
         store, _, uris = a_run(tmp_path / name, **given)
