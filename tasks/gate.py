@@ -42,7 +42,7 @@ def gate(
     ]
     decision = choose(tuple(decide(one, policy) for one in evidence), policy, asked)
     (out / "evidence.json").write_text(json.dumps([one.model_dump(mode="json") for one in evidence], indent=1))
-    (out / "policy.json").write_text(policy.model_dump_json(indent=1))
+    (out / "policy.json").write_text(policy.model_dump_json())  # as its digest in the step's key spells it
     (out / "decision.json").write_text(decision.model_dump_json(indent=1))
     lines = list(_lines(facts))
     told = {"partition": facts[evidence[0].kind]["last_day"], "shipped": decision.shipped, "reason": decision.reason}

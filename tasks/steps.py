@@ -130,13 +130,12 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
 def _gate(call: Call) -> dict[str, Any]:
     from tasks.domain.champion import read_champion
-    from tasks.explain.bundle import write_terms
+    from tasks.explain.bundle import ENVIRONMENT, environment
     from tasks.gate import gate
     from tasks.gate_evidence import Compared
     from tasks.policies import load_policy
 
-    policy = load_policy(call.settings.policy).gate
-    write_terms(policy, call.out)
+    _written(call.out / ENVIRONMENT, environment())
     pinned = "resolve_champion" in call.inputs
     compared = Compared(
         candidate=call.inputs.get("compress"),
@@ -147,7 +146,7 @@ def _gate(call: Call) -> dict[str, Any]:
         evaluation=call.inputs["evaluate"],
         measured=call.inputs.get("benchmark"),
         champion=read_champion(call.inputs["resolve_champion"]) if pinned else None,
-        policy=policy,
+        policy=load_policy(call.settings.policy).gate,
         out=call.out,
         seed=call.seed,
         asked=str(call.options.get("candidates") or "both"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tasks.settings import Settings
 from tasks.steps import step_named
 
 DAY, FIRST_DAY = "2017-07-01", "2017-06-25"
-METRIC = "ndcg_at_10"
+METRIC, RELEASE = "ndcg_at_10", "c" * 64
+MODEL = {"network": {"width": 16}, "features": ["price"], "token": ["item"], "max_tokens": 20}
 USERS, SLATES = 60, 400
 
 
@@ -48,12 +50,13 @@ def a_run(
         step("resolve_champion", lambda out: _champion(out), "validate_data")
     step("build_dataset", lambda out: {"train_end": "2017-06-24", "holdout_slates": SLATES}, "validate_data")
     step("finetune", lambda out: {"epochs": 3}, "build_dataset")
-    step("compress", lambda out: _json(out / "front.json", a_front()), "finetune", "build_dataset")
+    step("compress", lambda out: _compressed(out), "finetune", "build_dataset")
+    _serve_release(store, settings)
     scored = ("build_dataset", "compress", *(("resolve_champion",) if "resolve_champion" in uris else ()))
     step("evaluate", lambda out: _evaluated(out, kinds, gain or {}, draws), *scored)
     if timed and "resolve_champion" in uris:
         step("benchmark", lambda out: _timed(out, slower, draws), "build_dataset", "resolve_champion", "compress")
-    given = {name: uris[name] for name in ("evaluate", "benchmark", "resolve_champion") if name in uris}
+    given = {name: uris[name] for name in ("evaluate", "benchmark", "resolve_champion", "compress") if name in uris}
     uris["gate"] = run(step_named("gate"), DAY, given, settings, store=store)
     return store, settings, uris
 
@@ -77,13 +80,28 @@ def a_front() -> dict[str, Any]:
             "quality": {"ndcg_at_10[all]": quality},
             "parent": {"ndcg_at_10[all]": 0.31},
             "bound": quality - 0.312,
+            "upper": quality - 0.308,
             "batch_dependence": 0.0,
             "cost": {"bytes": size, "cpu_ms_100": cpu / 5, "cpu_ms_1000": cpu, "load_ms": 80.0},
             "reason": reason,
         }
 
     variants = [variant("fp32", 900_000, 4.1, 0.31), variant("int8", 260_000, 3.2, 0.3095)]
-    return {"chosen": "int8", "variants": [*variants, variant("int8-low-rank", 190_000, 3.0, 0.29, "may lose .02")]}
+    variants.append(variant("int8-low-rank", 190_000, 3.0, 0.29, "may lose .02"))
+    return {"chosen": "int8", "metric": f"{METRIC}[all]", "margin": 0.05, "slates": 150, "variants": variants}
+
+
+def _compressed(out: Path) -> dict[str, Any]:
+    (out / "model").mkdir()
+    (out / "model" / "config.json").write_text(json.dumps(MODEL))
+    return _json(out / "front.json", a_front())
+
+
+def _serve_release(store: MemoryStore, settings: Settings) -> None:
+    """The champion's release, as far as the gate reads it: the kind of model, already fetched."""
+    key = f"releases/{RELEASE}/release/model/config.json"
+    store.put_new(key, json.dumps(MODEL).encode())
+    store.download(key, settings.data / key)
 
 
 def _validated(out: Path) -> dict[str, Any]:
@@ -106,33 +124,30 @@ def _validated(out: Path) -> dict[str, Any]:
 
 def _champion(out: Path) -> dict[str, Any]:
     pinned = Champion(
-        release="c" * 64, view="d" * 64, train_end="2017-06-16", state_through="2017-06-30", weights_digest="e" * 64
+        release=RELEASE, view="d" * 64, train_end="2017-06-16", state_through="2017-06-30", weights_digest="e" * 64
     )
     (out / "champion.json").write_text(pinned.model_dump_json())
     return pinned.model_dump()
 
 
 def _evaluated(out: Path, kinds: tuple[str, ...], gain: dict[str, float], draws: np.random.Generator) -> dict[str, Any]:
-    tables, facts = [], {}
+    """One slate a user and day. A third of them holds no new product, another third nothing bought before."""
+    nth, tables, facts = np.arange(SLATES), [], {}
+    first = date.fromisoformat(FIRST_DAY)
     for kind in kinds:
-        user, base = draws.integers(0, USERS, SLATES), draws.uniform(0.1, 0.6, SLATES)
+        base = draws.uniform(0.1, 0.6, SLATES)
         better = base + gain.get(kind, 0.0) + draws.normal(0, 0.01, SLATES)
-        new = np.where(np.arange(SLATES) % 3 == 0, None, base), np.where(np.arange(SLATES) % 3 == 0, None, better)
-        tables.append(
-            pa.table(
-                {
-                    "kind": [kind] * SLATES,
-                    "day": [DAY] * SLATES,
-                    "user": pa.array(user, pa.int64()),
-                    "heavy": pa.array(user % 2 == 0),
-                    f"champion.{METRIC}[all]": base,
-                    f"candidate.{METRIC}[all]": better,
-                    f"champion.{METRIC}[new]": pa.array(new[0].tolist(), pa.float64()),
-                    f"candidate.{METRIC}[new]": pa.array(new[1].tolist(), pa.float64()),
-                }
-            )
-        )
-        checks = [{"name": "state_size", "value": 1.02, "limit": 1.5, "ok": True, "sentence": "1.02 times, limit 1.5"}]
+        columns: dict[str, Any] = {
+            "kind": [kind] * SLATES,
+            "day": [(first + timedelta(int(n))).isoformat() for n in nth // USERS],
+            "user": pa.array(nth % USERS, pa.int64()),
+            "heavy": pa.array(nth % 2 == 0),
+        }
+        for metric, scale in (("ndcg_at_10", 1.0), ("mrr", 1.5)):
+            for task, inside in (("all", nth >= 0), ("new", nth % 3 > 0), ("repeat", nth % 3 < 2)):
+                for side, values in (("champion", base), ("candidate", better)):
+                    columns[f"{side}.{metric}[{task}]"] = pa.array(values * scale, pa.float64(), mask=~inside)
+        tables.append(pa.table(columns))
         facts[kind] = {
             "holdout_digest": "a" * 64,
             "champion_holdout_digest": "a" * 64,
@@ -141,7 +156,17 @@ def _evaluated(out: Path, kinds: tuple[str, ...], gain: dict[str, float], draws:
             "slates": SLATES,
             "candidate": {f"{METRIC}[all]": float(better.mean())},
             "champion": {f"{METRIC}[all]": float(base.mean())},
-            "checks": checks if kind == "state" else [],
+            "checks": [
+                {
+                    "name": f"state_{name}",
+                    "value": 1.0,
+                    "limit": 0.9,
+                    "ok": True,
+                    "sentence": f"all of the {name}, limit 0.9",
+                }
+                for name in ("coverage", "size", "users", "text", "finite")
+                if kind == "state"
+            ],
         }
     pq.write_table(pa.concat_tables(tables), out / "slates.parquet")
     (out / "evaluation.json").write_text(json.dumps({"candidates": facts}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import (
@@ -20,6 +20,8 @@ from tasks.domain.gate import (
     GatePolicy,
     LatencyRatio,
     Outcome,
+    QualityPolicy,
+    Resource,
     Verdict,
     allowance,
     choose,
@@ -28,8 +30,12 @@ from tasks.domain.gate import (
 from tasks.domain.manifest import Record
 
 MOST_TIMES = 100.0  # more than this many times the sample is no advice
+MOST_GAIN = 1.0  # no metric of the gate can win or lose more
 HALVINGS = 40
 Z95 = NormalDist().inv_cdf(0.95)  # bounds are one-sided 95 %
+
+
+Row = Comparison | LatencyRatio | Resource | Check
 
 
 class Change(Record):
@@ -49,7 +55,7 @@ def what_would_change(evidence: Evidence, policy: GatePolicy) -> tuple[Change, .
     changes = []
     for finding in lacking:
         found = _lacks(evidence, policy, finding)
-        changes += found or [Change(finding=named(finding), what="measure", sentence=_otherwise(evidence, finding))]
+        changes += found or [Change(finding=named(finding), what="measure", sentence=finding.next_step)]
     if not lacking:
         for finding in verdict.findings:
             changes += _spares(evidence, policy, finding)
@@ -67,67 +73,84 @@ def named(finding: Finding | Comparison) -> str:
 
 
 def _lacks(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Change]:
-    comparison = next((row for row in evidence.comparisons if named(row) == named(finding)), None)
-    if comparison:
-        return _quality(evidence, policy, comparison)
-    latency = next((row for row in evidence.latencies if row.name == finding.name), None)
-    if latency:
-        return _latency(evidence, policy, latency)
-    check = next((row for row in evidence.checks if row.name == finding.name), None)
-    return [_check(check)] if check else []
+    row, _ = _behind(evidence, finding)
+    if isinstance(row, Comparison):
+        return _quality(evidence, policy, row)
+    if isinstance(row, LatencyRatio | Resource):
+        return _cost(evidence, policy, row)
+    return [_check(row)] if isinstance(row, Check) else []
+
+
+def _behind(evidence: Evidence, finding: Finding) -> tuple[Row | None, str]:
+    """What a finding was made of, and the part of the evidence that it stands in."""
+    for row in evidence.comparisons:
+        if named(row) == named(finding):
+            return row, "comparisons"
+    for part in ("latencies", "resources", "checks"):
+        for row in getattr(evidence, part):
+            if row.name == finding.name:
+                return row, part
+    return None, ""
 
 
 def _quality(evidence: Evidence, policy: GatePolicy, row: Comparison) -> list[Change]:
-    name, quality = named(row), getattr(policy, evidence.kind)
-    allowed, changes = allowance(quality, row.slice), []
+    name, section = named(row), policy.section(evidence)
+    quality: QualityPolicy = getattr(policy, section)
+    allowed, margin, changes = allowance(quality, row.slice, row.name), quality.metrics[row.name].margin, []
 
     def passes(changed: Comparison, under: GatePolicy = policy) -> bool:
         return _passes(_with(evidence, "comparisons", row, changed), under, name)
 
-    def wider(margin: float) -> bool:
-        under = policy.model_copy(update={evidence.kind: quality.model_copy(update={"margin": margin})})
-        looser = _with_p(row, allowance(getattr(under, evidence.kind), row.slice))
-        return passes(looser, under)
+    def wider(to: float) -> bool:
+        own: dict[str, Any] = {"margin": to}
+        if row.name != quality.metric:
+            own = {"others": {**quality.others, row.name: quality.others[row.name].model_copy(update=own)}}
+        under = policy.model_copy(update={section: quality.model_copy(update=own)})
+        return passes(_with_p(row, allowed * to / margin), under)
 
     times = _least(lambda k: passes(_larger(row, k, allowed)), 1.0, MOST_TIMES)
     if times:
         more = math.ceil(row.slates * times) - row.slates
         told = f"{more:,} more slates ({row.slates + more:,} in all) that show the same difference"
         changes.append(Change(finding=name, what="sample", amount=more, sentence=told))
-    better = _least(lambda gain: passes(_better(row, gain, allowed)), 0.0, 1.0)
+    better = _least(lambda gain: passes(_better(row, gain, allowed)), 0.0, MOST_GAIN)
     if better:
         told = f"a candidate that is {_told(better)} {row.name} better on the same slates"
         changes.append(Change(finding=name, what="better", amount=better, sentence=told))
-    margin = _least(wider, quality.margin, max(1.0, quality.margin))
-    if margin and margin > quality.margin:
-        told = f"a margin of {margin:.4g} instead of {quality.margin:g}: a change of policy, by its own rules"
-        changes.append(Change(finding=name, what="limit", amount=margin, sentence=told))
+    to = _least(wider, margin, max(MOST_GAIN, margin))
+    if to and to > margin:
+        told = f"a margin of {to:.4g} instead of {margin:g}: a change of policy, by its own rules"
+        changes.append(Change(finding=name, what="limit", amount=to, sentence=told))
     return changes
 
 
-def _latency(evidence: Evidence, policy: GatePolicy, row: LatencyRatio) -> list[Change]:
-    finding = f"{row.name}[all]"
-    limit, changes = policy.latency_ratio[row.name], []
+def _cost(evidence: Evidence, policy: GatePolicy, row: LatencyRatio | Resource) -> list[Change]:
+    """Of time, size or memory. More of the same measurements are an answer for time only."""
+    finding, timed = f"{row.name}[all]", isinstance(row, LatencyRatio)
+    part, field = ("latencies", "latency_ratio") if timed else ("resources", "resource_ratio")
+    limits: dict[str, float] = getattr(policy, field)
+    now, unit, changes = *_size(row), []
 
-    def passes(changed: LatencyRatio, under: GatePolicy = policy) -> bool:
-        return _passes(_with(evidence, "latencies", row, changed), under, finding)
+    def passes(changed: LatencyRatio | Resource, under: GatePolicy = policy) -> bool:
+        return _passes(_with(evidence, part, row, changed), under, finding)
 
     def raised(to: float) -> bool:
-        return passes(row, policy.model_copy(update={"latency_ratio": {**policy.latency_ratio, row.name: to}}))
+        return passes(row, policy.model_copy(update={field: {**limits, row.name: to}}))
 
-    times = _least(lambda k: passes(_more_pairs(row, k)), 1.0, MOST_TIMES)
-    if times:
-        more = math.ceil(row.pairs * times) - row.pairs
-        told = f"{more:,} more pairs of requests ({row.pairs + more:,} in all) that show the same ratio"
-        changes.append(Change(finding=finding, what="sample", amount=more, sentence=told))
-    faster = _least(lambda share: passes(_faster(row, 1 - share)), 0.0, 0.99)
-    if faster:
-        saved = row.candidate_ms * faster
-        told = f"{row.name} faster by {saved:.2f} ms ({row.candidate_ms:.2f} -> {row.candidate_ms - saved:.2f} ms)"
-        changes.append(Change(finding=finding, what="better", amount=saved, sentence=told))
-    to = _least(raised, limit, 10 * limit)
-    if to and to > limit:
-        told = f"a limit of {to:.3f} instead of {limit:.2f} times the champion: a change of policy"
+    if isinstance(row, LatencyRatio):
+        pairs = row
+        times = _least(lambda k: passes(_more_pairs(pairs, k)), 1.0, MOST_TIMES)
+        if times:
+            more = math.ceil(row.pairs * times) - row.pairs
+            told = f"{more:,} more pairs of requests ({row.pairs + more:,} in all) that show the same ratio"
+            changes.append(Change(finding=finding, what="sample", amount=more, sentence=told))
+    less = _least(lambda share: passes(_scaled(row, 1 - share)), 0.0, 0.99)
+    if less:
+        told = f"{row.name} less by {now * less:.2f} {unit} ({now:.2f} -> {now * (1 - less):.2f} {unit})"
+        changes.append(Change(finding=finding, what="better", amount=now * less, sentence=told))
+    to = _least(raised, limits[row.name], 10 * limits[row.name])
+    if to and to > limits[row.name]:
+        told = f"a limit of {to:.3f} instead of {limits[row.name]:g} times the champion: a change of policy"
         changes.append(Change(finding=finding, what="limit", amount=to, sentence=told))
     return changes
 
@@ -137,40 +160,25 @@ def _check(check: Check) -> Change:
     return Change(finding=f"{check.name}[all]", what="value", amount=check.limit - check.value, sentence=told)
 
 
-def _otherwise(evidence: Evidence, finding: Finding) -> str:
-    if finding.name == "champion_saw_holdout":
-        return (
-            f"a champion trained through a day before {evidence.holdout_first_day}, or a holdout that begins after "
-            f"{evidence.champion_train_end}"
-        )
-    if finding.bound is None:
-        return f"a measurement of {finding.name}: run the step that makes it again"
-    return f"{finding.name} within what is allowed, {finding.margin}; it is {finding.bound:g}"
-
-
 def _spares(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Change]:
     """How much worse this finding may be before it does not pass; nothing where no loss could change it."""
-    name = named(finding)
-    row = next((one for one in evidence.comparisons if named(one) == name), None)
-    if row:
-        allowed = allowance(getattr(policy, evidence.kind), row.slice)
+    name, (row, part) = named(finding), _behind(evidence, finding)
 
-        def breaks(loss: float) -> bool:
-            return not _passes(_with(evidence, "comparisons", row, _better(row, -loss, allowed)), policy, name)
+    def breaks(worse: Row) -> bool:
+        return not _passes(_with(evidence, part, row, worse), policy, name)
 
-        loss = _least(breaks, 0.0, 1.0)
+    if isinstance(row, Comparison):
+        quality, compared = getattr(policy, policy.section(evidence)), row
+        allowed = allowance(quality, row.slice, row.name)
+        loss = _least(lambda by: breaks(_better(compared, -by, allowed)), 0.0, MOST_GAIN)
         told = f"{_told(loss)} {row.name} to spare on the same slates" if loss else ""
         return [Change(finding=name, what="headroom", amount=loss, share=loss / allowed, sentence=told)] if loss else []
-    timed = next((one for one in evidence.latencies if one.name == finding.name), None)
-    if timed:
-
-        def slow(share: float) -> bool:
-            return not _passes(_with(evidence, "latencies", timed, _faster(timed, 1 + share)), policy, name)
-
-        share = _least(slow, 0.0, 10.0)
-        slower = timed.candidate_ms * share if share else 0.0
-        told = f"{slower:.2f} ms to spare: {timed.candidate_ms:.2f} now, {timed.candidate_ms + slower:.2f} at the limit"
-        return [Change(finding=name, what="headroom", amount=slower, share=share, sentence=told)] if share else []
+    if isinstance(row, LatencyRatio | Resource):
+        costly, (now, unit) = row, _size(row)
+        share = _least(lambda by: breaks(_scaled(costly, 1 + by)), 0.0, 10.0)
+        if share:
+            told = f"{now * share:.2f} {unit} to spare: {now:.2f} now, {now * (1 + share):.2f} at the limit"
+            return [Change(finding=name, what="headroom", amount=now * share, share=share, sentence=told)]
     return []
 
 
@@ -220,13 +228,16 @@ def _more_pairs(row: LatencyRatio, times: float) -> LatencyRatio:
     )
 
 
-def _faster(row: LatencyRatio, times: float) -> LatencyRatio:
-    return row.model_copy(
-        update={name: getattr(row, name) * times for name in ("candidate_ms", "ratio", "lower", "upper")}
-    )
+def _scaled(row: LatencyRatio | Resource, times: float) -> LatencyRatio | Resource:
+    size = "candidate_ms" if isinstance(row, LatencyRatio) else "candidate_mib"
+    return row.model_copy(update={name: getattr(row, name) * times for name in (size, "ratio", "lower", "upper")})
 
 
-def _with(evidence: Evidence, part: str, old: Comparison | LatencyRatio, new: Comparison | LatencyRatio) -> Evidence:
+def _size(row: LatencyRatio | Resource) -> tuple[float, str]:
+    return (row.candidate_ms, "ms") if isinstance(row, LatencyRatio) else (row.candidate_mib, "MiB")
+
+
+def _with(evidence: Evidence, part: str, old: Row | None, new: Row) -> Evidence:
     rows = tuple(new if row is old else row for row in getattr(evidence, part))
     return evidence.model_copy(update={part: rows})
 

@@ -32,12 +32,18 @@ from tasks.run import code_version, lock_digest, read_manifest
 FORMAT = 1
 INDEX, RECORD = "bundle.json", "record.json"
 ENVIRONMENT = "environment.json"
+CONFIG = "model/config.json"  # what kind of model it is
 # what the gate reads and writes, by the step that made it
 NEEDED = {
     "gate": ("decision.json", "evidence.json", POLICY, ENVIRONMENT),
     "evaluate": ("evaluation.json", "slates.parquet"),
 }
-ALSO = {"benchmark": ("benchmark.json",), "resolve_champion": (CHAMPION_FILE,)}
+ALSO = {
+    "benchmark": ("benchmark.json",),
+    "resolve_champion": (CHAMPION_FILE,),
+    "compress": ("front.json", CONFIG),
+}
+COMPARE = ("evaluate", "benchmark")
 LARGEST = 1 << 30
 EPOCH = (1980, 1, 1, 0, 0, 0)
 TOLERANCE = 1e-9  # of evidence on a processor whose sums are rounded in another order
@@ -55,6 +61,7 @@ class Index(Record):
     seed: int
     code: str
     lock: str
+    with_release: dict[str, str]
     files: dict[str, str]
 
 
@@ -83,12 +90,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def write_terms(policy: GatePolicy, out: Path) -> None:
-    """Keep beside a decision what it was made with: the policy's numbers and the environment."""
-    (out / POLICY).write_text(policy.model_dump_json())  # in the policy's own order: findings follow it
-    (out / ENVIRONMENT).write_bytes(canonical_json(environment()))
-
-
 def bundle(store: Store, uri: str) -> bytes:
     """The bundle of one gate, by its manifest URI. The same run gives the same bytes.
 
@@ -108,6 +109,10 @@ def bundle(store: Store, uri: str) -> bytes:
                     f"{step} of {gate.partition} kept no {name}: it ran before bundles were; run the gate again for a bundle"
                 )
             files[f"{step}/{name}"] = store.get(store.key(manifest.outputs[name].uri))
+    pinned = gate.inputs.get("resolve_champion")
+    if pinned and "compress" in gate.inputs:
+        release = read_manifest(store, pinned).summary["release"]
+        files[f"champion/release/{CONFIG}"] = store.get(f"releases/{release}/release/{CONFIG}")
     files[RECORD] = canonical_json(explanation(store, uri))
     index = Index(
         format=FORMAT,
@@ -118,9 +123,20 @@ def bundle(store: Store, uri: str) -> bytes:
         seed=gate.seed,
         code=gate.code_version,
         lock=gate.lock_digest,
+        with_release=_with_release(store, gate),
         files={name: _sha256(content) for name, content in files.items()},
     )
     return _zipped(files | {INDEX: canonical_json(index.model_dump(mode="json"))})
+
+
+def _with_release(store: Store, gate: Manifest) -> dict[str, str]:
+    """Step -> the release that it took for the champion."""
+    pinned = {step: read_manifest(store, gate.inputs[step]).inputs for step in COMPARE if step in gate.inputs}
+    return {
+        step: str(read_manifest(store, inputs["resolve_champion"]).summary["release"])
+        for step, inputs in pinned.items()
+        if "resolve_champion" in inputs
+    }
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -203,12 +219,13 @@ def _decided(given: Bundle) -> Decision:
 def _gathered(given: Bundle) -> Any:
     """evidence.json as the gate makes it from the bundle's own slates and pairs."""
     from tasks.gate import gate
+    from tasks.gate_evidence import Compared
 
     with tempfile.TemporaryDirectory() as folder:
         root, out = Path(folder), Path(folder) / "again"
         out.mkdir()
         for name, content in given.files.items():
-            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
         gate(
             evaluation=root / "evaluate",
@@ -218,6 +235,11 @@ def _gathered(given: Bundle) -> Any:
             out=out,
             seed=given.index.seed,
             asked=given.index.asked,
+            compared=Compared(
+                candidate=root / "compress" if (root / "compress").is_dir() else None,
+                champion=root / "champion" if (root / "champion").is_dir() else None,
+                with_release=given.index.with_release,
+            ),
         )
         return json.loads((out / "evidence.json").read_bytes())
 

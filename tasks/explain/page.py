@@ -144,7 +144,7 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
     both = [finding[key] for key in ("champion", "candidate") if finding[key] is not None]
     told = []
     if about.get("of") == "ratio":
-        told += [f"{' → '.join(f'{one:.2f}' for one in both)} ms", f"ratio {about['at']:.3f}"]
+        told += [f"{' → '.join(f'{one:.2f}' for one in both)} {about['unit']}", f"ratio {about['at']:.3f}"]
         told += [f"{name} {finding[key]:.3f}" for key, name in _LIMITS if finding[key] is not None]
     elif about.get("of") == "difference":
         told += [" → ".join(f"{one:.4f}" for one in both), f"difference {finding['difference']:+.4f}"]
@@ -157,14 +157,13 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def next_step(finding: dict[str, Any], changes: Iterable[dict[str, Any]]) -> str:
-    """What a person does about one finding: what the gate says, else what would change it."""
-    if finding.get("next_step"):
-        return str(finding["next_step"])
+    """What a person does about one finding, and how far it is from its limit."""
     mine = [change for change in changes if change["finding"] == _named(finding)]
+    step = str(finding.get("next_step") or "nothing to do")
     if finding["outcome"] == "pass":
-        spare = [change["sentence"] for change in mine if change["what"] == "headroom"]
-        return f"nothing to do; {spare[0]}" if spare else "nothing to do"
-    return f"to pass it needs {', or '.join(change['sentence'] for change in mine)}" if mine else "look at its numbers"
+        return "; ".join([step, *(change["sentence"] for change in mine if change["what"] == "headroom")])
+    needs = [change["sentence"] for change in mine if change["sentence"] != step]
+    return f"{step}; to pass it needs {', or '.join(needs)}" if needs else step
 
 
 def _evaluation(evaluation: dict[str, Any]) -> list[str]:
@@ -298,6 +297,8 @@ def _group(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> str:
     kind = bounds.get(_named(finding), {}).get("of")
     if kind == "ratio":
         return "Latency and cost"
+    if finding["name"] == "compression":
+        return "Checks"
     if kind == "difference":
         return "Totals" if finding["slice"] == "all" else "Slices"
     return "Checks"

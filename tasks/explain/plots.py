@@ -42,10 +42,10 @@ def bound_plot(finding: dict[str, Any], bounds: dict[str, Any], axis: Axis) -> s
     ink, middle = COLOURS[finding["outcome"]], 15
     low, at, high = axis(bounds["low"]), axis(bounds["at"]), axis(bounds["high"])
     wall = axis(allowed)
-    forbidden = (wall, axis.end - wall) if ratio else (axis.start, wall - axis.start)
-    shapes = [
-        f"<rect x='{forbidden[0]:.1f}' y='4' width='{max(forbidden[1], 0):.1f}' height='22' fill='{BAD}' opacity='.16'/>",
-        _line(wall, 2, wall, 28, BAD, 2),
+    shapes = [*_wall(wall, axis.end)] if ratio else [*_wall(axis.start, wall)]
+    if bounds.get("both"):
+        shapes += _wall(axis(-allowed), axis.end)
+    shapes += [
         _line(axis(equal), 2, axis(equal), 28, "currentColor", 1),
         _line(low, middle, high, middle, ink, 3),
         _line(low, middle - 5, low, middle + 5, ink, 2),
@@ -63,6 +63,15 @@ def bound_plot(finding: dict[str, Any], bounds: dict[str, Any], axis: Axis) -> s
     return chart(WIDTH, 45, label, shapes)
 
 
+def _wall(start: float, end: float) -> list[str]:
+    """Where a bound may not be, and the limit at its inner side."""
+    inner = end if start <= EDGE else start
+    return [
+        f"<rect x='{start:.1f}' y='4' width='{max(end - start, 0):.1f}' height='22' fill='{BAD}' opacity='.16'/>",
+        _line(inner, 2, inner, 28, BAD, 2),
+    ]
+
+
 def axis_of(findings: Iterable[dict[str, Any]], bounds: dict[str, dict[str, Any]], named: Any) -> Axis | None:
     """One axis for findings that are compared by eye. A slice of a few slates must not squeeze the others: it is cut."""
     rows = [(one, bounds[named(one)]) for one in findings]
@@ -70,6 +79,7 @@ def axis_of(findings: Iterable[dict[str, Any]], bounds: dict[str, dict[str, Any]
         return None
     ratio = rows[0][1]["of"] == "ratio"
     walls = [one["margin"] if ratio else -one["margin"] for one, _ in rows] + [1.0 if ratio else 0.0]
+    walls += [one["margin"] for one, about in rows if about.get("both")]
     widths = sorted(b["high"] - b["low"] for _, b in rows)
     usual = widths[len(widths) // 2] * 3
     lows = [max(b["low"], b["at"] - usual) for _, b in rows]

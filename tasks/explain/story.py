@@ -89,14 +89,20 @@ def read_policy(store: Store, made: Made) -> GatePolicy | None:
 
 
 def bounds(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """Finding -> both bounds and the sample they rest on; a finding holds only the bound that was held against its limit."""
+    """Finding -> what its number is, where it lies, both bounds and the sample they rest on."""
     found: dict[str, dict[str, Any]] = {}
     for row in evidence.comparisons:
         numbers = {"at": row.difference, "low": row.lower, "high": row.upper}
         found[f"{row.name}[{row.slice}]"] = {"of": "difference", **numbers, "sample": f"{row.slates:,} slates"}
     for timed in evidence.latencies:
         numbers = {"at": timed.ratio, "low": timed.lower, "high": timed.upper}
-        found[f"{timed.name}[all]"] = {"of": "ratio", **numbers, "sample": f"{timed.pairs:,} pairs"}
+        found[f"{timed.name}[all]"] = {"of": "ratio", "unit": "ms", **numbers, "sample": f"{timed.pairs:,} pairs"}
+    for sized in evidence.resources:
+        numbers = {"at": sized.ratio, "low": sized.lower, "high": sized.upper}
+        found[f"{sized.name}[all]"] = {"of": "ratio", "unit": "MiB", **numbers, "sample": f"{sized.runs} runs"}
+    if twin := evidence.compression:
+        numbers = {"at": twin.difference, "low": twin.lower, "high": twin.upper}
+        found["compression[all]"] = {"of": "difference", "both": True, **numbers, "sample": f"{twin.slates:,} slates"}
     for check in evidence.checks:
         found[f"{check.name}[all]"] = {"of": "value", "at": check.value, "sample": "the whole state"}
     return found

@@ -6,7 +6,8 @@ import pytest
 
 from tasks.domain.gate import Check, Outcome, choose, decide
 from tasks.domain.what_if import what_would_change, would_ship
-from tests.unit.test_gate import POLICY, a_comparison, a_latency, evidence, verdict
+from tests.unit.evidence import POLICY, a_comparison, a_latency, evidence
+from tests.unit.test_gate import verdict
 
 
 def change(given, what, finding="ndcg_at_10[all]"):
@@ -48,16 +49,16 @@ def test_a_slow_candidate_hears_how_many_milliseconds_too_slow():
     # half width .05 around 1.3: the upper bound 1.35 must come down to 1.2, so a ninth of 6.5 ms
     found = change(evidence(latencies=(a_latency(1.3),)), "better", "p95[all]")
     assert found.amount == pytest.approx(6.5 * (1 - 1.2 / 1.35), abs=1e-4)
-    assert "p95 faster by 0.72 ms (6.50 -> 5.78 ms)" in found.sentence
+    assert "p95 less by 0.72 ms (6.50 -> 5.78 ms)" in found.sentence
 
 
 def test_few_pairs_a_missing_measurement_a_failed_check_and_a_seen_holdout_are_named():
     assert change(evidence(latencies=(a_latency(1.19),)), "limit", "p95[all]").amount == pytest.approx(1.24, abs=1e-4)
-    assert "run the step" in change(evidence(latencies=()), "measure", "p95[all]").sentence
+    assert "run the benchmark step" in change(evidence(latencies=()), "measure", "p95[all]").sentence
     failed = evidence(checks=(Check(name="size", value=9, limit=5, ok=False, sentence="9 MB"),))
     assert change(failed, "value", "size[all]").sentence == "size within its limit of 5; it is 9"
     seen = evidence(train_end="2017-06-25")
-    assert "before 2017-06-25" in change(seen, "measure", "champion_saw_holdout[all]").sentence
+    assert "refresh a later day" in change(seen, "measure", "champion_saw_holdout[all]").sentence
 
 
 def test_a_verdict_that_passed_says_what_it_has_to_spare():
