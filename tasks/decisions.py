@@ -13,6 +13,7 @@ from tasks.explain.text import as_markdown, headline
 from tasks.run import read_manifest
 
 __all__ = ["STOPS", "as_markdown", "candidates_of", "explanation", "find_gate", "find_run", "read_decision"]
+APPROVAL = ("approved", "approved_by", "approved_because", "approved_at")  # what package is told of a person's answer
 STOPS = ("empty", "hold", "refuse")  # data verdicts after which no gate runs
 
 
@@ -74,31 +75,38 @@ def explanation(store: Store, uri: str) -> dict[str, Any]:
     if manifest.step != "gate":
         return _without_gate(uri, manifest, made)
     decision, package = read_decision(store, manifest), _package_of(store, manifest.partition, uri)
-    release = str(package[1].summary["release"]) if package else None
+    release, approval = None, None
     if package:
         made["package"] = package
+        release = str(package[1].summary["release"])
+        approval = (
+            {name: package[1].params.get(name) for name in APPROVAL} if package[1].params.get("approved") else None
+        )
     return {
         "run": uri,
         "partition": manifest.partition,
         "policy": decision.policy,
-        "headline": headline(decision),
+        "headline": headline(decision, approval),
         "shipped": decision.shipped,
         "reason": decision.reason,
         "needs_review": decision.needs_review,
         "release": release,
-        "approved": package[1].params.get("approved") if package else None,
-        "candidates": candidates_of(decision, release),
+        "approval": approval,
+        "candidates": candidates_of(decision, release, approval),
         "report": {key: value for key, value in manifest.summary.items() if key not in ("shipped", "reason")},
         **story(store, made, decision),
     }
 
 
-def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any]]:
-    """Each candidate's verdict; the one that shipped has the release's digest."""
+def candidates_of(
+    decision: Decision, release: str | None, approval: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Each candidate's verdict; the one that shipped, by the gate or by a person, has the release's digest."""
+    shipped = approval["approved"] if approval else decision.shipped
     return [
         {
             "kind": verdict.kind,
-            "release": release if verdict.kind == decision.shipped else None,
+            "release": release if verdict.kind == shipped else None,
             "verdict": verdict.outcome,
             "reason": verdict.reason,
             "findings": [finding.model_dump(mode="json") for finding in verdict.findings],
@@ -135,7 +143,7 @@ def _without_gate(uri: str, manifest: Manifest, made: Made) -> dict[str, Any]:
         "reason": reason,
         "needs_review": verdict == "hold",
         "release": None,
-        "approved": None,
+        "approval": None,
         "candidates": [],
         "report": {},
         "data": data(made),

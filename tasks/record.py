@@ -76,6 +76,7 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
         _record_gate(registry, store, uri, manifest, run_id, run_key)
     if manifest.step == "package":
         _register(registry, store, manifest, run_id)
+        _record_decision(registry, store, manifest.inputs["gate"], run_id)
 
 
 def _record_gate(registry: Registry, store: Store, uri: str, manifest: Manifest, run_id: str, run_key: str) -> None:
@@ -119,7 +120,7 @@ def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str)
         "lock": manifest.lock_digest,
         "seed": str(manifest.seed),
         "decision": manifest.inputs["gate"],  # `freshrank explain` of this is the record
-        "record": f"{run_id}/{DECISION_PAGE}",  # the same as a page, in MLflow
+        "record": DECISION_PAGE,  # the same as a page, in this version's run
     }
     described = release_description(store, release)
     tags |= {
@@ -128,7 +129,6 @@ def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str)
         if name in described
     }
     registry.register(release, store.uri(f"releases/{release}.json"), tags, run_id)
-    _record_decision(registry, store, manifest.inputs["gate"], run_id)
 
 
 def _play_end(

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from tasks.explain.plots import (
+    Axis,
     axis_of,
     bound_plot,
     curves_plot,
@@ -104,11 +105,10 @@ def _candidate(
         grouped[_group(finding, bounds)].append(finding)
     for group, findings in grouped.items():
         if findings:
-            plotted = [one for one in findings if _is_interval(one, bounds)]
-            axis = axis_of(plotted, bounds, _named)
+            axes = _axes(findings, bounds)
             parts += [
                 f"<h3>{group}</h3>",
-                *_folded(findings, [_finding(one, bounds, axis, following) for one in findings]),
+                *_folded(findings, [_finding(one, bounds, axes, following) for one in findings]),
             ]
     return parts
 
@@ -123,12 +123,12 @@ def _folded(findings: Sequence[dict[str, Any]], told: Sequence[str]) -> list[str
 
 
 def _finding(
-    finding: dict[str, Any], bounds: dict[str, dict[str, Any]], axis: Any, changes: Iterable[dict[str, Any]]
+    finding: dict[str, Any], bounds: dict[str, dict[str, Any]], axes: dict[str, Axis], changes: Iterable[dict[str, Any]]
 ) -> str:
     """One reason: outcome, picture, numbers with bound, margin and sample, and what to do next."""
     name, plot, about = _named(finding), "", bounds.get(_named(finding), {})
-    if axis is not None and _is_interval(finding, bounds):
-        plot = bound_plot(finding, about, axis)
+    if _is_interval(finding, bounds):
+        plot = bound_plot(finding, about, axes[_unit(finding, bounds)])
     elif finding["candidate"] is not None and finding["margin"] is not None:
         plot = value_plot(finding["candidate"], finding["margin"], finding["outcome"] == "pass", finding["name"])
     why = finding["sentence"].rsplit("): ", 1)[-1].removeprefix(f"{finding['name']}: ")
@@ -147,7 +147,7 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
         told += [f"{' → '.join(f'{one:.2f}' for one in both)} {about['unit']}", f"ratio {about['at']:.3f}"]
         told += [f"{name} {finding[key]:.3f}" for key, name in _LIMITS if finding[key] is not None]
     elif about.get("of") == "difference":
-        told += [" → ".join(f"{one:.4f}" for one in both), f"difference {finding['difference']:+.4f}"]
+        told += [" → ".join(f"{one:.4f}" for one in both), f"gain {finding['difference']:+.4f}"]
         told += [f"{name} {sign * finding[key]:+.4f}" for (key, name), sign in zip(_LIMITS, (1, -1), strict=True)]
     else:
         told += [
@@ -291,6 +291,19 @@ def _named(finding: dict[str, Any]) -> str:
 
 def _is_interval(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> bool:
     return "low" in bounds.get(_named(finding), {}) and finding["margin"] is not None
+
+
+def _unit(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> str:
+    """What may be compared by eye: one metric on all slices, and all ratios."""
+    return "ratio" if bounds[_named(finding)]["of"] == "ratio" else str(finding["name"])
+
+
+def _axes(findings: Sequence[dict[str, Any]], bounds: dict[str, dict[str, Any]]) -> dict[str, Axis]:
+    alike: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for one in findings:
+        if _is_interval(one, bounds):
+            alike.setdefault(_unit(one, bounds), []).append((one, bounds[_named(one)]))
+    return {unit: axis_of(rows) for unit, rows in alike.items()}
 
 
 def _group(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> str:

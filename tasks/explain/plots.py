@@ -72,11 +72,8 @@ def _wall(start: float, end: float) -> list[str]:
     ]
 
 
-def axis_of(findings: Iterable[dict[str, Any]], bounds: dict[str, dict[str, Any]], named: Any) -> Axis | None:
-    """One axis for findings that are compared by eye. A slice of a few slates must not squeeze the others: it is cut."""
-    rows = [(one, bounds[named(one)]) for one in findings]
-    if not rows:
-        return None
+def axis_of(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Axis:
+    """One axis for (finding, its bounds) that are compared by eye. A slice of few slates is cut: it must not squeeze others."""
     ratio = rows[0][1]["of"] == "ratio"
     walls = [one["margin"] if ratio else -one["margin"] for one, _ in rows] + [1.0 if ratio else 0.0]
     walls += [one["margin"] for one, about in rows if about.get("both")]

@@ -12,8 +12,16 @@ SIGN = {Outcome.PASS: "pass", Outcome.INCONCLUSIVE: "????", Outcome.FAIL: "FAIL"
 QUALITY = "ndcg_at_10[all]"
 
 
-def headline(decision: Decision) -> str:
-    """The verdict in one sentence, short enough for a phone; `reason` has the numbers."""
+def headline(decision: Decision, approval: dict[str, Any] | None = None) -> str:
+    """The verdict in one sentence, short enough for a phone; `reason` has the numbers.
+
+    Args:
+        approval: what a person answered who shipped what the gate did not.
+    """
+    if approval:
+        by, why = approval.get("approved_by") or "a person", approval.get("approved_because")
+        said = f": {why}" if why else ""
+        return f"The {approval['approved']} ship by the decision of {by}, not of the gate{said}."
     if decision.shipped != "none":
         return {
             "weights": "The new weights ship: they proved themselves against the champion.",

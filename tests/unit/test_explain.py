@@ -187,3 +187,14 @@ def test_nothing_to_explain_is_said():
         find_run(MemoryStore(), DAY)
     with pytest.raises(InputRejected, match="not a day"):
         find_run(MemoryStore(), "../x")
+
+
+def test_what_a_person_shipped_against_the_gate_names_the_person(tmp_path):
+    store, settings, uris = a_run(tmp_path, gain={"weights": -0.0495}, timed=False)
+    signed = {"approved": "weights", "approved_by": "kim", "approved_because": "the benchmark host is down"}
+    package = Step("package", ("gate",), lambda call: {"release": "f" * 64})
+    run(package, DAY, {"gate": uris["gate"]}, settings, options=signed, store=store)
+    told = explanation(store, uris["gate"])
+    assert told["headline"] == ("The weights ship by the decision of kim, not of the gate: the benchmark host is down.")
+    assert [one["release"] for one in told["candidates"] if one["kind"] == "weights"] == ["f" * 64]
+    assert told["shipped"] == "none" and "the decision of kim" in html(told)

@@ -142,8 +142,8 @@ def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path
     }
     assert version.tags.items() >= expected.items() and len(version.tags["data_digest"]) == 64
     assert version.tags["decision"] == uris["gate"]
-    run_id, _, page = version.tags["record"].partition("/")
-    assert RELEASE in registry.artifacts[run_id, page].decode(), "the record names what came of it"
+    run_id = next(run.run_id for run in registry.runs.values() if run.tags[RUN_KEY] == RUN)
+    assert RELEASE in registry.artifacts[run_id, version.tags["record"]].decode(), "the record names what came of it"
 
 
 def test_a_day_that_was_refused_has_its_page_where_every_decision_is(tmp_path: Path) -> None:
