@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -40,6 +40,9 @@ summary{cursor:pointer;padding:.4rem 0}
 </style>"""
 _LIMITS = (("bound", "bound"), ("margin", "allowed"))
 GROUPS = ("Totals", "Slices", "Latency and cost", "Checks")
+SYSTEMS = ("champion", "candidate")
+BIN = {"predicted", "observed", "count"}
+Bin = tuple[float, float, float]
 LONG, MANY = 280, 8  # characters of a reason, findings of one kind that passed: beyond this they are folded
 LEGEND = (
     "Dot: the estimate. Line: between its one-sided 95 % bounds. Heavy stroke: the bound that decides. "
@@ -189,19 +192,36 @@ def _evaluation(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _calibration(kind: str, report: dict[str, Any]) -> list[str]:
-    systems = {name: rows for name in ("candidate", "champion") if (rows := _bins(report.get(name) or {}))}
-    if not systems:
-        return []
-    return [
-        f"<h2>Calibration: {escape(kind)}</h2><p>Each dot is a tenth of the predictions, from left to right; on the "
-        "dashed line a predicted probability happens as often as it says.</p>",
-        legend(systems),
-        f"<div class='plot'>{reliability_plot(systems)}</div>",
-    ]
+    """What many lists say together: numbers of both systems, and predictions against what happened."""
+    numbers: dict[str, dict[str, float]] = {}
+    bins: dict[str, list[Bin]] = {}
+    for path, value in _leaves(report):
+        system = next((part for part in path if part in SYSTEMS), "candidate")
+        if isinstance(value, list):
+            bins[system] = [(one["predicted"], one["observed"], one["count"]) for one in value if one["count"]]
+        else:
+            numbers.setdefault(" ".join(part for part in path if part not in SYSTEMS), {})[system] = value
+    rows = [(name, *(_number(of.get(system)) for system in SYSTEMS)) for name, of in sorted(numbers.items())]
+    parts = [f"<h2>Of all lists together: {escape(kind)}</h2>", table(("", *SYSTEMS), rows)] if rows else []
+    if any(bins.values()):
+        parts += [
+            f"<h2>Calibration: {escape(kind)}</h2><p>Predictions from small to large, a dot for as many as any other; on the "
+            "dashed line what is predicted happens as often as it says. Both axes are stretched near zero.</p>",
+            legend(bins),
+            f"<div class='plot'>{reliability_plot(bins)}</div>",
+        ]
+    return parts
 
 
-def _bins(report: dict[str, Any]) -> list[tuple[float, float, float]]:
-    return [(one["predicted"], one["observed"], one["count"]) for one in report.get("reliability", ()) if one["count"]]
+def _leaves(report: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Numbers, and the bins of a reliability diagram, each with the names that lead to it."""
+    if isinstance(report, dict):
+        for name, value in report.items():
+            yield from _leaves(value, (*path, name))
+    elif isinstance(report, int | float) and not isinstance(report, bool):
+        yield path, float(report)
+    elif isinstance(report, list) and report and all(isinstance(one, dict) and one.keys() >= BIN for one in report):
+        yield path, report
 
 
 def _latency(measured: dict[str, Any] | None) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.page import BAD, CHAMPION, COLOURS, GOOD, QUIET, UNSURE, chart
 
+ROUND = (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 WIDTH, EDGE = 340.0, 8.0
 INK = {"candidate": GOOD, "champion": CHAMPION, "weights": GOOD, "state": UNSURE, "bootstrap": GOOD}
 
@@ -147,20 +148,26 @@ def reliability_plot(systems: Mapping[str, Sequence[tuple[float, float, float]]]
     """
     size, floor = 240.0, 205.0
     top = max((max(p, o) for rows in systems.values() for p, o, _ in rows), default=1.0) or 1.0
-    x, y = Axis(0.0, top, 44, 44 + floor - 12), Axis(0.0, top, floor, 12)
+    across, up = Axis(0.0, math.sqrt(top), 44, 44 + floor - 12), Axis(0.0, math.sqrt(top), floor, 12)
+
+    def x(value: float) -> float:  # purchases are rare: by square root, small probabilities can be told apart
+        return across(math.sqrt(value))
+
+    def y(value: float) -> float:
+        return up(math.sqrt(value))
+
     shapes = [_line(x(0), y(0), x(top), y(top), QUIET, 1, "4")]
-    shapes += [_text(x(tick), floor + 14, f"{tick:g}") for tick in x.ticks() if tick >= 0]
-    shapes += [_text(40, y(tick) + 4, f"{tick:g}", "end") for tick in y.ticks() if tick >= 0]
+    for tick in (one for one in ROUND if one <= top):
+        shapes += [_text(x(tick), floor + 14, f"{tick:g}"), _text(40, y(tick) + 4, f"{tick:g}", "end")]
     for name, rows in systems.items():
-        most = max((count for _, _, count in rows), default=1) or 1
-        ink = INK.get(name, QUIET)
+        most, ink = max((count for _, _, count in rows), default=1) or 1, INK.get(name, QUIET)
         line = " ".join(f"{x(p):.1f},{y(o):.1f}" for p, o, _ in rows)
         shapes.append(f"<polyline points='{line}' fill='none' stroke='{ink}' stroke-width='1.5'/>")
         shapes += [
-            f"<circle cx='{x(p):.1f}' cy='{y(o):.1f}' r='{2.5 + 4 * math.sqrt(n / most):.1f}' fill='{ink}'/>"
+            f"<circle cx='{x(p):.1f}' cy='{y(o):.1f}' r='{2.5 + 2 * math.sqrt(n / most):.1f}' fill='{ink}'/>"
             for p, o, n in rows
         ]
-    shapes.append(_text(x(top / 2), size - 4, "predicted, against observed upwards"))
+    shapes.append(_text(44 + floor / 2, size - 4, "predicted, against observed upwards"))
     return chart(WIDTH, size, "reliability diagram", shapes)
 
 
