@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -40,8 +40,6 @@ summary{cursor:pointer;padding:.4rem 0}
 </style>"""
 _LIMITS = (("bound", "bound"), ("margin", "allowed"))
 GROUPS = ("Totals", "Slices", "Latency and cost", "Checks")
-SYSTEMS = ("champion", "candidate")
-BIN = {"predicted", "observed", "count"}
 Bin = tuple[float, float, float]
 LONG, MANY = 280, 8  # characters of a reason, findings of one kind that passed: beyond this they are folded
 LEGEND = (
@@ -195,14 +193,14 @@ def _calibration(kind: str, report: dict[str, Any]) -> list[str]:
     """What many lists say together: numbers of both systems, and predictions against what happened."""
     numbers: dict[str, dict[str, float]] = {}
     bins: dict[str, list[Bin]] = {}
-    for path, value in _leaves(report):
-        system = next((part for part in path if part in SYSTEMS), "candidate")
-        if isinstance(value, list):
-            bins[system] = [(one["predicted"], one["observed"], one["count"]) for one in value if one["count"]]
-        else:
-            numbers.setdefault(" ".join(part for part in path if part not in SYSTEMS), {})[system] = value
-    rows = [(name, *(_number(of.get(system)) for system in SYSTEMS)) for name, of in sorted(numbers.items())]
-    parts = [f"<h2>Of all lists together: {escape(kind)}</h2>", table(("", *SYSTEMS), rows)] if rows else []
+    for system, answers in report.items():
+        for name, value in answers.items():
+            if isinstance(value, list):
+                bins[system] = [(one["predicted"], one["observed"], one["count"]) for one in value if one["count"]]
+            elif isinstance(value, int | float):
+                numbers.setdefault(name, {})[system] = value
+    rows = [(name, *(_number(of.get(system)) for system in report)) for name, of in sorted(numbers.items())]
+    parts = [f"<h2>Of all lists together: {escape(kind)}</h2>", table(("", *report), rows)] if rows else []
     if any(bins.values()):
         parts += [
             f"<h2>Calibration: {escape(kind)}</h2><p>Predictions from small to large, a dot for as many as any other; on the "
@@ -211,17 +209,6 @@ def _calibration(kind: str, report: dict[str, Any]) -> list[str]:
             f"<div class='plot'>{reliability_plot(bins)}</div>",
         ]
     return parts
-
-
-def _leaves(report: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Numbers, and the bins of a reliability diagram, each with the names that lead to it."""
-    if isinstance(report, dict):
-        for name, value in report.items():
-            yield from _leaves(value, (*path, name))
-    elif isinstance(report, int | float) and not isinstance(report, bool):
-        yield path, float(report)
-    elif isinstance(report, list) and report and all(isinstance(one, dict) and one.keys() >= BIN for one in report):
-        yield path, report
 
 
 def _latency(measured: dict[str, Any] | None) -> list[str]:
