@@ -31,7 +31,8 @@ from tasks.domain.manifest import Record
 
 MOST_TIMES = 100.0  # more than this many times the sample is no advice
 MOST_GAIN = 1.0  # no metric of the gate can win or lose more
-HALVINGS = 40
+HALVINGS = 24  # to 6e-8 of the span that is searched
+MOST_SEARCHED = 12  # findings: each search asks the gate two dozen times, and a policy may have hundreds
 Z95 = NormalDist().inv_cdf(0.95)  # bounds are one-sided 95 %
 
 
@@ -53,11 +54,11 @@ def what_would_change(evidence: Evidence, policy: GatePolicy) -> tuple[Change, .
     verdict = decide(evidence, policy)
     lacking = [finding for finding in verdict.findings if finding.outcome is not Outcome.PASS]
     changes = []
-    for finding in lacking:
-        found = _lacks(evidence, policy, finding)
+    for finding in lacking:  # totals come first, as the gate orders them
+        found = _lacks(evidence, policy, finding) if len({one.finding for one in changes}) < MOST_SEARCHED else []
         changes += found or [Change(finding=named(finding), what="measure", sentence=finding.next_step)]
     if not lacking:
-        for finding in verdict.findings:
+        for finding in sorted(verdict.findings, key=_room)[:MOST_SEARCHED]:
             changes += _spares(evidence, policy, finding)
     return tuple(changes)
 
@@ -158,6 +159,15 @@ def _cost(evidence: Evidence, policy: GatePolicy, row: LatencyRatio | Resource) 
 def _check(check: Check) -> Change:
     told = f"{check.name} within its limit of {check.limit:g}; it is {check.value:g}"
     return Change(finding=f"{check.name}[all]", what="value", amount=check.limit - check.value, sentence=told)
+
+
+def _room(finding: Finding) -> float:
+    """About how far a finding is from its limit, as a share of it: enough to know which are near."""
+    if finding.lower is None or finding.upper is None or not finding.margin:
+        return math.inf
+    if finding.unit == "slates":
+        return ((finding.bound or 0.0) + finding.margin) / finding.margin
+    return (finding.margin - finding.upper) / finding.margin
 
 
 def _spares(evidence: Evidence, policy: GatePolicy, finding: Finding) -> list[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.domain.gate import Check, Outcome, choose, decide
-from tasks.domain.what_if import what_would_change, would_ship
+from tasks.domain.what_if import MOST_SEARCHED, what_would_change, would_ship
 from tests.unit.evidence import POLICY, a_comparison, a_latency, evidence
 from tests.unit.test_gate import verdict
 
@@ -74,3 +74,10 @@ def test_what_would_ship_looks_at_the_other_verdict_too():
     broken = (verdict("weights", Outcome.INCONCLUSIVE), verdict("state", Outcome.FAIL))
     assert would_ship("weights", broken, POLICY, "both") == "none"
     assert choose(sound, POLICY).shipped == "state", "the question changes nothing"
+
+
+def test_of_a_hundred_slices_only_the_nearest_to_their_limits_are_searched():
+    rows = [a_comparison(), *(a_comparison(0.001 * n, slice=f"s{n:02d}") for n in range(40))]
+    found = what_would_change(evidence(*rows), POLICY)
+    assert len(found) <= MOST_SEARCHED
+    assert {"ndcg_at_10[all]", "p95[all]", "ndcg_at_10[s00]"} <= {one.finding for one in found}
