@@ -53,7 +53,7 @@ def what_would_change(evidence: Evidence, policy: GatePolicy) -> tuple[Change, .
     """What each finding that did not pass lacks; for a verdict that passed, how much each finding has to spare."""
     verdict = decide(evidence, policy)
     lacking = [finding for finding in verdict.findings if finding.outcome is not Outcome.PASS]
-    changes = []
+    changes: list[Change] = []
     for finding in lacking:  # totals come first, as the gate orders them
         found = _lacks(evidence, policy, finding) if len({one.finding for one in changes}) < MOST_SEARCHED else []
         changes += found or [Change(finding=named(finding), what="measure", sentence=finding.next_step)]
