@@ -44,8 +44,6 @@ def bound_plot(finding: dict[str, Any], bounds: dict[str, Any], axis: Axis) -> s
     low, at, high = axis(bounds["low"]), axis(bounds["at"]), axis(bounds["high"])
     wall = axis(allowed)
     shapes = [*_wall(wall, axis.end)] if ratio else [*_wall(axis.start, wall)]
-    if bounds.get("both"):
-        shapes += _wall(axis(-allowed), axis.end)
     shapes += [
         _line(axis(equal), 2, axis(equal), 28, "currentColor", 1),
         _line(low, middle, high, middle, ink, 3),
@@ -77,7 +75,6 @@ def axis_of(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Axis:
     """One axis for (finding, its bounds) that are compared by eye. A slice of few slates is cut: it must not squeeze others."""
     ratio = rows[0][1]["of"] == "ratio"
     walls = [one["margin"] if ratio else -one["margin"] for one, _ in rows] + [1.0 if ratio else 0.0]
-    walls += [one["margin"] for one, about in rows if about.get("both")]
     widths = sorted(b["high"] - b["low"] for _, b in rows)
     usual = widths[len(widths) // 2] * 3
     lows = [max(b["low"], b["at"] - usual) for _, b in rows]

@@ -102,7 +102,7 @@ def bounds(evidence: Evidence) -> dict[str, dict[str, Any]]:
         found[f"{sized.name}[all]"] = {"of": "ratio", "unit": "MiB", **numbers, "sample": f"{sized.runs} runs"}
     if twin := evidence.compression:
         numbers = {"at": twin.difference, "low": twin.lower, "high": twin.upper}
-        found["compression[all]"] = {"of": "difference", "both": True, **numbers, "sample": f"{twin.slates:,} slates"}
+        found["compression[all]"] = {"of": "difference", **numbers, "sample": f"{twin.slates:,} slates"}
     for check in evidence.checks:
         found[f"{check.name}[all]"] = {"of": "value", "at": check.value, "sample": "the whole state"}
     return found
