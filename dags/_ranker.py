@@ -21,6 +21,7 @@ from tasks.settings import Settings
 CANDIDATE = Asset("freshrank://candidate")
 FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=5), timedelta(minutes=10)
 RETRIES = 8  # 5 s, 10 s, 20 s ... 10 min: 20 minutes in all, longer than any restart of a service
+REVIEW = "request_review"
 RUNS_WHERE_OTHERS_SKIP = "none_failed_min_one_success"
 
 
@@ -78,6 +79,11 @@ def asked(context: Any) -> Any:
     return Asked(context["run_id"], dict(context["params"]), context["dag_run"].partition_key)
 
 
+def answered(context: Any) -> Any:
+    """What a person answered when asked for a review; None where nobody was asked."""
+    return context["ti"].xcom_pull(task_ids=REVIEW)
+
+
 class Pages(BaseOperatorLink):
     """A button on the task: the report and the Data Docs of this step, in MLflow. Written when the task ends."""
 
@@ -101,7 +107,8 @@ def step(name: str, **operator: Any) -> Callable[..., Any]:
         if is_skipped(name, context["params"]):
             raise AirflowSkipException(f"{name}: this run was asked for a new state only, which needs no new weights")
         made = {upstream: uri for upstream, uri in manifests.items() if uri}
-        uri, partition = run_step(name, made, asked(context), Settings())
+        review = answered(context) if name == "package" else None
+        uri, partition = run_step(name, made, asked(context), Settings(), review=review)
         for asset in outlets:
             event = context["outlet_events"][asset]
             event.extra = {"manifest": uri, "refresh": context["run_id"]}

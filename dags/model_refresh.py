@@ -10,7 +10,8 @@ is a day that is empty, held or refused. **A failed run means the pipeline is br
 `docs/runbooks/model_refresh.md`, and to go back to an older release `docs/runbooks/rollback.md`.
 
 With *approval* the run waits for a person before `package`; a person may then also ship weights that the gate found
-inconclusive. Nobody answering within a day is a no. The same numbers as text: `freshrank explain`.
+inconclusive, and must say why: who, why, when and which verdict are recorded in the release's step (`override.json`).
+Nobody answering within a day is a no. The same numbers as text: `freshrank explain`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from _partition_trigger import PartitionLanded
-from _ranker import CANDIDATE, DEFAULTS, RUNS_WHERE_OTHERS_SKIP, gpu, mark_failed, recipe_names, step
+from _ranker import CANDIDATE, DEFAULTS, REVIEW, RUNS_WHERE_OTHERS_SKIP, gpu, mark_failed, recipe_names, step
 from _routes import evidence, report_data, report_rejection, route, route_data
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronPartitionTimetable, Param, dag
@@ -27,6 +28,7 @@ from tasks.domain.refresh import CANDIDATES, DAY
 
 RECIPE = r"^([a-z0-9][a-z0-9_-]*|/.+\.yaml)$"
 HOW_TO_TRAIN = "a recipe's name, or the absolute path of a file of your own; empty: as the settings say"
+WHY = "why this may ship; needed where the gate ships nothing, and recorded with your name"
 FORM = {
     "partition": Param(None, type=["null", "string"], pattern=DAY, description="e.g. 2017-07-01; empty: by the clock"),
     "recipe": Param(None, type=["null", "string"], pattern=RECIPE, examples=recipe_names(), description=HOW_TO_TRAIN),
@@ -64,12 +66,13 @@ def model_refresh() -> None:
     speed = step("benchmark", **alone, **compare)(
         build_dataset=dataset, compress=small, resolve_champion=champion, evaluate=scores
     )
-    verdict = step("gate")(evaluate=scores, benchmark=speed, resolve_champion=champion)
+    verdict = step("gate", **compare)(evaluate=scores, benchmark=speed, compress=small, resolve_champion=champion)
     request_review = ApprovalOperator(
-        task_id="request_review",
+        task_id=REVIEW,
         subject="Ship the candidate of {{ run_id }}?",
         body="{{ evidence(ti.xcom_pull(task_ids='gate')) }}",
         defaults=ApprovalOperator.REJECT,
+        params={"reason": Param("", type=["null", "string"], description=WHY)},
         response_timeout=timedelta(days=1),
         execution_timeout=None,
     )

@@ -22,6 +22,7 @@ from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
+from tasks.explain.commands import bundle, explain, reproduce
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -124,27 +125,6 @@ def refresh(
         screen.print(result["sentence"])
     if not result["ok"]:
         raise typer.Exit(1)
-
-
-@app.command()
-def explain(
-    run: Annotated[
-        str | None, typer.Argument(help="a day, or the manifest URI of a gate; default: the latest gate")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Why something shipped or did not: every finding with its numbers, bound and margin."""
-    from rich.markdown import Markdown
-
-    from tasks.adapters.store import open_store
-    from tasks.decisions import as_markdown, explanation, find_gate
-
-    store = open_store(Settings())
-    told = explanation(store, find_gate(store, run))
-    if as_json:
-        _emit(told)
-    else:
-        screen.print(Markdown(as_markdown(told)))
 
 
 @app.command()
@@ -281,5 +261,8 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(explain)
+app.command()(bundle)
+app.command()(reproduce)
 app.command()(erase)
 app.command()(retention)

@@ -26,8 +26,8 @@ from tasks.compression.variants import (
 )
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
-from tasks.domain.ranking_metrics import lower_bound
 from tasks.domain.recipe import Compression, Recipe
+from tasks.domain.statistics import paired_difference
 from tasks.progress import Progress
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import Dataset
@@ -42,13 +42,14 @@ ABOUT_EQUAL = 1.05
 
 
 class Variant(Record):
-    """One point of the front. `bound` is the one-sided 95 % lower bound of quality against the parent."""
+    """One point of the front. `bound` and `upper` are one-sided 95 % bounds of quality against the parent."""
 
     name: str
     what: str
     quality: dict[str, float]
     parent: dict[str, float]
     bound: float
+    upper: float
     batch_dependence: float
     cost: Cost
     reason: str = ""  # why it cannot be chosen; empty for one that can
@@ -83,7 +84,14 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     shutil.rmtree(out / "variants")
     _describe(out / "model" / "config.json", best)
     text = query_encoder(_texts(data), plan.text_calibration, cache, out / "text")
-    front = {"chosen": best.name, "variants": [variant.model_dump() for variant in variants], "text": text}
+    front = {
+        "chosen": best.name,
+        "metric": QUALITY,
+        "margin": plan.margin,
+        "slates": len(judged),
+        "variants": [variant.model_dump() for variant in variants],
+        "text": text,
+    }
     (out / "front.json").write_text(json.dumps(front, indent=1, sort_keys=True))
     draw_front(variants, best.name, out / "front.png")
     for variant in variants:
@@ -145,15 +153,16 @@ def _judge_all(name: str, scorer: Scorer, judged: list[Judged]) -> list[Row]:
 def _variant(
     name: str, what: str, rows: list[Row], parent: list[Row], judged: list[Judged], mates: float, cost: Cost
 ) -> Variant:
-    difference = np.array([row[QUALITY] - before[QUALITY] for row, before in zip(rows, parent, strict=True)])
-    users = np.array([one.slate.user for one in judged])
+    ours, parents = (np.array([row[QUALITY] for row in of]) for of in (rows, parent))
+    paired = paired_difference(np.array([one.slate.user for one in judged]), parents, ours, seed=0)
     quality, of_parent = mean_of(rows), mean_of(parent)
     return Variant(
         name=name,
         what=what,
         quality={metric: quality[metric] for metric in SLICES if metric in quality},
         parent={metric: of_parent[metric] for metric in SLICES if metric in of_parent},
-        bound=lower_bound(difference, users),
+        bound=paired.lower,
+        upper=paired.upper,
         batch_dependence=mates,
         cost=cost,
     )

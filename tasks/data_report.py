@@ -5,12 +5,13 @@ The page needs no network and no script, and reads on a phone. User pseudonyms a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from expectations.verdicts import MARKS, RULES, JudgedDay
+from tasks.page import COLOURS, bullets, chart, document, mark, table
 
 ADVICE = {
     "released": "A person let it pass, by name and with a reason; training and state may use it.",
@@ -20,7 +21,6 @@ ADVICE = {
     "To use it after all: freshrank data release DAY --rule RULE --reason TEXT.",
     "refuse": "The day is broken and is not used; the champion stays. Fix the source and land the next day.",
 }
-COLOURS = {"pass": "#2e7d32", "released": "#1565c0", "empty": "#607d8b", "hold": "#b26a00", "refuse": "#b3261e"}
 SAMPLE_ROWS = 20
 SHOWN = ("event_id", "event_time", "user_id", "item_id", "event_type", "value", "quantity", RULES, MARKS)
 
@@ -49,9 +49,9 @@ def markdown(summary: dict[str, Any], judged: Sequence[JudgedDay]) -> str:
 def html(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: Sequence[str]) -> str:
     verdict = summary["verdict"]
     parts = [
-        f"<h1>{summary['partition']} <b style='background:{COLOURS[verdict]}'>{verdict}</b></h1>",
+        f"<h1>{summary['partition']} {mark(verdict)}</h1>",
         f"<p>{escape(ADVICE[verdict])}</p>",
-        _list(_numbers(summary)),
+        bullets(_numbers(summary)),
     ]
     if judged:
         parts += ["<h2>Rows by day</h2><p>Grey: what days like this one usually bring.</p>", _days_chart(judged)]
@@ -63,30 +63,14 @@ def html(summary: dict[str, Any], judged: Sequence[JudgedDay], pages: Sequence[s
         if counts:
             parts += [f"<h2>{title}, by rule</h2>", _bars(counts)]
     for day in _worth_a_look(judged):
-        parts += [f"<h2>{day.day}: {day.verdict}</h2>", _list(day.reasons)]
+        parts += [f"<h2>{day.day}: {day.verdict}</h2>", bullets(day.reasons)]
     if judged:
         parts += [f"<h2>Every check of {judged[-1].day}</h2>", _checks(judged[-1])]
     parts.append(_samples(judged))
     if pages:
         links = " · ".join(f"<a href='data_docs/{name}.html'>{name}</a>" for name in pages)
         parts.append(f"<h2>Great Expectations Data Docs</h2><p>{links}</p>")
-    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-    title = f"<title>{summary['partition']} {verdict}</title>"
-    return f"<!doctype html><html lang='en'><head>{head}{title}{STYLE}</head><body>{''.join(parts)}</body></html>\n"
-
-
-STYLE = """<style>
-:root{color-scheme:light dark}
-body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1rem}
-h1 b{color:#fff;border-radius:.4em;padding:0 .5em;white-space:nowrap}
-h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
-svg{width:100%;height:auto;display:block}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.85rem;width:100%}
-td,th{border-bottom:1px solid #8886;padding:.25rem .5rem;text-align:left;vertical-align:top}
-td:nth-child(2){white-space:nowrap}
-@media(max-width:600px){svg text{font-size:18px}}
-</style>"""
+    return document(f"{summary['partition']} {verdict}", parts)
 
 
 def _numbers(summary: dict[str, Any]) -> list[str]:
@@ -102,10 +86,6 @@ def _worth_a_look(judged: Sequence[JudgedDay]) -> list[JudgedDay]:
     """Days that were not let through, and the last one."""
     stopped = [day for day in judged if day.verdict in ("hold", "refuse")]
     return stopped + [day for day in judged[-1:] if day not in stopped and day.reasons]
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line.removeprefix('- '))}</li>" for line in lines) + "</ul>"
 
 
 def _days_chart(judged: Sequence[JudgedDay]) -> str:
@@ -124,10 +104,7 @@ def _days_chart(judged: Sequence[JudgedDay]) -> str:
         shapes.append(f"<rect {bar} fill='{COLOURS[day.verdict]}'><title>{day.day}: {day.rows} rows</title></rect>")
     text = f"<text x='0' y='{height + 16}'>{judged[0].day}</text>"
     text += f"<text x='{width}' y='{height + 16}' text-anchor='end'>{judged[-1].day}, top {top:,.0f} rows</text>"
-    return (
-        f"<svg viewBox='0 0 {width} {height + 20}' role='img' aria-label='rows by day' font-size='13' "
-        f"fill='currentColor'>{''.join(shapes)}{text}</svg>"
-    )
+    return chart(width, height + 20, "rows by day", [*shapes, text])
 
 
 def _newest(day: JudgedDay) -> list[str]:
@@ -159,10 +136,7 @@ def _hours_chart(day: JudgedDay) -> str:
         if hour % 3 == 0:
             labels.append(f"<text x='{hour * step + 15}' y='{height + 16}' text-anchor='middle'>{hour:02d}</text>")
     usual_line = f"<polyline points='{' '.join(line)}' fill='none' stroke='#b26a00' stroke-width='3'/>"
-    return (
-        f"<svg viewBox='0 0 {width} {height + 20}' role='img' aria-label='visits by hour' font-size='13' "
-        f"fill='currentColor'>{''.join(bars)}{usual_line}{''.join(labels)}</svg>"
-    )
+    return chart(width, height + 20, "visits by hour", [*bars, usual_line, *labels])
 
 
 def _drift_chart(day: JudgedDay) -> str:
@@ -179,10 +153,7 @@ def _drift_chart(day: JudgedDay) -> str:
     rows.append(
         f"<line x1='{limit_at}' x2='{limit_at}' y1='0' y2='{tall}' stroke='currentColor' stroke-dasharray='4'/>"
     )
-    return (
-        f"<svg viewBox='0 0 760 {tall}' role='img' aria-label='drift by dimension' font-size='13' "
-        f"fill='currentColor'>{''.join(rows)}</svg>"
-    )
+    return chart(760, tall, "drift by dimension", rows)
 
 
 def _bars(counts: dict[str, int]) -> str:
@@ -193,15 +164,11 @@ def _bars(counts: dict[str, int]) -> str:
         rows.append(f"<text x='0' y='{y + 16}'>{escape(name)}</text>")
         rows.append(f"<rect x='220' y='{y + 3}' width='{max(count / top * 400, 1):.1f}' height='16' fill='#b26a00'/>")
         rows.append(f"<text x='{228 + count / top * 400:.1f}' y='{y + 16}'>{count:,}</text>")
-    return (
-        f"<svg viewBox='0 0 720 {len(counts) * 24}' role='img' aria-label='rows by rule' font-size='13' "
-        f"fill='currentColor'>{''.join(rows)}</svg>"
-    )
+    return chart(720, len(counts) * 24, "rows by rule", rows)
 
 
 def _checks(day: JudgedDay) -> str:
-    cells = (f"<tr><td>{escape(f.sentence)}</td><td>{f.outcome}</td></tr>" for f in day.findings)
-    return f"<div class='wide'><table><tr><th>check</th><th>outcome</th></tr>{''.join(cells)}</table></div>"
+    return table(("check", "outcome"), ((finding.sentence, finding.outcome) for finding in day.findings))
 
 
 def _samples(judged: Sequence[JudgedDay]) -> str:
@@ -212,10 +179,8 @@ def _samples(judged: Sequence[JudgedDay]) -> str:
             break
     if not rows:
         return ""
-    head = "".join(f"<th>{name}</th>" for name in SHOWN)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(n, row[n]))}</td>' for n in SHOWN)}</tr>" for row in rows)
     note = f"<p>The newest {len(rows)}; all of them are in quarantine.parquet.</p>"
-    return f"<h2>Caught rows</h2>{note}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<h2>Caught rows</h2>{note}{table(SHOWN, ([_cell(name, row[name]) for name in SHOWN] for row in rows))}"
 
 
 def _cell(name: str, value: Any) -> str:

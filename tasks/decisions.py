@@ -1,4 +1,4 @@
-"""Find what the gate decided, and tell it: the same numbers for `freshrank explain`, the Airflow log and MLflow."""
+"""Find what a run decided, and tell it: the same numbers for `freshrank explain`, the Airflow log and MLflow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import Any
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import Decision, Outcome
+from tasks.domain.gate import Decision
 from tasks.domain.manifest import Manifest, partition_date
+from tasks.explain.story import PATH, Made, data, lineage, made_by, story
+from tasks.explain.text import as_markdown, headline
 from tasks.run import read_manifest
 
-SIGN = {Outcome.PASS: "pass", Outcome.INCONCLUSIVE: "????", Outcome.FAIL: "FAIL"}
+__all__ = ["STOPS", "as_markdown", "candidates_of", "explanation", "find_gate", "find_run", "read_decision"]
+APPROVAL = ("approved", "approved_by", "approved_because", "approved_at")  # what package is told of a person's answer
+STOPS = ("empty", "hold", "refuse")  # data verdicts after which no gate runs
 
 
 def find_gate(store: Store, run: str | None) -> str:
@@ -23,14 +27,38 @@ def find_gate(store: Store, run: str | None) -> str:
         return run
     if run:
         partition_date(run)
-    prefix = f"runs/gate/{run}/" if run else "runs/gate/"
-    keys = [key for key in store.list(prefix) if key.endswith(".json") and key.count("/") == 3]
-    if not keys:
+    found = _latest(store, "gate", run)
+    if found is None:
         raise InputRejected(
             f"no gate has run{' for ' + run if run else ''}; start one with `freshrank refresh --partition DAY`"
         )
-    uris = [store.uri(key) for key in keys]
-    return max(uris, key=lambda uri: read_manifest(store, uri).started_at)
+    return found[0]
+
+
+def find_run(store: Store, run: str | None) -> str:
+    """As `find_gate`, but a run that ended before its gate is found too: by the last step that it completed.
+
+    Raises:
+        InputRejected: nothing has run.
+    """
+    if run and "://" in run:
+        return run
+    if run:
+        partition_date(run)
+    gate, validated = _latest(store, "gate", run), _latest(store, "validate_data", run)
+    if (
+        validated
+        and validated[1].summary.get("verdict") in STOPS
+        and (not gate or gate[1].started_at < validated[1].started_at)
+    ):
+        return validated[0]
+    if gate:
+        return gate[0]
+    if run:
+        last = [found for step in PATH if (found := _latest(store, step, run))]
+        if last:
+            return last[-1][0]
+    return find_gate(store, run)
 
 
 def read_decision(store: Store, manifest: Manifest) -> Decision:
@@ -38,27 +66,47 @@ def read_decision(store: Store, manifest: Manifest) -> Decision:
 
 
 def explanation(store: Store, uri: str) -> dict[str, Any]:
-    """{run, partition, policy, shipped, reason, candidates}: the form of `freshrank explain --json`."""
+    """The form of `freshrank explain --json`; it always has run, partition, headline, shipped, reason and candidates.
+
+    `uri` is the manifest of a gate, or of the last step of a run that never came to one.
+    """
+    made = made_by(store, uri)
     manifest = read_manifest(store, uri)
-    decision, release = read_decision(store, manifest), _shipped_release(store, manifest.partition, uri)
+    if manifest.step != "gate":
+        return _without_gate(uri, manifest, made)
+    decision, package = read_decision(store, manifest), _package_of(store, manifest.partition, uri)
+    release, approval = None, None
+    if package:
+        made["package"] = package
+        release = str(package[1].summary["release"])
+        approval = (
+            {name: package[1].params.get(name) for name in APPROVAL} if package[1].params.get("approved") else None
+        )
     return {
         "run": uri,
         "partition": manifest.partition,
         "policy": decision.policy,
+        "headline": headline(decision, approval),
         "shipped": decision.shipped,
         "reason": decision.reason,
+        "needs_review": decision.needs_review,
         "release": release,
-        "candidates": candidates_of(decision, release),
+        "approval": approval,
+        "candidates": candidates_of(decision, release, approval),
         "report": {key: value for key, value in manifest.summary.items() if key not in ("shipped", "reason")},
+        **story(store, made, decision),
     }
 
 
-def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any]]:
-    """Each candidate's verdict; the one that shipped has the release's digest."""
+def candidates_of(
+    decision: Decision, release: str | None, approval: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Each candidate's verdict; the one that shipped, by the gate or by a person, has the release's digest."""
+    shipped = approval["approved"] if approval else decision.shipped
     return [
         {
             "kind": verdict.kind,
-            "release": release if verdict.kind == decision.shipped else None,
+            "release": release if verdict.kind == shipped else None,
             "verdict": verdict.outcome,
             "reason": verdict.reason,
             "findings": [finding.model_dump(mode="json") for finding in verdict.findings],
@@ -67,20 +115,52 @@ def candidates_of(decision: Decision, release: str | None) -> list[dict[str, Any
     ]
 
 
-def as_markdown(told: dict[str, Any]) -> str:
-    lines = [f"# {told['partition']}: shipped {told['shipped']}", "", told["reason"], ""]
-    for candidate in told["candidates"]:
-        lines += [f"## {candidate['kind']}: {candidate['verdict']}", ""]
-        lines += [f"- {SIGN[Outcome(f['outcome'])]}  {f['sentence']}" for f in candidate["findings"]]
-        lines.append("")
-    lines += [f"- {line}" for line in told.get("report", {}).get("lines", [])]
-    return "\n".join(lines)
+def _without_gate(uri: str, manifest: Manifest, made: Made) -> dict[str, Any]:
+    """A run whose data was not accepted, or that has not come to its gate: nothing was decided, so nothing ships."""
+    verdict = str(manifest.summary.get("verdict"))
+    if manifest.step == "validate_data" and verdict in STOPS:
+        reasons = "; ".join(manifest.summary.get("reasons", {}).get(manifest.partition, ()))
+        head = {
+            "empty": "Nothing to do: the day brought no events. The champion keeps serving.",
+            "hold": "The data is held for a person to look at, so no model was made. The champion keeps serving.",
+            "refuse": "The data was refused, so no model was made. The champion keeps serving.",
+        }[verdict]
+        said = {"empty": "was found empty", "hold": "is held", "refuse": "was refused"}[verdict]
+        reason = f"the day {manifest.partition} {said} by validate_data" + (f": {reasons}" if reasons else "")
+    else:
+        following = PATH[PATH.index(manifest.step) + 1] if manifest.step in PATH[:-1] else "the next step"
+        head = f"Not decided: {manifest.step} is complete, {following} is not. The champion keeps serving."
+        reason = (
+            f"the run has not come to its gate: the last complete step is {manifest.step}. If the run has ended, the log of "
+            f"{following} in Airflow says why; clear that task to go on from there"
+        )
+    return {
+        "run": uri,
+        "partition": manifest.partition,
+        "policy": None,
+        "headline": head,
+        "shipped": "none",
+        "reason": reason,
+        "needs_review": verdict == "hold",
+        "release": None,
+        "approval": None,
+        "candidates": [],
+        "report": {},
+        "data": data(made),
+        "lineage": lineage(made.values()),
+    }
 
 
-def _shipped_release(store: Store, partition: str, gate_uri: str) -> str | None:
+def _latest(store: Store, step: str, partition: str | None) -> tuple[str, Manifest] | None:
+    prefix = f"runs/{step}/{partition}/" if partition else f"runs/{step}/"
+    uris = [store.uri(key) for key in store.list(prefix) if key.endswith(".json") and key.count("/") == 3]
+    return max(((uri, read_manifest(store, uri)) for uri in uris), key=lambda one: one[1].started_at, default=None)
+
+
+def _package_of(store: Store, partition: str, gate_uri: str) -> tuple[str, Manifest] | None:
     for key in store.list(f"runs/package/{partition}/"):
         if key.endswith(".json") and key.count("/") == 3:
             manifest = read_manifest(store, store.uri(key))
             if manifest.inputs.get("gate") == gate_uri:
-                return str(manifest.summary["release"])
+                return store.uri(key), manifest
     return None

@@ -88,6 +88,7 @@ def _write(out: Path, run: Run, data: Dataset, recipe: Recipe, seed: int, slates
         "network": recipe.network.model_dump(mode="json"),
         "partition": data.split.partition,
         "train_end": data.split.train_end,
+        "labels": recipe.labels,
         "recipe": recipe.name,
         "recipe_digest": recipe.digest,
         "data_digest": data.split.log_digest,

@@ -13,13 +13,15 @@ from tasks.adapters.mirror import Mirror
 from tasks.adapters.registry import Registry
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store, open_store
-from tasks.decisions import as_markdown, explanation, read_decision
+from tasks.decisions import STOPS, as_markdown, explanation, read_decision
 from tasks.domain.manifest import Manifest, digest_of
+from tasks.explain.page import html
 from tasks.run import read_manifest
 from tasks.settings import Settings
 
 PAGES = (".html", ".md", ".png", ".svg")  # what people read; data stays in the object store
 LARGEST_PAGE = 4 << 20
+DECISION_PAGE = "gate/decision.html"  # of every refresh, also of one whose data stopped it before the gate
 CURVES = "curves.json"  # [{name: value, ...} of epoch 1, 2, ...], written by a step that has any
 
 
@@ -68,10 +70,13 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
         registry.log_curves(run_id, _curves(manifest.step, points), manifest.started_at)
     if manifest.step == "build_dataset":
         registry.refresh_run(run_key, manifest.partition, {"data_digest": data_digest(manifest)})
+    if manifest.step == "validate_data" and manifest.summary.get("verdict") in STOPS:
+        _record_decision(registry, store, uri, run_id)
     if manifest.step == "gate":
         _record_gate(registry, store, uri, manifest, run_id, run_key)
     if manifest.step == "package":
         _register(registry, store, manifest, run_id)
+        _record_decision(registry, store, manifest.inputs["gate"], run_id)
 
 
 def _record_gate(registry: Registry, store: Store, uri: str, manifest: Manifest, run_id: str, run_key: str) -> None:
@@ -86,7 +91,15 @@ def _record_gate(registry: Registry, store: Store, uri: str, manifest: Manifest,
     registry.log_artifacts(run_id, {"gate/decision.json": store.get(store.key(manifest.outputs["decision.json"].uri))})
     told = {"shipped": decision.shipped, "reason": decision.reason, "policy": decision.policy}
     registry.refresh_run(run_key, manifest.partition, told)
-    registry.note(run_id, as_markdown(explanation(store, uri)))
+    registry.note(run_id, as_markdown(_record_decision(registry, store, uri, run_id)))
+
+
+def _record_decision(registry: Registry, store: Store, uri: str, run_id: str) -> dict[str, Any]:
+    """The decision record as a page and as JSON; again after packaging, when it has a release to name."""
+    told = explanation(store, uri)
+    record = json.dumps(told, indent=1, sort_keys=True).encode()
+    registry.log_artifacts(run_id, {DECISION_PAGE: html(told).encode(), "gate/record.json": record})
+    return told
 
 
 def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str) -> None:
@@ -106,6 +119,8 @@ def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str)
         "code": manifest.code_version,
         "lock": manifest.lock_digest,
         "seed": str(manifest.seed),
+        "decision": manifest.inputs["gate"],  # `freshrank explain` of this is the record
+        "record": DECISION_PAGE,  # the same as a page, in this version's run
     }
     described = release_description(store, release)
     tags |= {

@@ -16,9 +16,9 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import as_markdown, explanation, read_decision
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import digest_of
-from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, step_options
+from tasks.domain.refresh import after_gate, after_validation, approvable, partition_of, signature_of, step_options
 from tasks.policies import load_policy
-from tasks.record import record_end, record_serving, record_step
+from tasks.record import DECISION_PAGE, record_end, record_serving, record_step
 from tasks.run import read_manifest, run
 from tasks.settings import Settings
 from tasks.steps import step_named
@@ -37,13 +37,25 @@ class Asked:
     partition_key: str | None
 
 
-def run_step(name: str, inputs: Mapping[str, str], asked: Asked, settings: Settings) -> tuple[str, str]:
-    """Run one step and mirror it; (manifest URI, partition). The first step maps the day, the others read it."""
+def run_step(
+    name: str,
+    inputs: Mapping[str, str],
+    asked: Asked,
+    settings: Settings,
+    *,
+    review: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Run one step and mirror it; (manifest URI, partition). The first step maps the day, the others read it.
+
+    review: what a person answered before `package`, as Airflow's ApprovalOperator hands it on.
+    """
     store = open_store(settings)
     partition = _partition(inputs, asked, store)
     options = step_options(name, asked.params)
     if name == "package" and (approved := _approved(store, inputs["gate"])):
         options["approved"] = approved
+    if name == "package" and review:
+        options |= signature_of(review)
     uri = run(step_named(name), partition, inputs, settings, options=options, store=store)
     record_step(uri, asked.run_key, settings)
     if name == "package":
@@ -52,11 +64,14 @@ def run_step(name: str, inputs: Mapping[str, str], asked: Asked, settings: Setti
 
 
 def pages_of(step: str, run_key: str, settings: Settings) -> str:
-    """Where a person reads what the step wrote for people: MLflow's page of the refresh; its front page when it is down."""
+    """Where a person reads what the step wrote for people, in MLflow; its front page when it is down.
+
+    The gate and what it let through lead to the decision's page.
+    """
     from tasks.adapters.mlflow_registry import MlflowRegistry
 
     try:
-        return MlflowRegistry(settings).pages(run_key, step)
+        return MlflowRegistry(settings).pages(run_key, DECISION_PAGE if step in ("gate", "package") else step)
     except FreshrankError:
         return settings.url("mlflow")
 

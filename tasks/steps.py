@@ -5,6 +5,7 @@ Nothing heavy is imported until a step runs: the Airflow page and the command li
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, digest_of
-from tasks.run import Asked, Call, Step
+from tasks.run import Asked, Call, Step, read_manifest
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -129,30 +130,49 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
 def _gate(call: Call) -> dict[str, Any]:
     from tasks.domain.champion import read_champion
+    from tasks.explain.bundle import ENVIRONMENT, environment
     from tasks.gate import gate
+    from tasks.gate_evidence import Compared
     from tasks.policies import load_policy
 
+    _written(call.out / ENVIRONMENT, environment())
+    pinned = "resolve_champion" in call.inputs
+    compared = Compared(
+        candidate=call.inputs.get("compress"),
+        champion=_champion_release(call) if pinned and "compress" in call.inputs else None,
+        with_release={name: release for name in ("evaluate", "benchmark") if (release := _compared_by(call, name))},
+    )
     return gate(
         evaluation=call.inputs["evaluate"],
         measured=call.inputs.get("benchmark"),
-        champion=read_champion(call.inputs["resolve_champion"]) if "resolve_champion" in call.inputs else None,
+        champion=read_champion(call.inputs["resolve_champion"]) if pinned else None,
         policy=load_policy(call.settings.policy).gate,
         out=call.out,
         seed=call.seed,
         asked=str(call.options.get("candidates") or "both"),
+        compared=compared,
     )
+
+
+def _compared_by(call: Call, step: str) -> str | None:
+    """The release that an earlier step of this run took for the champion."""
+    uri = call.manifests[step].inputs.get("resolve_champion") if step in call.manifests else None
+    return str(read_manifest(call.store, uri).summary["release"]) if uri else None
 
 
 def _package(call: Call) -> dict[str, Any]:
     from tasks.adapters.releases import publish
     from tasks.domain.gate import Decision
-    from tasks.domain.refresh import approvable
+    from tasks.domain.refresh import approvable, override_of
     from tasks.package import package
 
     decision = Decision.model_validate_json((call.inputs["gate"] / "decision.json").read_text())
     choice = decision.shipped if decision.shipped != "none" else approvable(decision)
     if choice is None or (decision.shipped == "none" and call.options.get("approved") != choice):  # and nobody approved
         raise InputRejected(f"nothing may be packaged: {decision.reason}")
+    if decision.shipped == "none":  # a person decided: without a name and a reason nothing is built
+        override = override_of(decision, choice, call.options).model_dump(mode="json")
+        (call.out / "override.json").write_text(json.dumps(override, indent=1, sort_keys=True))
     champion = _champion_release(call) if "resolve_champion" in call.inputs else None
     summary = package(
         choice=choice,
@@ -235,7 +255,8 @@ def _policy(asked: Asked) -> dict[str, Parameter]:
     from tasks.policies import load_policy
 
     policy = load_policy(asked.settings.policy).gate
-    return {"policy": policy.name, "policy_digest": digest_of(policy.model_dump(mode="json"))[:16]}
+    # as it is spelled: the order of its entries is the order of the findings
+    return {"policy": policy.name, "policy_digest": hashlib.sha256(policy.model_dump_json().encode()).hexdigest()[:16]}
 
 
 STEPS: dict[str, Step] = {
@@ -249,7 +270,7 @@ STEPS: dict[str, Step] = {
         Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
         Step("evaluate", ("build_dataset",), _evaluate, optional=("compress", "resolve_champion")),
         Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
-        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "resolve_champion")),
+        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "compress", "resolve_champion")),
         Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),
     )
 }

@@ -107,7 +107,7 @@ def bootstrap(settings: Settings) -> None:
         ("finetune", ("build_dataset",)),
         ("compress", ("finetune", "build_dataset")),
         ("evaluate", ("build_dataset", "compress")),
-        ("gate", ("evaluate",)),
+        ("gate", ("evaluate", "compress")),
     ):
         done[name] = _step(settings, name, FIRST_CHAMPION_DAY, {need: done[need] for need in needs})
     told = explanation(store, done["gate"])

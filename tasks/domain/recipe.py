@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -129,6 +129,15 @@ class Recipe(Record):
     network: Network
     training: Training
     compression: Compression
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What counts as a success: two models of one definition can be held against each other by numbers alone."""
+        return {
+            "goal": list(self.data.goal),
+            "delay_days": self.data.label_delay_days,
+            "slates": self.exposure.slates,
+        }
 
     @property
     def digest(self) -> str:

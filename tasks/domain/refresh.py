@@ -6,13 +6,14 @@ Read by the DAG files at parse time: the gate, which brings numpy, is imported f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, partition_date
 
 if TYPE_CHECKING:
-    from tasks.domain.gate import Decision
+    from tasks.domain.gate import CandidateKind, Decision, Override
 
 Candidates = Literal["weights", "state", "both"]
 CANDIDATES: tuple[Candidates, ...] = ("weights", "state", "both")
@@ -20,6 +21,7 @@ DAY = r"^\d{4}-\d{2}-\d{2}$"  # the form's check; partition_date also knows the 
 TRAINING_STEPS = ("finetune", "compress")
 READ_RECIPE = ("build_dataset", *TRAINING_STEPS)
 READ_CANDIDATES = ("gate",)
+APPROVE = "Approve"  # as Airflow's ApprovalOperator says it
 
 
 def partition_of(params: Mapping[str, Any], partition_key: str | None) -> tuple[str, bool]:
@@ -74,7 +76,54 @@ def after_gate(decision: Decision, *, approval_wanted: bool) -> str:
     return "report_rejection" if decision.shipped == "none" else "package"
 
 
-def approvable(decision: Decision) -> str | None:
+def signature_of(review: Mapping[str, Any]) -> dict[str, Parameter]:
+    """Who answered a review, why and when: recorded with what was packaged. A time-out is nobody's answer.
+
+    Raises:
+        InputRejected: the answer is no approval; package must not run on it.
+    """
+    if list(review.get("chosen_options") or ()) != [APPROVE]:
+        raise InputRejected(f"the review was answered with {review.get('chosen_options')!r}, which is not an approval")
+    user = review.get("responded_by_user") or {}
+    name = user.get("name") or user.get("id") if isinstance(user, Mapping) else user
+    if not name:
+        raise InputRejected(
+            "nobody is named for the approval: a time-out approves nothing. Answer the review in Airflow"
+        )
+    at = review.get("responded_at")
+    return {
+        "approved_by": str(name),
+        "approved_because": str((review.get("params_input") or {}).get("reason") or "").strip(),
+        "approved_at": at.isoformat() if isinstance(at, datetime) else str(at or ""),
+    }
+
+
+def override_of(decision: Decision, kind: CandidateKind, signed: Mapping[str, Parameter]) -> Override:
+    """The record of a person shipping what the gate did not.
+
+    Raises:
+        InputRejected: nobody is named, or nobody said why.
+    """
+    from tasks.domain.verdict import Override
+
+    missing = [name for name in ("approved_by", "approved_because", "approved_at") if not signed.get(name)]
+    if missing:
+        raise InputRejected(
+            f"{kind} may not be packaged against the gate's verdict without {', '.join(missing)}: clear request_review and "
+            f"approve again with a reason"
+        )
+    verdict = next(one for one in decision.verdicts if one.kind == kind)
+    return Override(
+        kind=kind,
+        by=str(signed["approved_by"]),
+        reason=str(signed["approved_because"]),
+        at=str(signed["approved_at"]),
+        verdict=verdict.outcome,
+        verdict_reason=verdict.reason,
+    )
+
+
+def approvable(decision: Decision) -> CandidateKind | None:
     """What a person may ship although the gate ships nothing: inconclusive weights, on a state that did not fail."""
     outcomes = {verdict.kind: verdict.outcome for verdict in decision.verdicts}
     if decision.shipped == "none" and outcomes.get("weights") == "inconclusive":

@@ -17,7 +17,14 @@ def a_variant(name, *, size=100, cpu=5.0, bound=-0.001, mates=0.0):
     quality = {"ndcg_at_10[all]": 0.24}
     cost = Cost(cpu_ms_100=cpu / 2, cpu_ms_1000=cpu, bytes=size, load_ms=80.0)
     return Variant(
-        name=name, what=name, quality=quality, parent=quality, bound=bound, batch_dependence=mates, cost=cost
+        name=name,
+        what=name,
+        quality=quality,
+        parent=quality,
+        bound=bound,
+        upper=-bound,
+        batch_dependence=mates,
+        cost=cost,
     )
 
 

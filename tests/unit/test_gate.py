@@ -7,74 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import (
-    Check,
-    Comparison,
-    Evidence,
-    GatePolicy,
-    LatencyRatio,
-    Outcome,
-    QualityPolicy,
-    choose,
-    decide,
-)
-
-POLICY = GatePolicy(
-    name="test",
-    weights=QualityPolicy(margin=0.008, minimum_slates=500),
-    state=QualityPolicy(margin=0.005, must_prove=False, minimum_slates=50),
-    bootstrap=QualityPolicy(margin=0.001, minimum_slates=200),
-    latency_ratio={"p95": 1.2},
-    minimum_pairs=100,
-)
-
-
-def a_comparison(difference=0.0, *, half_width=0.004, slice="all", slates=800, p=0.5, champion=0.400):
-    return Comparison(
-        name="ndcg_at_10",
-        slice=slice,
-        champion=champion,
-        candidate=champion + difference,
-        difference=difference,
-        lower=difference - half_width,
-        upper=difference + half_width,
-        p_harm_beyond=p,
-        smallest_detectable=half_width * 1.5,
-        slates=slates,
-    )
-
-
-def a_latency(ratio=1.0, *, half_width=0.05, pairs=300):
-    return LatencyRatio(
-        name="p95",
-        champion_ms=5,
-        candidate_ms=5 * ratio,
-        ratio=ratio,
-        lower=ratio - half_width,
-        upper=ratio + half_width,
-        pairs=pairs,
-    )
-
-
-def evidence(
-    *comparisons,
-    kind="weights",
-    latencies=(a_latency(),),
-    checks=(),
-    digest="a" * 64,
-    champion_digest="a" * 64,
-    train_end="2017-06-16",
-):
-    return Evidence(
-        kind=kind,
-        holdout_digest=digest,
-        champion_holdout_digest=champion_digest,
-        holdout_first_day="2017-06-25",
-        champion_train_end=train_end,
-        comparisons=comparisons or (a_comparison(),),
-        latencies=latencies,
-        checks=checks,
-    )
+from tasks.domain.gate import Change, Check, MetricPolicy, Outcome, Resource, choose, decide
+from tests.unit.evidence import POLICY, a_comparison, a_latency, an_equivalence, evidence
 
 
 @pytest.mark.parametrize(
@@ -102,6 +36,9 @@ def evidence(
             evidence(a_comparison(), a_comparison(-0.3, slice="new", p=0.001, slates=10)), Outcome.PASS, id="tiny slice"
         ),
         pytest.param(
+            evidence(a_comparison(), a_comparison(-0.3, slice="new", p=0.001, users=3)), Outcome.PASS, id="three users"
+        ),
+        pytest.param(
             evidence(a_comparison(), *(a_comparison(slice=f"s{i}", p=0.04) for i in range(3))),
             Outcome.PASS,
             id="Holm: three slices at 4 % are noise",
@@ -122,6 +59,11 @@ def evidence(
             Outcome.INCONCLUSIVE,
             id="first champion must prove a gain",
         ),
+        pytest.param(evidence(compression=an_equivalence()), Outcome.PASS, id="compressed is its parent"),
+        pytest.param(evidence(compression=an_equivalence(0.004)), Outcome.PASS, id="may be better"),
+        pytest.param(evidence(compression=an_equivalence(0.009)), Outcome.INCONCLUSIVE, id="another model"),
+        pytest.param(evidence(compression=an_equivalence(-0.004)), Outcome.INCONCLUSIVE, id="may be worse"),
+        pytest.param(evidence(compression=an_equivalence(-0.009)), Outcome.FAIL, id="is not its parent"),
     ],
 )
 def test_outcome(given_evidence, expected):
@@ -130,25 +72,112 @@ def test_outcome(given_evidence, expected):
     assert verdict.reason
 
 
-def test_scores_from_two_holdouts_are_refused_by_name():
-    with pytest.raises(InputRejected, match="holdout bbbbbbbbbbbb but champion on aaaaaaaaaaaa"):
-        decide(evidence(digest="b" * 64), POLICY)
+def with_mrr(must_prove):
+    return POLICY.model_copy(
+        update={
+            "weights": POLICY.weights.model_copy(
+                update={"others": {"mrr": MetricPolicy(margin=0.02, must_prove=must_prove)}}
+            )
+        }
+    )
 
 
-def test_evidence_without_a_total_or_with_a_slice_twice_is_refused():
-    with pytest.raises(InputRejected, match="no ndcg_at_10 on `all`"):
-        decide(evidence(a_comparison(slice="new")), POLICY)
-    with pytest.raises(InputRejected, match="twice"):
-        decide(evidence(a_comparison(), a_comparison()), POLICY)
+@pytest.mark.parametrize(
+    ("mrr", "must_prove", "expected"),
+    [
+        (-0.01, True, Outcome.PASS),
+        (-0.019, True, Outcome.INCONCLUSIVE),
+        (-0.019, False, Outcome.PASS),
+        (-0.03, False, Outcome.FAIL),
+    ],
+)
+def test_every_metric_of_the_policy_has_its_own_margin(mrr, must_prove, expected):
+    verdict = decide(evidence(a_comparison(), a_comparison(mrr, name="mrr")), with_mrr(must_prove))
+    assert verdict.outcome is expected, verdict.reason
+    assert [f.margin for f in verdict.findings if f.name == "mrr"] == [0.02]
 
 
-def test_a_latency_without_a_limit_is_refused():
-    odd = a_latency().model_copy(update={"name": "p12"})
-    with pytest.raises(InputRejected, match="no limit for p12"):
-        decide(evidence(latencies=(odd,)), POLICY)
+def test_holm_counts_the_slices_of_all_metrics_together():
+    rows = [a_comparison(), a_comparison(name="mrr")]
+    rows += [a_comparison(-0.1, name=name, slice="new", p=0.03) for name in ("ndcg_at_10", "mrr")]
+    verdict = decide(evidence(*rows), with_mrr(False))
+    assert verdict.outcome is Outcome.PASS
+    assert "p 0.060 after Holm over 2 tests" in verdict.findings[2].sentence
 
 
-@given(loss=st.floats(-0.05, 0.05), gain=st.floats(0, 0.05), width=st.floats(0.0001, 0.02))
+def test_a_gain_is_told_as_one():
+    reason = decide(evidence(a_comparison(0.03)), POLICY).reason
+    assert "no worse than allowed, and to be better" in reason
+
+
+def test_a_margin_that_these_slates_cannot_show_is_called_so():
+    verdict = decide(evidence(a_comparison(half_width=0.02)), POLICY)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "this margin cannot be proven" in verdict.reason
+
+
+def a_resource(ratio, spread=0.0):
+    return Resource(
+        name="memory",
+        champion_mib=100,
+        candidate_mib=100 * ratio,
+        ratio=ratio,
+        lower=ratio - spread,
+        upper=ratio + spread,
+        runs=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ((a_resource(1.0),), Outcome.PASS),
+        ((a_resource(1.2, 0.1),), Outcome.INCONCLUSIVE),
+        ((a_resource(1.5),), Outcome.FAIL),
+        ((), Outcome.INCONCLUSIVE),
+    ],
+)
+def test_memory_is_judged_as_latency_is(resources, expected):
+    policy = POLICY.model_copy(update={"resource_ratio": {"memory": 1.25}})
+    verdict = decide(evidence(resources=resources), policy)
+    assert verdict.outcome is expected, verdict.reason
+
+
+def test_a_check_that_the_policy_names_and_nobody_made_is_inconclusive():
+    policy = POLICY.model_copy(update={"weights": POLICY.weights.model_copy(update={"checks": ("skew",)})})
+    assert decide(evidence(), policy).outcome is Outcome.INCONCLUSIVE
+    made = Check(name="skew", value=0.0, limit=1e-4, ok=True, sentence="scores of the bento are those of the evaluator")
+    assert decide(evidence(checks=(made,)), policy).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("what", "section", "expected", "says"),
+    [
+        ("architecture", "architecture", Outcome.PASS, "width 32"),
+        ("labels", "labels", Outcome.INCONCLUSIVE, "the holdout counts click too, which the champion never learned"),
+    ],
+)
+def test_another_kind_of_model_is_judged_by_its_own_section(what, section, expected, says):
+    change = Change(
+        what=what, champion="width 32", candidate="width 64", shared=("purchase",), counted=("purchase", "click")
+    )
+    verdict = decide(evidence(changes=(change,)), POLICY)
+    assert (verdict.section, verdict.outcome) == (section, expected)
+    assert says in next(f for f in verdict.findings if f.name == f"changed_{what}").sentence
+    # its minimum of slates is that of its section, so 800 slates are judged and 799 are not
+    few = decide(evidence(a_comparison(slates=799), changes=(change,)), POLICY)
+    assert "800 are needed" in few.reason
+
+
+def test_new_labels_are_never_chosen_by_numbers_alone():
+    change = Change(what="labels", champion="purchase", candidate="click", shared=("purchase",), counted=("purchase",))
+    decision = choose((decide(evidence(a_comparison(0.3), changes=(change,)), POLICY),), POLICY)
+    assert decision.shipped == "none" and decision.needs_review
+
+
+numbers = st.floats(-0.05, 0.05)
+
+
+@given(loss=numbers, gain=st.floats(0, 0.05), width=st.floats(0.0001, 0.02))
 def test_a_better_score_never_makes_the_verdict_worse(loss, gain, width):
     order = [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
     worse = decide(evidence(a_comparison(loss, half_width=width)), POLICY).outcome
@@ -156,15 +185,80 @@ def test_a_better_score_never_makes_the_verdict_worse(loss, gain, width):
     assert order.index(better) >= order.index(worse)
 
 
+@given(
+    kind=st.sampled_from(["weights", "state", "bootstrap"]),
+    difference=numbers,
+    width=st.floats(0.0001, 0.1),
+    slates=st.integers(1, 5_000),
+    slices=st.lists(st.tuples(numbers, st.integers(1, 500), st.floats(1e-4, 1)), max_size=4),
+    ratio=st.floats(0.5, 2),
+    ok=st.booleans(),
+    compressed=st.one_of(st.none(), numbers),
+)
+def test_no_verdict_without_a_reason_and_no_finding_without_its_numbers_and_a_next_step(
+    kind, difference, width, slates, slices, ratio, ok, compressed
+):
+    rows = [a_comparison(d, slice=f"s{n}", slates=of, p=p) for n, (d, of, p) in enumerate(slices)]
+    given_evidence = evidence(
+        a_comparison(difference, half_width=width, slates=slates),
+        *rows,
+        kind=kind,
+        latencies=(a_latency(ratio),),
+        checks=(Check(name="size", value=1, limit=5, ok=ok, sentence="1 MB, limit 5"),),
+        compression=None if compressed is None else an_equivalence(compressed),
+    )
+    verdict = decide(given_evidence, POLICY)
+    assert verdict.reason and verdict.findings and verdict.section == kind
+    worst = [f for f in verdict.findings if f.outcome is verdict.outcome]
+    assert worst and any(f.sentence in verdict.reason for f in worst)
+    for finding in verdict.findings:
+        assert finding.sentence and finding.next_step and finding.sample and finding.unit
+        assert finding.bound is not None and finding.margin is not None
+        if finding.outcome is not Outcome.PASS:
+            assert finding.next_step != "nothing to do"
+    assert decide(given_evidence, POLICY).model_dump_json() == verdict.model_dump_json()
+
+
+def test_no_evidence_is_inconclusive_and_says_so():
+    verdict = decide(evidence(latencies=(), kind="weights"), POLICY)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "no evidence is not a pass" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        pytest.param({"digest": "b" * 64}, "holdout bbbbbbbbbbbb but champion on aaaaaaaaaaaa", id="two holdouts"),
+        pytest.param(
+            {"champion": "c" * 64, "compared_with": {"evaluate": "d" * 64}},
+            "evaluate compared the candidate with release dddddddddddd, and the champion of this run is cccccccccccc",
+            id="stale champion",
+        ),
+        pytest.param({"slates": 0}, "the holdout of the weights candidate is empty", id="empty holdout"),
+        pytest.param({"rows": [a_comparison(slice="new")]}, "no ndcg_at_10 on `all`", id="no total"),
+        pytest.param({"rows": [a_comparison(), a_comparison()]}, "names a slice of one metric twice", id="twice"),
+        pytest.param(
+            {"latencies": (a_latency().model_copy(update={"name": "p12"}),)}, "no limit for p12", id="unknown latency"
+        ),
+    ],
+)
+def test_evidence_that_does_not_fit_together_is_refused_by_name(bad, message):
+    rows = bad.pop("rows", [])
+    with pytest.raises(InputRejected, match=message):
+        decide(evidence(*rows, **bad), POLICY)
+
+
+def test_a_slice_that_the_policy_names_and_the_evaluation_does_not_know_is_refused():
+    policy = POLICY.model_copy(update={"weights": POLICY.weights.model_copy(update={"slices": ("new_users",)})})
+    with pytest.raises(InputRejected, match="no the slice new_users|the slice new_users, which the policy names"):
+        decide(evidence(slices={"new": 10}), policy)
+    empty = decide(evidence(slices={"new_users": 0}), policy)
+    assert empty.outcome is Outcome.PASS and any("no verdict on this slice" in f.sentence for f in empty.findings)
+
+
 def verdict(kind, outcome):
     difference = {Outcome.PASS: 0.0, Outcome.INCONCLUSIVE: -0.007, Outcome.FAIL: -0.03}[outcome]
-    made = decide(
-        evidence(
-            a_comparison(difference, slates=40 if (kind, outcome) == ("state", Outcome.INCONCLUSIVE) else 800),
-            kind=kind,
-        ),
-        POLICY,
-    )
+    slates = 40 if (kind, outcome) == ("state", Outcome.INCONCLUSIVE) else 800
+    made = decide(evidence(a_comparison(difference, slates=slates), kind=kind), POLICY)
     assert made.outcome is outcome
     return made
 

@@ -13,7 +13,7 @@ from tasks.decisions import explanation
 from tasks.domain.errors import Unavailable
 from tasks.domain.gate import Decision, Finding, Outcome, Verdict
 from tasks.domain.manifest import Artifact, Manifest
-from tasks.record import mirror
+from tasks.record import DECISION_PAGE, mirror
 from tasks.settings import Settings
 
 RUN = "scheduled__2026-11-21"
@@ -121,6 +121,8 @@ def test_explain_and_the_registry_show_the_same_numbers(tmp_path: Path) -> None:
     page = runs[RUN]
     assert page.tags["shipped"] == "state" and "the new state is sound" in page.tags["mlflow.note.content"]
     assert registry.artifacts[page.run_id, "gate/gate.html"] == b"<p>"
+    assert "the new state is sound" in registry.artifacts[page.run_id, DECISION_PAGE].decode()
+    assert json.loads(registry.artifacts[page.run_id, "gate/record.json"]) == json.loads(json.dumps(told))
 
 
 def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path) -> None:
@@ -139,6 +141,18 @@ def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path
         "code": "c0de",
     }
     assert version.tags.items() >= expected.items() and len(version.tags["data_digest"]) == 64
+    assert version.tags["decision"] == uris["gate"]
+    run_id = next(run.run_id for run in registry.runs.values() if run.tags[RUN_KEY] == RUN)
+    assert RELEASE in registry.artifacts[run_id, version.tags["record"]].decode(), "the record names what came of it"
+
+
+def test_a_day_that_was_refused_has_its_page_where_every_decision_is(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    told = {"verdict": "refuse", "reasons": {"2017-07-01": ["too_few: 3 rows"]}, "not_accepted": ["2017-07-01"]}
+    uri = put(store, "validate_data", summary=told)
+    assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uri, run_key=RUN)
+    (run,) = registry.runs.values()
+    assert "too_few: 3 rows" in registry.artifacts[run.run_id, DECISION_PAGE].decode()
 
 
 def test_the_learning_curves_of_a_step_are_series(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""What the gate may know about one candidate: paired numbers with bounds, and where they come from. Pure values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.domain.manifest import Record
+from tasks.domain.verdict import CandidateKind
+
+
+class Comparison(Record):
+    """One metric of one slice, candidate against champion on the same slates, with one-sided 95 % bounds.
+
+    difference, lower and upper are gains: positive is better, also of a metric whose lower values are better.
+    """
+
+    name: str
+    slice: str
+    champion: float
+    candidate: float
+    difference: float
+    lower: float
+    upper: float
+    p_harm_beyond: float = Field(description="bootstrap p-value of 'the loss is within the allowance of this slice'")
+    smallest_detectable: float
+    slates: int
+    users: int | None = None  # not told by evidence from before
+
+
+class LatencyRatio(Record):
+    """candidate / champion of one latency number over interleaved pairs, with one-sided 95 % bounds."""
+
+    name: str
+    champion_ms: float
+    candidate_ms: float
+    ratio: float
+    lower: float
+    upper: float
+    pairs: int
+
+
+class Resource(Record):
+    """candidate / champion of bytes on disk or in memory; the bounds are the extremes of `runs` measurements."""
+
+    name: str
+    champion_mib: float
+    candidate_mib: float
+    ratio: float
+    lower: float
+    upper: float
+    runs: int
+
+
+class Check(Record):
+    """A fact that holds or does not: coverage, size, finiteness, skew, golden requests."""
+
+    name: str
+    value: float
+    limit: float
+    ok: bool
+    sentence: str
+
+
+class Equivalence(Record):
+    """The compressed model against its fp32 parent on validation slates; both one-sided 95 % bounds count."""
+
+    metric: str
+    variant: str
+    parent: float
+    compressed: float
+    difference: float
+    lower: float
+    upper: float
+    margin: float = Field(gt=0)
+    slates: int
+
+
+class Change(Record):
+    """Something that makes this candidate another kind of model than the champion, so that its own policy judges it."""
+
+    what: Literal["architecture", "labels"]
+    champion: str
+    candidate: str
+    shared: tuple[str, ...] = Field(default=(), description="labels that both know")
+    counted: tuple[str, ...] = Field(default=(), description="labels that the holdout counts")
+
+
+class Evidence(Record):
+    """Everything the gate may know about one candidate."""
+
+    kind: CandidateKind
+    holdout_digest: str = Field(description="digest of the slates that the candidate was scored on")
+    champion_holdout_digest: str = Field(description="digest of the slates that the champion was scored on")
+    holdout_first_day: str
+    champion_train_end: str | None = Field(description="last day the champion's weights saw; None: no champion")
+    comparisons: tuple[Comparison, ...]
+    slices: dict[str, int] = Field(
+        default={}, description="slices that the evaluation tells apart -> their slates, 0 included"
+    )
+    slates: int | None = Field(default=None, ge=0, description="of the holdout; not told by evidence from before")
+    champion_release: str | None = Field(default=None, description="the champion that this run pinned")
+    compared_with: dict[str, str] = Field(
+        default={}, description="step -> the release that it compared the candidate with"
+    )
+    latencies: tuple[LatencyRatio, ...] = ()
+    resources: tuple[Resource, ...] = ()
+    checks: tuple[Check, ...] = ()
+    compression: Equivalence | None = None
+    changes: tuple[Change, ...] = ()
