@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
@@ -244,6 +245,18 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
         "fresh state pays"
     )
     assert summary["weights.gp_topfreq"] < summary["weights.candidate.ndcg_at_10[all]"]
+    slates = pq.read_table(target / "slates.parquet")
+    of_weights = slates.filter(np.array(slates["kind"].to_pylist()) == "weights")
+    assert of_weights["slate"].to_pylist() == list(range(told["weights"]["slates"]))
+    for name, one in told["weights"]["slices"].items():
+        assert sum(of_weights[f"slice.{name}"].to_pylist()) == one["slates"], name
+    assert told["weights"]["slices"]["head_items"]["slates"] > 0
+    means = {name.removeprefix("candidate."): slates[name] for name in slates.column_names if "candidate." in name}
+    assert {"auc[all]", "accuracy[all]", "logloss[all]", "value_ndcg_at_10[all]", "f1_at_10[new]"} <= set(means)
+    report = told["weights"]["report"]
+    assert report["candidate"] == report["champion"], "the same model is its own equal"
+    assert 0.5 < report["candidate"]["gauc"] < 1 and 0 < report["candidate"]["coverage_at_10"] <= 1
+    assert sum(one["count"] for one in report["candidate"]["reliability"]) > 100 * told["weights"]["slates"]
 
 
 def test_rows_of_a_day_hold_every_retrieved_positive_and_stand_for_all_candidates(dataset):
