@@ -22,6 +22,7 @@ from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
+from tasks.evaluate_command import evaluate
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -281,5 +282,6 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(evaluate)
 app.command()(erase)
 app.command()(retention)

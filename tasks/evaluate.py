@@ -19,10 +19,14 @@ import numpy as np
 from expectations.products import judge_predictions
 from expectations.tables import Predictions
 from tasks.domain.errors import InputRejected
+from tasks.domain.gate import Check
 from tasks.domain.ranking_metrics import K
 from tasks.evaluation.answers import Answers
+from tasks.evaluation.behaviour import behaviour_checks
 from tasks.evaluation.compared import Compared, require_each_once, slice_report, write_slates
+from tasks.evaluation.counterfactual import counterfactual
 from tasks.evaluation.facts import Groups, MorningFacts
+from tasks.evaluation.queries import query_checks
 from tasks.evaluation.state_checks import state_checks
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, iso_day
@@ -42,8 +46,9 @@ from tasks.ranker.judge import (
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Ranking, rank_profile, rank_slate
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer, TorchScorer
+from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
 from tasks.ranker.state import NOBODY, ItemState, View
+from tasks.ranker.text import QueryEncoder
 
 
 @dataclass
@@ -71,6 +76,7 @@ def evaluate(
     champion_view: Path | None,
     out: Path,
     groups: Groups | None = None,
+    previous: Path | str = "not given",
 ) -> dict[str, Any]:
     """Score whatever this run has made.
 
@@ -78,6 +84,7 @@ def evaluate(
         candidate: directory with model/, or None where only the state is new.
         champion: src directory of the release that serves, with its view; None for a first champion.
         groups: attributes of users that gave any, for the fairness slices.
+        previous: src directory of the release that served before the champion, or why it is not compared.
 
     Raises:
         InputRejected: there is nothing to compare, no slate to compare on, or predictions that are none.
@@ -90,7 +97,7 @@ def evaluate(
     else:
         told = {"state": _state(data, dataset, champion, champion_view, seen, groups or {})}
         if candidate is not None:
-            told["weights"] = _weights(data, candidate, champion, seen, groups or {})
+            told["weights"] = _weights(data, candidate, champion, seen, groups or {}, previous)
     _require_sound(seen, out)
     for kind, one in told.items():
         require_each_once(kind, one.compared)
@@ -142,37 +149,79 @@ def _see(seen: Predictions, kind: str, system: str, one: Judged, ranking: Rankin
     seen.add(kind, system, iso_day(one.slate.day), one.slate.user, ranking.order, ranking.scores)
 
 
-def _weights(data: Dataset, candidate: Path, champion: Path, seen: Predictions, groups: Groups) -> Told:
+def _weights(
+    data: Dataset, candidate: Path, champion: Path, seen: Predictions, groups: Groups, previous: Path | str
+) -> Told:
     new, old = OpenVinoScorer(candidate / "model"), OpenVinoScorer(champion / "release" / "model")
     sides = _ranked_by(new, "weights", "candidate", seen), _ranked_by(old, "weights", "champion", seen)
-    return _compare(data, data.split.holdout_days, sides, candidate, groups)
+    return _compare(data, data.split.holdout_days, sides, new, candidate, groups, previous)
 
 
 def _first_champion(data: Dataset, candidate: Path, seen: Predictions, groups: Groups) -> Told:
     scorer = OpenVinoScorer(candidate / "model")
     sides = _ranked_by(scorer, "bootstrap", "candidate", seen), _counting()
-    return _compare(data, data.split.validation_days, sides, candidate, groups)
+    return _compare(data, data.split.validation_days, sides, scorer, candidate, groups)
 
 
-def _compare(data: Dataset, days: tuple[str, ...], sides: tuple[Side, Side], candidate: Path, groups: Groups) -> Told:
-    """Two systems on every slate of `days`; beside them the counting baseline and the candidate without its transformers."""
+def _compare(
+    data: Dataset,
+    days: tuple[str, ...],
+    sides: tuple[Side, Side],
+    scorer: Scorer,
+    candidate: Path,
+    groups: Groups,
+    previous: Path | str = "there is no champion yet",
+) -> Told:
+    """Two systems on every slate of `days`; beside them counting, the candidate without transformers, the champion before."""
     silenced, counting = TorchScorer.load(candidate / "model", zeroed=True), _counting()
     compared: list[Compared] = []
-    peer, zeroed = [], []
+    sample: list[Judged] = []
+    before, skipped = _scorer_before(previous)
+    peer, zeroed, earlier = [], [], []
     with Progress("evaluate", len(days), "days") as bar:
         for morning, slates in data.mornings(days):
             facts = MorningFacts(morning, data.whole, groups)
             _stock(sides, morning)
-            for one in prepare([(morning, slates)]):
+            prepared = prepare([(morning, slates)])
+            sample = sample or prepared
+            for one in prepared:
                 ours, theirs = (side.rank(one, side.answers) for side in sides)
                 compared.append(_compared(one, facts, ours, theirs))
                 peer.append(counting.rank(one, counting.answers))
                 zeroed.append(judge(silenced, one))
+                earlier += [judge(before, one)] if before else []
             bar.advance()
     if not compared:
         raise InputRejected(f"{', '.join(days)} hold no slate of the selected users, so nothing can be compared")
-    extra = {"gp_topfreq": mean_of(peer), "transformer_zeroed": mean_of(zeroed)}
+    checks, queries = _golden_queries(data, candidate, morning)
+    extra = {
+        "gp_topfreq": mean_of(peer),
+        "transformer_zeroed": mean_of(zeroed),
+        "previous_champion": mean_of(earlier) if before else {"skipped": skipped},
+        "queries": queries,
+        "counterfactual": counterfactual(data, days, scorer),
+        "checks": [one.model_dump(mode="json") for one in (*behaviour_checks(scorer, sample), *checks)],
+    }
     return Told(_facts(data, days, compared) | extra, compared, sides)
+
+
+def _scorer_before(previous: Path | str) -> tuple[OpenVinoScorer | None, str]:
+    """The model that served before the champion, or why it is not compared."""
+    if isinstance(previous, str):
+        return None, previous
+    try:
+        return OpenVinoScorer(previous / "release" / "model"), ""
+    except InputRejected as err:  # other features than this code makes: it stands for nothing today
+        return None, str(err)
+
+
+def _golden_queries(data: Dataset, candidate: Path, morning: Morning) -> tuple[list[Check], dict[str, Any] | None]:
+    """Nothing where the candidate answers no search."""
+    items, known = morning.items, data.whole.log.items
+    if not (candidate / "text" / "encoder.xml").exists() or not (items.text[: items.size] >= 0).any():
+        return [], None
+    texts = dict(zip(known.ids, known.texts, strict=True))
+    return query_checks(QueryEncoder(candidate / "text"), items, [texts[item] for item in items.ids[: items.size]])
 
 
 def _stock(sides: tuple[Side, Side], morning: Morning) -> None:
