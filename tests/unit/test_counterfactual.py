@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from tasks.domain.counterfactual import snips
+from tasks.evaluation.counterfactual import counterfactual
+from tasks.ranker.arrays import iso_day
+from tasks.ranker.build import StateBuilder
+from tasks.ranker.features import COLUMN
+from tasks.ranker.log import Plans
+from tasks.ranker.rank import recommend
+from tasks.ranker.shown import Shown
+from tests.ranker_builders import texts_of
+from tests.serving_builders import DAY, USERS, a_log
 
 HOW = (
     "the Open Bandit sample is not here: pip download --no-deps obp==0.4.1 -d DIR, then "
@@ -58,6 +69,58 @@ def test_it_finds_the_truth_that_the_mean_of_the_log_misses():
     told = snips(reward, wanted[action], logged[action])
     assert told.value == pytest.approx(pays @ wanted, abs=3 * told.standard_error)
     assert abs(reward.mean() - pays @ wanted) > 20 * told.standard_error
+
+
+class Popular:
+    def base(self, x, item_vec):
+        return x[:, COLUMN["sales_28d"]]
+
+    def full(self, x, item_vec, tokens, mask):
+        return self.base(x, item_vec)
+
+
+def lists(builder, day, each=20):
+    """Lists of one place: every other one shows the model's choice; every fourth of those is answered, others always."""
+    morning, rows = builder.morning(day), []
+    item_of = {row: item for item, row in enumerate(morning.row_of.tolist()) if row >= 0}
+    for user in builder.users.tolist():
+        offered, ranking = recommend(Popular(), morning.items, morning.histories[user], day=day)
+        first, last = (item_of[int(offered[ranking.order[at]])] for at in (0, -1))
+        rows += [(user, first if n % 2 else last, n % 8 == 1 or n % 2 == 0) for n in range(each)]
+    user, item, answered = (np.array(column) for column in zip(*rows, strict=True))
+    n = len(rows)
+    return Shown(
+        day=np.full(n, day, np.int32),
+        request=np.arange(n, dtype=np.int32),
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        position=np.zeros(n, np.int16),
+        propensity=np.full(n, 0.5, np.float32),
+        grade=answered.astype(np.uint8),
+    )
+
+
+def test_only_places_that_show_what_the_model_would_show_say_something_about_it():
+    log, day = a_log(), DAY - 1
+    users = np.arange(USERS, dtype=np.int32)
+    builder = StateBuilder(log, Plans({}), users, texts_of(log))
+    builder.shown = lists(builder, day, each=40)
+    told = counterfactual(SimpleNamespace(whole=builder), (iso_day(day),), Popular())
+    assert told["events"] == 40 * USERS and told["effective_sample"] == pytest.approx(20 * USERS)
+    assert told["value"] == pytest.approx(0.25)
+    assert builder.shown.grade.mean() > 0.6, "the log as a whole was answered much more often"
+
+
+def test_a_log_without_lists_or_without_chances_has_no_estimate():
+    log, day = a_log(), DAY - 1
+    builder = StateBuilder(log, Plans({}), np.arange(USERS, dtype=np.int32), texts_of(log))
+    data = SimpleNamespace(whole=builder)
+    assert counterfactual(data, (iso_day(day),), Popular()) is None
+    shown = lists(builder, day)
+    builder.shown = replace(shown, propensity=np.full_like(shown.propensity, np.nan))
+    assert counterfactual(data, (iso_day(day),), Popular()) is None
+    builder.shown = shown
+    assert counterfactual(data, (iso_day(day - 1),), Popular()) is None, "another day's lists"
 
 
 def campaign(policy):
