@@ -15,7 +15,7 @@ from tasks.ranker.judge import prepare
 from tasks.ranker.log import Plans
 from tasks.ranker.runtime import OpenVinoScorer
 from tasks.ranker.slates import slates_on
-from tasks.ranker.state import NOBODY, ItemState, View
+from tasks.ranker.state import NOBODY, ItemState, View, history_from_events
 from tasks.serving.engine import Engine
 from tasks.serving.release import verify
 from tests.ranker_builders import texts_of
@@ -158,3 +158,10 @@ def test_the_service_scores_what_the_evaluator_scores_and_another_model_is_seen(
     skewed = skew_check(evaluator_scores(OpenVinoScorer(other.directory / "model"), items, View(view)), ask)
     assert not skewed.ok and skewed.value > 0.01
     assert not skew_check(scored, lambda request: (["item-000"], [0.0])).ok
+
+
+def test_a_line_of_quantity_zero_is_read_from_a_request_as_from_the_log():
+    items = a_morning().items
+    line = {"item_id": items.ids[3], "event_time": "2017-06-20T12:00:00Z", "value": 2.0}
+    assert history_from_events(items, [line | {"quantity": 0.0}]).quantity.tolist() == [0.0]
+    assert history_from_events(items, [line]).quantity.tolist() == [1.0], "not said is one piece"
