@@ -22,6 +22,7 @@ from tasks import telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
+from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
 from tasks.settings import Settings
 
@@ -264,5 +265,6 @@ def doctor(as_json: AsJson = False) -> None:
 app.command()(explain)
 app.command()(bundle)
 app.command()(reproduce)
+app.command()(evaluate)
 app.command()(erase)
 app.command()(retention)

@@ -204,6 +204,7 @@ def _try_service(src: Path, view: Path, digest: str) -> int:
             _wait_until_ready(port, process, digest)
             for number, case in enumerate(golden.cases):
                 _compare(port, digest, number, case, golden.tolerance)
+            _require_no_skew(port, src / "release", view)
         finally:
             process.terminate()
             try:
@@ -224,6 +225,25 @@ def _compare(port: int, digest: str, number: int, case: Any, tolerance: float) -
     difference = disagreement(case.items, case.scores, got, scores, tolerance)
     if difference:
         raise InputRejected(f"the packaged service answered golden request {number} with {difference}; not released")
+
+
+def _require_no_skew(port: int, release: Path, view: Path) -> None:
+    """The service against the evaluator's own path, on the histories of users that the view knows."""
+    from tasks.evaluation.skew import evaluator_scores, skew_check
+    from tasks.ranker.runtime import OpenVinoScorer
+    from tasks.ranker.state import ItemState, View
+
+    def ask(request: dict[str, Any]) -> tuple[list[str], list[float]]:
+        status, _, body = _ask(port, "/rank", json.dumps(request).encode())
+        if status != 200:
+            raise InputRejected(f"the packaged service answered a user's history with {status}: {body[:300]!r}")
+        answered = json.loads(body)["items"]
+        return [item["item_id"] for item in answered], [item["score"] for item in answered]
+
+    scored = evaluator_scores(OpenVinoScorer(release / "model"), ItemState.load(release / "items"), View(view))
+    check = skew_check(scored, ask)
+    if not check.ok:
+        raise InputRejected(f"train/serve skew: {check.sentence}; not released")
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[str], digest: str) -> None:

@@ -51,8 +51,12 @@ def _resolve_champion(call: Call) -> dict[str, Any]:
     from tasks.resolve_champion import resolve_champion
 
     status = ControllerClient(call.settings).status()
-    digest = status["champion"]["digest"] if status.get("champion") else None
-    return resolve_champion(status, release_description(call.store, digest) if digest else {}, call.out)
+    champion = release_description(call.store, status["champion"]["digest"]) if status.get("champion") else {}
+    try:
+        previous = release_description(call.store, status["previous"]["digest"]) if status.get("previous") else None
+    except InputRejected:  # retired or taken out since; it is compared for the record only
+        previous = None
+    return resolve_champion(status, champion, call.out, previous)
 
 
 def _build_dataset(call: Call) -> dict[str, Any]:
@@ -104,6 +108,7 @@ def _compress(call: Call) -> dict[str, Any]:
 
 
 def _evaluate(call: Call) -> dict[str, Any]:
+    from tasks.adapters.user_groups import user_groups
     from tasks.evaluate import evaluate
 
     return evaluate(
@@ -112,6 +117,8 @@ def _evaluate(call: Call) -> dict[str, Any]:
         champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
         champion_view=_champion_view(call) if "resolve_champion" in call.inputs else None,
         out=call.out,
+        groups=user_groups(call.store, call.partition),
+        previous=_previous(call),
     )
 
 
@@ -201,6 +208,22 @@ def _champion_release(call: Call) -> Path:
     return fetch(call.store, "releases", digest, call.settings.data / "releases" / digest)
 
 
+def _previous(call: Call) -> Path | str:
+    """The release that served before the champion, or why there is nothing to compare with."""
+    from tasks.adapters.releases import fetch
+    from tasks.domain.champion import read_champion
+
+    champion = read_champion(call.inputs["resolve_champion"]) if "resolve_champion" in call.inputs else None
+    if champion is None or champion.previous is None:
+        return "no release served before"
+    if champion.previous_weights_digest == champion.weights_digest:
+        return "the release before has the champion's weights"
+    try:
+        return fetch(call.store, "releases", champion.previous, call.settings.data / "releases" / champion.previous)
+    except InputRejected as err:
+        return str(err)
+
+
 def _champion_view(call: Call) -> Path:
     from tasks.adapters.releases import fetch
     from tasks.domain.champion import read_champion
@@ -247,8 +270,16 @@ def _serving(asked: Asked) -> dict[str, Parameter]:
     """The answer is part of the key: asking again after a promotion is another question."""
     from tasks.controller.client import ControllerClient
 
-    champion = ControllerClient(asked.settings).status().get("champion")
-    return {"champion": champion["digest"] if champion else None}
+    status = ControllerClient(asked.settings).status()
+    return {role: status[role]["digest"] if status.get(role) else None for role in ("champion", "previous")}
+
+
+def _groups(asked: Asked) -> dict[str, Parameter]:
+    """Whose groups are compared: a person may have been erased since."""
+    from tasks.adapters.user_groups import users_digest
+
+    digest = users_digest(asked.store, asked.partition)
+    return {"user_groups": digest[:16] if digest else None}
 
 
 def _policy(asked: Asked) -> dict[str, Parameter]:
@@ -268,7 +299,7 @@ STEPS: dict[str, Step] = {
         Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
         Step("finetune", ("build_dataset",), _finetune, depends=_training),
         Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
-        Step("evaluate", ("build_dataset",), _evaluate, optional=("compress", "resolve_champion")),
+        Step("evaluate", ("build_dataset",), _evaluate, depends=_groups, optional=("compress", "resolve_champion")),
         Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
         Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "compress", "resolve_champion")),
         Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),

@@ -17,6 +17,8 @@ class Champion(Record):
     train_end: str
     state_through: str
     weights_digest: str
+    previous: str | None = None  # the release that served before it, where there was one
+    previous_weights_digest: str | None = None
 
 
 def read_champion(directory: Path) -> Champion:

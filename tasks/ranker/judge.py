@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.domain.ranking_metrics import METRICS, logloss, ranked_metrics
+from tasks.domain.ranking_metrics import (
+    METRICS,
+    K,
+    accuracy,
+    auc,
+    diversity,
+    logloss,
+    novelty,
+    ranked_metrics,
+    value_ndcg,
+)
 from tasks.ranker import rank
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.build import Morning
@@ -54,6 +64,33 @@ def row_of(ranking: rank.Ranking, one: Judged) -> Row:
     return row
 
 
+def full_row_of(ranking: rank.Ranking, one: Judged) -> Row:
+    """All that can be said of one ranking of the slate's own candidates: for evaluation, not for every epoch."""
+    ranked = one.ranked.candidates[ranking.order]
+    relevant = np.isin(ranked, one.slate.positives)
+    row = row_of(ranking, one) | of_ten(ranked, one)
+    row["accuracy[all]"] = accuracy(ranking.scores, relevant)
+    area = auc(ranking.scores, relevant)
+    return row if area is None else row | {"auc[all]": area}
+
+
+def of_ten(ranked: Ints, one: Judged) -> Row:
+    """Value-weighted NDCG, diversity and novelty of the ten best of `ranked`: catalogue rows of the morning, -1 unknown."""
+    items, positives = one.ranked.profile.items, one.slate.positives
+    top = ranked[:K]
+    known = top[(top >= 0) & (top < items.size)]
+    at = np.minimum(np.searchsorted(positives, top), len(positives) - 1)
+    paid = one.slate.paid.astype(np.float64)
+    described = known[items.text[known] >= 0]
+    share = (items.sales28[known].astype(np.float64) + 1) / (float(items.sales28.sum()) + items.size)
+    values = {
+        "value_ndcg_at_10[all]": value_ndcg(np.where(positives[at] == top, paid[at], 0.0), paid),
+        "diversity_at_10[all]": diversity(items.vectors(described)),
+        "novelty_at_10[all]": novelty(share),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def metrics_of(relevant: NDArray[np.bool_], past: NDArray[np.bool_], slate: Slate) -> Row:
     """`relevant` and `past` in ranked order. A slate without new (or repeat) positives has no row for that task."""
     parts = {
@@ -70,7 +107,13 @@ def metrics_of(relevant: NDArray[np.bool_], past: NDArray[np.bool_], slate: Slat
 
 
 def personal_then_popular(one: Judged) -> Row:
-    """GP-TopFreq, the peer: what the user bought most often, then what sold most in 28 days; whole catalogue."""
+    """Metrics of GP-TopFreq, the peer."""
+    order, past = personal_then_popular_order(one)
+    return metrics_of(np.isin(order, one.slate.positives), past[order], one.slate)
+
+
+def personal_then_popular_order(one: Judged) -> tuple[Ints, NDArray[np.bool_]]:
+    """GP-TopFreq: what the user bought most often, then what sold most in 28 days; (whole catalogue, bought before)."""
     profile, items = one.ranked.profile, one.ranked.profile.items
     scores: Floats = 0.5 * items.sales28 / (items.sales28.max() + 1)
     past = np.zeros(items.size, bool)
@@ -79,7 +122,7 @@ def personal_then_popular(one: Judged) -> Row:
     past[keys[inside]] = True
     scores[keys[inside]] += profile.by_item.counts[inside]
     order: Ints = np.argsort(-scores, kind="stable").astype(np.int32)
-    return metrics_of(np.isin(order, one.slate.positives), past[order], one.slate)
+    return order, past
 
 
 def mean_of(rows: Iterable[Row]) -> Row:

@@ -16,12 +16,13 @@ from tasks.ranker.build import Morning, StateBuilder
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """`positives` are catalogue rows of the morning; `new` marks those that the user had never bought before."""
+    """`positives` are catalogue rows of the morning, ascending; `new` marks those never bought by the user before."""
 
     day: int
     user: int
     positives: Ints
     new: NDArray[np.bool_]
+    paid: Floats  # for each of them on this day
 
 
 def slates_of(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[Slate]:
@@ -31,11 +32,12 @@ def slates_of(builder: StateBuilder, day: int, row_of: Ints, size: int) -> list[
     rows = row_of[log.item[first:after]]
     kept = (rows >= 0) & (rows < size) & np.isin(log.user[first:after], builder.users)
     rows, users, new = rows[kept], log.user[first:after][kept], builder.previous[first:after][kept] < 0
+    paid = log.value[first:after][kept]
     slates = []
     for user in np.unique(users):
         mine = users == user
         order = np.argsort(rows[mine])
-        slates.append(Slate(day, int(user), rows[mine][order].astype(np.int32), new[mine][order]))
+        slates.append(Slate(day, int(user), rows[mine][order].astype(np.int32), new[mine][order], paid[mine][order]))
     return slates
 
 

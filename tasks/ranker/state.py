@@ -188,7 +188,8 @@ def history_from_events(items: ItemState, events: Iterable[Mapping[str, Any]]) -
             continue
         day = min(_event_day(event.get("event_time"), items.day - 1), items.day - 1)
         line = merged.setdefault((day, row), [0.0, 0.0, 0.0])
-        line[0] += event.get("quantity") or 1.0
+        quantity = event.get("quantity")
+        line[0] += 1.0 if quantity is None else quantity  # a log has lines of quantity 0, and training reads them so
         line[1] += event.get("value") or 0.0
         line[2] = max(line[2], float((event.get("discount") or 0.0) > 0))
     keys = sorted(merged)

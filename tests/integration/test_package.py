@@ -18,7 +18,7 @@ import pytest
 
 from tasks.adapters.bento import LOCK, locked_requirements
 from tasks.domain.errors import InputRejected
-from tasks.package import package
+from tasks.package import _require_no_skew, package
 from tasks.serving.launch import launch_command, launch_environment
 from tests.serving_builders import a_release, write_secrets
 
@@ -148,6 +148,22 @@ def test_a_stop_finishes_what_is_in_flight_and_is_not_ready_first(served: Served
     stop.set()
     assert process.wait(20) == 0
     assert set(statuses) == {200}
+
+
+def test_a_service_that_scores_otherwise_than_the_evaluator_is_not_released(
+    served: Served, packed: Packed, tmp_path: Path
+) -> None:
+    src, view = packed[1] / "src", packed[1] / "view"
+    port = int(served[1].rsplit(":", 1)[1])
+    _require_no_skew(port, src / "release", view)
+    shutil.copytree(src / "release", tmp_path / "release")
+    shutil.copytree(
+        a_release(tmp_path / "other", seed=1)[0] / "release" / "model",
+        tmp_path / "release" / "model",
+        dirs_exist_ok=True,
+    )
+    with pytest.raises(InputRejected, match=r"train/serve skew: .* differ by at most .*not released"):
+        _require_no_skew(port, tmp_path / "release", view)
 
 
 def test_the_service_loads_nothing_that_trains(packed: Packed) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
@@ -235,7 +236,8 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
 
     target = home / "evaluated"
     target.mkdir()
-    summary = evaluate(out, compressed[0], champion, dataset / "view", target)
+    groups = {user: {"age": "65+"} for user in View(dataset / "view").user_ids}
+    summary = evaluate(out, compressed[0], champion, dataset / "view", target, groups, previous=champion)
     told = json.loads((target / "evaluation.json").read_text())["candidates"]
     assert told["weights"]["candidate"] == told["weights"]["champion"], "the same model is its own equal"
     assert told["weights"]["transformer_zeroed"]["ndcg_at_10[all]"] != told["weights"]["candidate"]["ndcg_at_10[all]"]
@@ -244,6 +246,34 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
         "fresh state pays"
     )
     assert summary["weights.gp_topfreq"] < summary["weights.candidate.ndcg_at_10[all]"]
+    assert told["weights"]["previous_champion"]["ndcg_at_10[all]"] == told["weights"]["champion"]["ndcg_at_10[all]"]
+    assert told["weights"]["slices"]["group_age_65"]["slates"] == told["weights"]["slates"]
+    slates = pq.read_table(target / "slates.parquet")
+    of_weights = slates.filter(np.array(slates["kind"].to_pylist()) == "weights")
+    assert of_weights["slate"].to_pylist() == list(range(told["weights"]["slates"]))
+    for name, one in told["weights"]["slices"].items():
+        assert sum(of_weights[f"slice.{name}"].to_pylist()) == one["slates"], name
+    assert told["weights"]["slices"]["head_items"]["slates"] > 0
+    means = {name.removeprefix("candidate."): slates[name] for name in slates.column_names if "candidate." in name}
+    assert {"auc[all]", "accuracy[all]", "logloss[all]", "value_ndcg_at_10[all]", "f1_at_10[new]"} <= set(means)
+    report = told["weights"]["report"]
+    assert report["candidate"] == report["champion"], "the same model is its own equal"
+    assert 0.5 < report["candidate"]["gauc"] < 1 and 0 < report["candidate"]["coverage_at_10"] <= 1
+    assert sum(one["count"] for one in report["candidate"]["reliability"]) > 100 * told["weights"]["slates"]
+
+
+def test_a_first_champion_is_compared_with_counting_and_its_behaviour_is_checked(dataset, compressed, home):
+    target = home / "evaluated-first"
+    target.mkdir()
+    evaluate(dataset, compressed[0], None, None, target)
+    told = json.loads((target / "evaluation.json").read_text())["candidates"]["bootstrap"]
+    assert told["champion"] == told["gp_topfreq"] and "skipped" in told["previous_champion"]
+    assert set(told["report"]["champion"]) == {"coverage_at_10", "gini_at_10"}, "counting gives no probabilities"
+    assert [one["name"] for one in told["checks"] if not one["ok"]] == []
+    assert len(told["checks"]) == 6
+    asked = told["queries"]["ndcg_at_10"]
+    assert asked["plain"] >= asked["typo"] and asked["plain"] > asked["stuffed_titles"]
+    assert told["counterfactual"] is None, "a log of purchases says nothing about what was shown"
 
 
 def test_rows_of_a_day_hold_every_retrieved_positive_and_stand_for_all_candidates(dataset):

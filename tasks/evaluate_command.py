@@ -1,0 +1,70 @@
+"""`freshrank evaluate`: a release on data that it has never seen, offline."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tasks.domain.errors import InputRejected
+
+screen = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def evaluate(
+    release: Annotated[Path, typer.Option(help="a release's src folder, or the folder that holds src/ and view/")],
+    data: Annotated[Path, typer.Option(help="events that meet the contract, or judged queries: query, item_id, grade")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Score a release on events or judged queries that it has never seen. Needs no stack and changes nothing."""
+    from tasks.evaluation.outside import evaluate_release
+    from tasks.serving.release import verify
+
+    src, view = parts_of(release)
+    told = evaluate_release(verify(src), view, data)
+    if as_json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        _show(told)
+
+
+def parts_of(folder: Path) -> tuple[Path, Path | None]:
+    """(src, view or None) of a release folder. Raises InputRejected where there is no release."""
+    src = folder / "src" if (folder / "src").is_dir() else folder
+    if not (src / "release" / "release.json").exists():
+        raise InputRejected(
+            f"{folder} holds no release: release/release.json is missing; give the folder that holds src/"
+        )
+    view = src.parent / "view"
+    return src, view if (view / "users.json").exists() else None
+
+
+def _show(told: dict[str, Any]) -> None:
+    users = f" of {told['users']:,} users" if "users" in told else ""
+    screen.print(f"release {told['release'][:12]} on {told['data']}: {told['slates']:,} slates{users} ({told['kind']})")
+    baseline = told["baseline"]
+    table = Table(header_style="bold")
+    for column in ("metric", "release", baseline["name"]):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, value in told["metrics"].items():
+        other = baseline["metrics"].get(name)
+        table.add_row(name, f"{value:.4f}", "-" if other is None else f"{other:.4f}")
+    for name, value in told["report"].items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.4f}", "-")
+    screen.print(table)
+    if told["slices"]:
+        slices = Table(header_style="bold")
+        for column in ("slice", "slates", "ndcg_at_10"):
+            slices.add_column(column, justify="left" if column == "slice" else "right")
+        for name, one in told["slices"].items():
+            slices.add_row(name, f"{one['slates']:,}", f"{one['ndcg_at_10']:.4f}")
+        screen.print(slices)
+    for name, count in told["left_out"].items():
+        if count:
+            screen.print(f"left out: {count:,} {name.replace('_', ' ')}")

@@ -1,0 +1,1 @@
+"""What the evaluate step and `freshrank evaluate` share: facts about slates, reports about systems, checks of behaviour."""
