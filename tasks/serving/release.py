@@ -93,8 +93,11 @@ def file_digests(root: Path) -> dict[str, str]:
             total += path.stat().st_size
             if len(found) >= MAX_FILES or total > MAX_BYTES:
                 raise InputRejected(f"{root.name} holds more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; refused")
-            with path.open("rb") as file:
-                found[relative] = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with path.open("rb") as file:
+                    found[relative] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as err:
+                raise InputRejected(f"{relative} cannot be read ({err.strerror}); pull it again") from None
     return found
 
 
@@ -155,9 +158,9 @@ def _read_record(src: Path) -> ReleaseRecord:
         record = msgspec.json.decode(body, type=ReleaseRecord)
         if canonical_json(_stamped(msgspec.to_builtins(record))) != body or record.version != 1:
             raise ValueError
-    except FileNotFoundError:
+    except OSError:
         raise InputRejected(f"{RELEASE_JSON} is missing; {src.name} is not a release") from None
-    except (ValueError, UnicodeDecodeError):
+    except ValueError:
         raise InputRejected(f"{RELEASE_JSON} is not what was written; pull the release again") from None
     return record
 
