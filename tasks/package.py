@@ -23,12 +23,12 @@ from tasks.adapters.bento import NAME, build_bento
 from tasks.adapters.signing import SigningKeys, sign
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json, digest_of
+from tasks.lineage import PARTITIONS_JSON
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/domain")
 READY_WITHIN_S = 120
 GOLDEN_QUERIES = ("whole milk", "fresh fruit")
-PARTITIONS_JSON = "partitions.json"  # of build_dataset: day -> digest of what it held
 NOT_AN_ITEM = "not-an-item"
 
 

@@ -61,7 +61,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
     from tasks.adapters.partitions import fetch_accepted
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
-    from tasks.package import PARTITIONS_JSON
+    from tasks.lineage import PARTITIONS_JSON
     from tasks.training_set import allowed
     from tasks.validate_data import load_policy
 
