@@ -38,8 +38,7 @@ FORM = {
 
 
 @dag(
-    # No start_date, and no time in which a slot that is over still starts (False means a tenth of a day): unpausing would
-    # start it beside the run that somebody asked for
+    # No start_date, and no grace for a slot that is over (False is a tenth of a day): unpausing would start it beside ours
     schedule=CronPartitionTimetable("0 5 * * *", timezone="UTC", key_format="%Y-%m-%d", run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
@@ -51,9 +50,7 @@ FORM = {
 )
 def model_refresh() -> None:
     ingested = step("ingest")()
-    landed = PartitionLanded(
-        task_id="wait_for_partition", ingested=ingested, timeout=timedelta(hours=20).total_seconds()
-    )
+    landed = PartitionLanded(task_id="wait_for_partition", ingested=ingested, timeout=20 * 3600)
     sound = step("validate_data")(ingest=ingested)
     champion = step("resolve_champion")(validate_data=sound)
     dataset = step("build_dataset")(validate_data=sound, resolve_champion=champion)

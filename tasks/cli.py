@@ -24,6 +24,7 @@ from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
+from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -178,7 +179,7 @@ def unfreeze(reason: Reason, as_json: AsJson = False) -> None:
 def served_at(
     moment: Annotated[str, typer.Argument(help="a UTC time, e.g. 2026-11-21T03:00:00Z")], as_json: AsJson = False
 ) -> None:
-    """Which release was champion at a moment, and which row of the rollout log made it so."""
+    """What served at a moment, and why: the champion, the weights, and the row of the rollout log that made it so."""
     from tasks.controller.client import ControllerClient
 
     try:
@@ -187,7 +188,7 @@ def served_at(
         raise InputRejected(f"{moment!r} is not a time; write it as 2026-11-21T03:00:00Z") from None
     asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
     told = ControllerClient(Settings()).served_at(asked.isoformat())
-    _emit(told) if as_json else screen.print_json(data=told)
+    _emit(told) if as_json else screen.print("\n".join(served_in_words(told)))
 
 
 @app.command()
@@ -268,3 +269,5 @@ app.command()(reproduce)
 app.command()(evaluate)
 app.command()(erase)
 app.command()(retention)
+app.command()(lineage)
+app.command()(diff)

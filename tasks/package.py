@@ -13,14 +13,17 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tasks.adapters.bento import NAME, build_bento
+from tasks.adapters.signing import SigningKeys, sign
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json, digest_of
+from tasks.lineage import PARTITIONS_JSON
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/domain")
@@ -38,14 +41,18 @@ def package(
     key_id: str,
     bento_home: Path,
     out: Path,
+    *,
+    keys: SigningKeys,
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Lay out, seal, build and try one release; `out` then holds `src/` (the release) and `view/`.
+    """Lay out, seal, sign, build and try one release; `out` then holds `src/` (the release), its signature and `view/`.
 
     Args:
         choice: weights (the candidate's), state (the champion's weights with the dataset's state) or bootstrap.
         candidate: directory with model/ and text/, as compress leaves it. Needed unless `choice` is state.
         champion: src directory of the release that serves. Needed for `state`.
-        dataset: directory with items/, view/ (the state of the coming morning) and dataset.json.
+        dataset: directory with items/, view/ (the state of the coming morning), partitions.json and dataset.json.
+        provenance: what the release was decided by: code, lock, seed, recipe, policy, verdict. No clock, no path.
 
     Raises:
         InputRejected: an input is missing, or the built service does not answer as the engine did.
@@ -60,6 +67,7 @@ def package(
     _copy_tree(dataset / "view", view)
     view_digest, users, state_through = _seal_view(view, release)
     _record_golden(release)
+    _write_provenance(release, dataset, provenance)
     facts = {
         "kind": choice,
         "partition": partition,
@@ -71,13 +79,17 @@ def package(
         "key_id": key_id,
     }
     from tasks.serving.release import seal
+    from tasks.serving.signature import signature_of
 
     digest = seal(src, facts)
+    signed_by = sign(src, keys)
     built = build_bento(src, digest, bento_home)
-    checked = _try_service(built, view, digest)
+    shutil.copyfile(signature_of(src), signature_of(built))
+    checked = _try_service(built, view, digest, keys.public)
     files = [path for path in src.rglob("*") if path.is_file()]
     return {
         "release": digest,
+        "signed_by": signed_by,
         "view": view_digest,
         "kind": choice,
         "partition": partition,
@@ -146,6 +158,15 @@ def _seal_view(view: Path, release: Path) -> tuple[str, int, str]:
     return seal_view(view, len(histories)), len(histories), iso_day(items.day - 1)
 
 
+def _write_provenance(release: Path, dataset: Path, told: Mapping[str, Any]) -> None:
+    """provenance.json: which days, by content, and what was decided by. Manifests lead to the rest (`freshrank lineage`)."""
+    try:
+        partitions = json.loads((dataset / PARTITIONS_JSON).read_bytes())
+    except FileNotFoundError:
+        raise InputRejected(f"{PARTITIONS_JSON} is missing in {dataset.name}; run build_dataset again") from None
+    (release / "provenance.json").write_bytes(canonical_json({"version": 1, **told, "partitions": partitions}))
+
+
 def _record_golden(release: Path) -> None:
     from tasks.ranker.runtime import OpenVinoScorer
     from tasks.ranker.state import ItemState
@@ -189,14 +210,14 @@ def golden_requests(items: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _try_service(src: Path, view: Path, digest: str) -> int:
+def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> int:
     """Start the packaged service as the launcher will, and compare its answers with the golden ones."""
     from tasks.serving.golden import Golden
     from tasks.serving.launch import launch_command, launch_environment
 
     golden = msgspec.json.decode((src / "release" / "golden.json").read_bytes(), type=Golden)
     port = _free_port()
-    command = launch_command(src, view, port, "smoke", digest=digest)
+    command = launch_command(src, view, port, "smoke", digest=digest, public_keys=public_keys)
     with subprocess.Popen(
         command, cwd=src, env=launch_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:

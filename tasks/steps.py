@@ -9,11 +9,14 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, digest_of
-from tasks.run import Asked, Call, Step, read_manifest
+from tasks.run import Asked, Call, Step, code_version, lock_digest, read_manifest
+
+if TYPE_CHECKING:
+    from tasks.domain.gate import Decision
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
     from tasks.adapters.partitions import fetch_accepted
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
+    from tasks.lineage import PARTITIONS_JSON
     from tasks.training_set import allowed
     from tasks.validate_data import load_policy
 
@@ -77,6 +81,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
         out=call.out,
         champion=_champion_view(call) if "resolve_champion" in call.inputs else None,
     )
+    _written(call.out / PARTITIONS_JSON, dict(events.digests))
     return summary | {"marked": "; ".join(allowed(summary, load_policy().training))}
 
 
@@ -168,7 +173,8 @@ def _compared_by(call: Call, step: str) -> str | None:
 
 
 def _package(call: Call) -> dict[str, Any]:
-    from tasks.adapters.releases import publish
+    from tasks.adapters.releases import publish, publish_release
+    from tasks.adapters.signing import signing_keys
     from tasks.domain.gate import Decision
     from tasks.domain.refresh import approvable, override_of
     from tasks.package import package
@@ -190,10 +196,27 @@ def _package(call: Call) -> dict[str, Any]:
         key_id=call.settings.secrets.pseudonym_key_id,
         bento_home=call.settings.data / "bentoml",
         out=call.work / "package",
+        keys=signing_keys(call.settings),
+        provenance=_provenance(call, decision, choice),
     )
     publish(call.store, "views", summary["view"], call.work / "package" / "view")
-    publish(call.store, "releases", summary["release"], call.work / "package" / "src")
+    publish_release(call.store, summary["release"], call.work / "package" / "src", summary["signed_by"])
     return _written(call.out / "release.json", summary)
+
+
+def _provenance(call: Call, decision: Decision, choice: str) -> dict[str, Any]:
+    """What a release says of its making. By content: a run's key would make equal releases differ."""
+    dataset, gate = call.manifests["build_dataset"], call.manifests["gate"]
+    verdict = next(verdict for verdict in decision.verdicts if verdict.kind == choice)
+    return {
+        "partition": call.partition,
+        "code": code_version(),
+        "lock": lock_digest(),
+        "seed": call.seed,
+        "recipe": {"name": dataset.params["recipe"], "digest": dataset.params["recipe_digest"]},
+        "policy": {"name": decision.policy, "digest": gate.params["policy_digest"]},
+        "verdict": {"kind": choice, "outcome": str(verdict.outcome), "approved": decision.shipped == "none"},
+    }
 
 
 def _recipe(told: Call | Asked) -> str:
@@ -201,16 +224,22 @@ def _recipe(told: Call | Asked) -> str:
 
 
 def _champion_release(call: Call) -> Path:
-    from tasks.adapters.releases import fetch
     from tasks.domain.champion import read_champion
 
-    digest = read_champion(call.inputs["resolve_champion"]).release
-    return fetch(call.store, "releases", digest, call.settings.data / "releases" / digest)
+    return _release(call, read_champion(call.inputs["resolve_champion"]).release)
+
+
+def _release(call: Call, digest: str) -> Path:
+    from tasks.adapters.releases import fetch_release
+    from tasks.adapters.signing import public_keys
+    from tasks.serving.signature import read_public_keys
+
+    keys = read_public_keys(public_keys(call.settings))
+    return fetch_release(call.store, digest, call.settings.data / "releases" / digest, keys)
 
 
 def _previous(call: Call) -> Path | str:
     """The release that served before the champion, or why there is nothing to compare with."""
-    from tasks.adapters.releases import fetch
     from tasks.domain.champion import read_champion
 
     champion = read_champion(call.inputs["resolve_champion"]) if "resolve_champion" in call.inputs else None
@@ -219,7 +248,7 @@ def _previous(call: Call) -> Path | str:
     if champion.previous_weights_digest == champion.weights_digest:
         return "the release before has the champion's weights"
     try:
-        return fetch(call.store, "releases", champion.previous, call.settings.data / "releases" / champion.previous)
+        return _release(call, champion.previous)
     except InputRejected as err:
         return str(err)
 

@@ -23,6 +23,7 @@ import httpx
 from infra.local import binaries, envoy_bootstrap
 from tasks.adapters.processes import stop_all
 from tasks.adapters.router import write_initial
+from tasks.adapters.signing import sign, signing_keys
 from tasks.controller.client import ControllerClient
 from tasks.domain.errors import FreshrankError
 from tasks.serving.release import seal, seal_view
@@ -64,8 +65,9 @@ def _taken(port: int) -> bool:
     return False
 
 
-def make_release(serving: Path, name: str, **behaviour: Any) -> str:
-    """A sealed release and its view, where a pull would have put them. Returns its digest."""
+def make_release(settings: Settings, name: str, **behaviour: Any) -> str:
+    """A sealed and signed release and its view, where a pull would have put them. Returns its digest."""
+    serving = settings.data / "serving"
     draft = serving / f".draft-{name}"
     view = draft / "view"
     view.mkdir(parents=True)
@@ -79,13 +81,20 @@ def make_release(serving: Path, name: str, **behaviour: Any) -> str:
     (src / "release").mkdir()
     (src / "release" / "behaviour.json").write_text(json.dumps({"name": name} | behaviour))
     digest = seal(src, {"kind": "state", "partition": "2017-07-01", "created": "2017-07-01", "view": view_digest})
+    put_in_place(settings, digest, src, view_digest, view)
+    shutil.rmtree(draft, ignore_errors=True)
+    return digest
+
+
+def put_in_place(settings: Settings, digest: str, src: Path, view_digest: str, view: Path) -> None:
+    """Sign a sealed release and move it, its signature and its view to where this machine serves from."""
+    serving = settings.data / "serving"
     for kind, found, path in (("releases", digest, src), ("views", view_digest, view)):
         target = serving / kind / found
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             path.rename(target)
-    shutil.rmtree(draft, ignore_errors=True)
-    return digest
+    sign(serving / "releases" / digest, signing_keys(settings))
 
 
 class Stack:
@@ -142,7 +151,7 @@ class Stack:
         stop_all(self.settings)
 
     def release(self, name: str, **behaviour: Any) -> str:
-        return make_release(self.serving, name, **behaviour)
+        return make_release(self.settings, name, **behaviour)
 
     def submit(self, release: str, kind: str = "canary", **policy: Any) -> str:
         started = self.client.submit(

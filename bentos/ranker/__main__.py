@@ -60,6 +60,7 @@ def _options(arguments: list[str] | None) -> tuple[ReplicaOptions, argparse.Name
     add("--host", default=HOST)
     add("--replica", required=True, help="name of this process in /readyz, metrics and feedback files")
     add("--digest", help="refuse to serve any other release than this")
+    add("--public-keys", type=Path, help="PEM file; refuse to serve a release that none of these keys signed")
     add("--secrets", type=Path, help="secrets.json; only pseudonym_key is read. Without it every user is unknown")
     add("--valkey", help="URL of the online store; without it the view's snapshot answers")
     add("--spool", type=Path, help="directory for feedback; without it feedback is only shown to the judge")
@@ -76,6 +77,7 @@ def _options(arguments: list[str] | None) -> tuple[ReplicaOptions, argparse.Name
         name=args.replica,
         view=args.view,
         expected_digest=args.digest,
+        public_keys=args.public_keys,
         secrets=args.secrets,
         valkey_url=args.valkey,
         spool=args.spool,

@@ -26,7 +26,7 @@ SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
 # what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
 NEEDED = (
-    "bentoml", "boto3", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
+    "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
     "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from tasks.domain.errors import FreshrankError, Unavailable
 
 log = logging.getLogger("freshrank.mirror")
 Play = Callable[..., None]
+LONGEST_S = 60.0  # of one flush: a service that answers slowly must not hold a step up for all that waits
 
 
 class Mirror:
@@ -48,11 +49,15 @@ class Mirror:
         return sorted(self.folder.glob("*.json"))
 
     def flush(self) -> None:
-        """Play what waits, oldest first, until it is done or the service does not answer."""
+        """Play what waits, oldest first, until it is done, the service does not answer, or `LONGEST_S` have passed."""
         with self._alone() as mine:
             if not mine:
                 return  # another process is playing, and takes ours too or leaves it to the next call
+            until = time.monotonic() + LONGEST_S
             for path in self.waiting():
+                if time.monotonic() > until:
+                    log.warning("mirror=%s waiting=%d error='slow'", self.folder.name, len(self.waiting()))
+                    return
                 try:
                     kept = json.loads(path.read_text())
                     self._plays[kept["call"]](**kept["arguments"])
@@ -82,6 +87,7 @@ class Mirror:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

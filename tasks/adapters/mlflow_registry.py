@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tasks.adapters.registry import MODEL, RELEASE, RUN_KEY, Metric, Recorded, Registry, Version
+from tasks.adapters.registry import MODEL, RELEASE, RUN_KEY, Dataset, Metric, Recorded, Registry, Version
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.settings import Settings
 
@@ -26,6 +27,7 @@ class MlflowRegistry(Registry):
         self._url = settings.url("mlflow")
         self._http = httpx.Client(base_url=self._url, timeout=timeout_s)
         self._experiment_id: str | None = None
+        self._has_model = False
 
     def run_page(self, run_id: str) -> str:
         return f"{self._url}/#/experiments/{self._experiment()}/runs/{run_id}"
@@ -45,17 +47,22 @@ class MlflowRegistry(Registry):
         return Version(oldest["version"], oldest["source"], _pairs(oldest.get("tags", []))) if oldest else None
 
     def aliases(self) -> dict[str, str]:
-        self._model()
-        model = self._api("GET", "registered-models/get", params={"name": MODEL})["registered_model"]
+        if not self._has_model:
+            self._model()
+        try:
+            model = self._api("GET", "registered-models/get", params={"name": MODEL})["registered_model"]
+        except InputRejected:  # deleted under our hands: made again at the next call
+            self._has_model = False
+            raise
         return {row["alias"]: row["version"] for row in model.get("aliases", [])}
 
     def artifact(self, run_id: str, path: str) -> bytes:
         return self._send("GET", self._artifact_path(run_id, path)).content
 
-    def _find(self, run_key: str) -> Recorded | None:
+    def _find(self, value: str, tag: str = RUN_KEY) -> Recorded | None:
         wanted = {
             "experiment_ids": [self._experiment()],
-            "filter": f'tags."{RUN_KEY}" = {_quoted(run_key)}',
+            "filter": f'tags."{tag}" = {_quoted(value)}',
             "order_by": ["attributes.start_time ASC"],
             "max_results": 1,
         }
@@ -84,6 +91,23 @@ class MlflowRegistry(Registry):
         while any(batch := [list(islice(rows, limit)) for rows, limit in zip(left, limits, strict=True)]):
             body = dict(zip(("metrics", "params", "tags"), batch, strict=True))
             self._api("POST", "runs/log-batch", json={"run_id": run_id, **body})
+
+    def _log_input(self, run_id: str, dataset: Dataset) -> None:
+        described = {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            "source_type": "freshrank",
+            "source": json.dumps({"uri": dataset.uri}),
+            "profile": json.dumps({"num_rows": dataset.rows}),
+        }
+        tags = _rows({"mlflow.data.context": dataset.context})
+        self._api(
+            "POST", "runs/log-inputs", json={"run_id": run_id, "datasets": [{"tags": tags, "dataset": described}]}
+        )
+
+    def _artifact_uri(self, run_id: str, path: str) -> str:
+        root = self._api("GET", "runs/get", params={"run_id": run_id})["run"]["info"]["artifact_uri"]
+        return f"{root}/{path}"
 
     def _put_artifact(self, run_id: str, path: str, content: bytes) -> None:
         self._send("PUT", self._artifact_path(run_id, path), content=content)
@@ -116,6 +140,7 @@ class MlflowRegistry(Registry):
 
     def _model(self) -> None:
         self._api("POST", "registered-models/create", json={"name": MODEL}, exists_is_fine=True)
+        self._has_model = True
 
     def _artifact_path(self, run_id: str, path: str) -> str:
         root = str(self._api("GET", "runs/get", params={"run_id": run_id})["run"]["info"]["artifact_uri"])
@@ -152,6 +177,18 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
         metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
         params=_pairs(data.get("params", [])),
         tags=_pairs(data.get("tags", [])),
+        datasets=[_dataset(one) for one in row.get("inputs", {}).get("dataset_inputs", [])],
+    )
+
+
+def _dataset(row: Mapping[str, Any]) -> Dataset:
+    said = row["dataset"]
+    return Dataset(
+        name=said["name"],
+        digest=said["digest"],
+        uri=json.loads(said["source"])["uri"],
+        context=_pairs(row.get("tags", [])).get("mlflow.data.context", ""),
+        rows=json.loads(said.get("profile", "{}")).get("num_rows", 0),
     )
 
 

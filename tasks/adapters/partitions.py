@@ -28,7 +28,7 @@ from tasks.adapters.store import Store
 from tasks.domain.behaviour import AcceptedManifest, PartitionFile, PartitionManifest
 from tasks.domain.contract import CONTRACT_VERSION, EVENT, ITEM, PLAN, USER, Contract, arrow_schema
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import partition_date
+from tasks.domain.manifest import digest_of, partition_date
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,6 +62,7 @@ class Accepted:
     events: list[Path]
     plans: list[Path]  # of accepted days; the plan in dt=D speaks of the day after D
     catalogue: Path
+    digests: dict[str, str]  # day -> which accepted rows, by content
 
 
 def landed_key(day: str, name: str = "manifest.json") -> str:
@@ -300,7 +301,13 @@ def fetch_accepted(store: Store, through: str, target: Path) -> Accepted:
         wanted = [(landed_key(m.partition, m.plan.name), m.plan.sha256) for m in manifests]
         wanted += [(catalogue_key(manifests[-1].catalogue), manifests[-1].catalogue)]
         paths = list(pool.map(lambda item: _fetched(store, item[0], item[1], target), wanted))
-    return Accepted(days=days, events=events, plans=paths[:-1], catalogue=paths[-1])
+    digests = {manifest.partition: _rows_digest(manifest) for manifest in manifests}
+    return Accepted(days=days, events=events, plans=paths[:-1], catalogue=paths[-1], digests=digests)
+
+
+def _rows_digest(manifest: AcceptedManifest) -> str:
+    """The landed day, and which of its rows are left out: releasing some gives another digest."""
+    return digest_of([manifest.partition_digest, manifest.file("caught").sha256 if manifest.quarantined else None])
 
 
 def _accepted_file(store: Store, manifest: AcceptedManifest, target: Path) -> Path:

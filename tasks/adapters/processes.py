@@ -6,11 +6,13 @@ carries FRSTACK_HOME in its environment, so that `make down` finds them all.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,8 @@ import httpx
 import psutil
 
 from tasks.adapters.launcher import Replica, new_replica
-from tasks.domain.errors import Unavailable
+from tasks.adapters.signing import public_keys
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.machine import MARKER, is_taken
 from tasks.serving.launch import launch_command, launch_environment
@@ -42,10 +45,16 @@ class _Watch:
 
 
 class ProcessLauncher:
-    """Processes of this machine, each in its own session with a scrubbed environment."""
+    """Processes of this machine, each in its own session with a scrubbed environment.
 
-    def __init__(self, settings: Settings) -> None:
+    `check` raises InputRejected for a release that must not run. It is asked before every start, here and not by the
+    replica alone: what runs there is the release's own code, and a forged release would not refuse itself.
+    """
+
+    def __init__(self, settings: Settings, check: Callable[[str], None]) -> None:
         self._settings = settings
+        self._check = check
+        self._starting: set[str] = set()
         self._table = settings.data / "controller" / "replicas.json"
         self._replicas: dict[str, Replica] = {}
         self._watches: dict[str, _Watch] = {}
@@ -70,10 +79,10 @@ class ProcessLauncher:
         await self.tick()
 
     async def start(self, release: str, src: Path, view: Path) -> None:
-        if release in self._replicas:
+        if release in self._replicas or release in self._starting:
             return
         port = self._free_port(self._ports.get(release))
-        self._spawn(new_replica(release, port, src, view))
+        await self._spawn(new_replica(release, port, src, view))
 
     async def stop(self, release: str) -> None:
         replica = self._replicas.get(release)
@@ -85,9 +94,11 @@ class ProcessLauncher:
 
     async def tick(self) -> None:
         for release in list(self._replicas):
+            if release in self._starting or release not in self._replicas:
+                continue  # another tick is at it
             replica, watch = self._replicas[release], self._watches[release]
             if not self._running(replica, watch):
-                self._on_exit(replica, watch)
+                await self._on_exit(replica, watch)
             elif replica.state == "stopping":
                 if watch.kill_at is not None and time.monotonic() > watch.kill_at:
                     _kill_group(replica.pid, self._settings.home)
@@ -97,7 +108,7 @@ class ProcessLauncher:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    def _on_exit(self, replica: Replica, watch: _Watch) -> None:
+    async def _on_exit(self, replica: Replica, watch: _Watch) -> None:
         if replica.state == "stopping":
             _kill_group(replica.pid, self._settings.home)  # its own children, should it have left any
             if not is_taken(replica.port):
@@ -114,7 +125,7 @@ class ProcessLauncher:
             self._update(replica.release, state="down", message=message)
         # the same port, so that the router's clusters stay as they are
         if now >= watch.restart_at and not is_taken(replica.port):
-            self._spawn(self._replicas[replica.release].model_copy(update={"restarts": replica.restarts + 1}))
+            await self._spawn(self._replicas[replica.release].model_copy(update={"restarts": replica.restarts + 1}))
 
     async def _probe(self, replica: Replica, watch: _Watch) -> None:
         now = time.monotonic()
@@ -138,7 +149,22 @@ class ProcessLauncher:
             self._update(replica.release, state="starting", message=message)
             _kill_group(replica.pid, self._settings.home)
 
-    def _spawn(self, replica: Replica) -> None:
+    async def _spawn(self, replica: Replica) -> None:
+        """Check the release, then start a process of it. One that is refused is down, and is checked again later."""
+        self._starting.add(replica.release)
+        try:
+            await asyncio.to_thread(self._check, replica.release)
+        except InputRejected as err:
+            pause = BACKOFF_S[min(replica.restarts + 1, len(BACKOFF_S) - 1)]
+            self._watches[replica.release] = _Watch(child=None, restart_at=time.monotonic() + pause)
+            self._replicas[replica.release] = replica
+            self._update(replica.release, state="down", pid=0, message=f"refused: {err}")
+            return
+        finally:
+            self._starting.discard(replica.release)
+        known = self._replicas.get(replica.release)
+        if known is not None and known.state == "stopping":
+            return  # asked to stop while its files were read
         settings = self._settings
         settings.logs.mkdir(parents=True, exist_ok=True)
         command = launch_command(
@@ -151,6 +177,7 @@ class ProcessLauncher:
             valkey=settings.url("valkey"),
             spool=settings.data / "serving" / "spool",
             store_config=_write_store_config(settings),
+            public_keys=public_keys(settings),
         )
         environment = launch_environment() | {MARKER: str(settings.home)}
         try:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,17 @@ class Metric:
     step: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Data that a run read: a name, a digest (36 characters at most) and where it is. `context` says what for."""
+
+    name: str
+    digest: str
+    uri: str
+    context: str
+    rows: int
+
+
 @dataclass(slots=True)
 class Recorded:
     """One run as the registry has it."""
@@ -49,6 +60,7 @@ class Recorded:
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    datasets: list[Dataset] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -132,29 +144,60 @@ class Registry(ABC):
         """FINISHED or FAILED. A rerun closes it again."""
         self._end(run_id, status)
 
-    def register(self, release: str, source: str, tags: Mapping[str, str], run_id: str | None = None) -> str:
-        """The version that names this release, made at first use; its tags are brought up to date."""
+    def log_dataset(self, run_id: str, dataset: Dataset) -> None:
+        """Name the data that a run read. Once for each name and digest, however often it is said."""
+        self._log_input(run_id, dataset)
+
+    def run_of(self, release: str) -> str | None:
+        """The run of the refresh that packaged a release."""
+        found = self._find(release, tag="package.release")
+        return found.run_id if found else None
+
+    def register(
+        self,
+        release: str,
+        source: str,
+        tags: Mapping[str, str],
+        run_id: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> str:
+        """The version that names this release, made at first use; its tags are brought up to date.
+
+        Args:
+            source: where the release is.
+            files: what MLflow shows as the model (MLmodel, an example). They are the run's; the version points to them.
+        """
         version = self.find_version(release)
+        if version is None and run_id and files:
+            folder = f"releases/{release[:12]}"
+            self.log_artifacts(run_id, {f"{folder}/{name}": content for name, content in files.items()})
+            tags, source = {"source": source, **tags}, self._artifact_uri(run_id, folder)
         number = version.version if version else self._create_version(source, {RELEASE: release}, run_id)
         for key, value in tags.items():
             if version is None or version.tags.get(key) != value:
                 self._tag_version(number, _name(key), value[:LONGEST_TAG])
         return number
 
-    def mirror_aliases(self, status: Mapping[str, Any], source: str) -> None:
-        """Make champion, challenger and previous say what the controller's status says. `source`: where releases are.
+    def mirror_aliases(self, status: Mapping[str, Any], register: Callable[[str], str]) -> dict[str, str]:
+        """Make champion, challenger and previous say what the controller's status says; alias -> what was changed.
 
-        A release that was never registered (made by hand, or while MLflow was down) gets a version here.
+        Args:
+            register: makes a version of a release that has none: it was made while MLflow was down, or deleted there.
         """
-        present = self.aliases()
+        present, changed = self.aliases(), dict[str, str]()
         for alias in ALIASES:
             serving = status.get(alias)
             digest = (serving.get("digest") or serving.get("release")) if serving else None
-            version = self.register(digest, f"{source}/{digest}.json", {}) if digest else None
-            if version and present.get(alias) != version:
+            known = self.find_version(digest) if digest else None
+            version = known.version if known else register(digest) if digest else None
+            if present.get(alias) == version:
+                continue
+            changed[alias] = f"{present.get(alias, 'none')} -> {version or 'none'}"
+            if version:
                 self._set_alias(alias, version)
-            elif version is None and alias in present:
+            else:
                 self._drop_alias(alias)
+        return changed
 
     def _log(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """MLflow never changes a param: where a rerun has another value, it is kept as a tag beside the first one."""
@@ -180,8 +223,8 @@ class Registry(ABC):
         ...
 
     @abstractmethod
-    def _find(self, run_key: str) -> Recorded | None:
-        """The oldest run with this key."""
+    def _find(self, value: str, tag: str = RUN_KEY) -> Recorded | None:
+        """The oldest run whose tag says this."""
         ...
 
     @abstractmethod
@@ -195,6 +238,12 @@ class Registry(ABC):
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None: ...
+
+    @abstractmethod
+    def _log_input(self, run_id: str, dataset: Dataset) -> None: ...
+
+    @abstractmethod
+    def _artifact_uri(self, run_id: str, path: str) -> str: ...
 
     @abstractmethod
     def _put_artifact(self, run_id: str, path: str, content: bytes) -> None: ...
@@ -233,8 +282,8 @@ class MemoryRegistry(Registry):
     def aliases(self) -> dict[str, str]:
         return dict(self._aliases)
 
-    def _find(self, run_key: str) -> Recorded | None:
-        return next((run for run in self.runs.values() if run.tags[RUN_KEY] == run_key), None)
+    def _find(self, value: str, tag: str = RUN_KEY) -> Recorded | None:
+        return next((run for run in self.runs.values() if run.tags.get(tag) == value), None)
 
     def _create(self, name: str, run_key: str, tags: Mapping[str, str]) -> str:
         run_id = f"run-{len(self.runs)}"
@@ -252,6 +301,13 @@ class MemoryRegistry(Registry):
         run.metrics |= {metric.key: metric.value for metric in metrics}
         run.params |= params or {}
         run.tags |= tags or {}
+
+    def _log_input(self, run_id: str, dataset: Dataset) -> None:
+        if dataset not in self.runs[run_id].datasets:
+            self.runs[run_id].datasets.append(dataset)
+
+    def _artifact_uri(self, run_id: str, path: str) -> str:
+        return f"memory:/{run_id}/{path}"
 
     def _put_artifact(self, run_id: str, path: str, content: bytes) -> None:
         self.artifacts[run_id, path] = content

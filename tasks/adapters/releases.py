@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tasks.adapters.store import Store
-from tasks.domain.errors import InputRejected
+from tasks.adapters.store import Store, write_atomically
+from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import Record, canonical_json, digest_of
 from tasks.run import sha256_of
+from tasks.serving.release import verify
+from tasks.serving.signature import PublicKeys, check_signature, signature_of, unsigned
 
 Kind = Literal["releases", "views"]
 
@@ -53,6 +55,55 @@ def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
             list(pool.map(lambda name: store.put_new(f"{kind}/{digest}/{name}", directory / name), files))
         store.put_new(key, canonical_json(DirectoryManifest(digest=digest, files=files).model_dump()))
     return store.uri(key)
+
+
+def publish_release(store: Store, digest: str, src: Path, key_id: str) -> str:
+    """Publish a signed release, its signature first. Each key has a signature of its own, so that keys can change."""
+    try:
+        store.put_new(_signature_key(digest, key_id), signature_of(src))
+    except Conflict:
+        pass  # a retry: another signature of the same key, as good as this one
+    return publish(store, "releases", digest, src)
+
+
+def fetch_release(store: Store, digest: str, target: Path, keys: PublicKeys) -> Path:
+    """Download a release and its signature, and verify both. What is not good is not kept.
+
+    Raises:
+        InputRejected: no such release, a file that was changed, or no signature of a key that is trusted here.
+    """
+    if target.exists() and not _is_intact(target, digest):
+        shutil.rmtree(target)
+    fresh = not target.exists()
+    fetch(store, "releases", digest, target)
+    try:
+        release = verify(target, digest)
+        body = _signature(store, digest, keys)
+        check_signature(body, release, keys)
+    except InputRejected:
+        if fresh:  # else it was trusted before: which keys are trusted is no reason to delete what serves
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    write_atomically(signature_of(target), body)
+    return target
+
+
+def _signature(store: Store, digest: str, keys: PublicKeys) -> bytes:
+    for key in (_signature_key(digest, key_id) for key_id in keys):
+        if store.exists(key):
+            return store.get(key)
+    raise unsigned(digest, keys)
+
+
+def _is_intact(target: Path, digest: str) -> bool:
+    try:
+        return bool(verify(target, digest))
+    except InputRejected:
+        return False
+
+
+def _signature_key(digest: str, key_id: str) -> str:
+    return f"releases/{digest}.{key_id[:16]}.sig.json"
 
 
 def newest_manifest(store: Store, kind: Kind, digest: str) -> tuple[int, DirectoryManifest]:

@@ -85,7 +85,7 @@ class MemoryStore:
             raise InputRejected(_missing(self.uri(key))) from None
 
     def download(self, key: str, path: Path) -> None:
-        _write_atomically(path, self.get(key))
+        write_atomically(path, self.get(key))
 
     def exists(self, key: str) -> bool:
         return checked_key(key) in self._objects
@@ -170,7 +170,7 @@ class S3Store:
         return body
 
     def download(self, key: str, path: Path) -> None:
-        _write_atomically(path, self.get(key))
+        write_atomically(path, self.get(key))
 
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError
@@ -266,7 +266,7 @@ def _strip(uri: str, prefix: str) -> str:
     return checked_key(uri[len(prefix) :])
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:

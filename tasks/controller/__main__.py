@@ -15,6 +15,7 @@ import uvicorn
 
 from tasks.adapters.processes import ProcessLauncher
 from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.signing import public_keys
 from tasks.adapters.store import open_store
 from tasks.controller.api import create_app
 from tasks.controller.commands import Commands
@@ -32,11 +33,14 @@ async def serve(settings: Settings) -> None:
     """Run until SIGTERM. Refuses to move traffic by a log that was tampered with."""
     rollout_log = SqliteLog(settings.data / "controller" / "rollout.db")
     rollout_log.verify()
+    library = ReleaseLibrary(
+        settings.data / "serving", lambda: open_store(settings), public_keys(settings), settings.url("valkey")
+    )
     reconciler = Reconciler(
         log=rollout_log,
         router=EnvoyFileRouter(settings),
-        launcher=ProcessLauncher(settings),
-        library=ReleaseLibrary(settings.data / "serving", lambda: open_store(settings), settings.url("valkey")),
+        launcher=ProcessLauncher(settings, library.verify),
+        library=library,
         reader=HttpReader(),
     )
     app = create_app(Commands(reconciler, settings.policy), settings.secrets.controller_token)

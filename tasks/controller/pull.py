@@ -1,4 +1,4 @@
-"""Releases and views on this machine: pulled once, every file verified. After that no store is needed."""
+"""Releases and views on this machine: pulled once, every file and the signature verified. After that no store is needed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class Library(Protocol):
         """Fetch what is missing.
 
         Raises:
-            InputRejected: no such release, or a file is not what its digest says. Nothing of it is used.
+            InputRejected: no such release, a file is not what its digest says, or nobody who is trusted here signed it.
+                Nothing of it is used.
             Unavailable: the store does not answer.
         """
         ...
 
     def verify(self, release: str) -> None:
-        """Hash every file again. Raises InputRejected, naming the file."""
+        """Hash every file again and check the signature. Raises InputRejected, naming the file or the key."""
         ...
 
     def describe(self, release: str) -> dict[str, Any]:
@@ -53,29 +54,33 @@ class Library(Protocol):
 class ReleaseLibrary:
     """Directories under `root`. The store is opened at a pull only, so that nothing else depends on it."""
 
-    def __init__(self, root: Path, open_store: Callable[[], Store], valkey_url: str | None = None) -> None:
+    def __init__(
+        self, root: Path, open_store: Callable[[], Store], public_keys: Path, valkey_url: str | None = None
+    ) -> None:
         self._root = root
         self._open_store = open_store
+        self._public_keys = public_keys
         self._valkey_url = valkey_url
 
     def local(self, release: str) -> Local | None:
+        from tasks.serving.signature import signature_of
+
         src = self._root / "releases" / checked_release(release)
-        if not src.is_dir():
+        if not (src.is_dir() and signature_of(src).is_file()):
             return None
         view = self._view(release)
         return Local(src=str(src), view=str(view)) if view.is_dir() else None
 
     def pull(self, release: str) -> Local:
-        from tasks.adapters.releases import fetch
+        from tasks.adapters.releases import fetch, fetch_release
         from tasks.serving.release import verify_view
+        from tasks.serving.signature import read_public_keys
 
         store = self._open_store()
         (self._root / "releases").mkdir(parents=True, exist_ok=True)
         (self._root / "views").mkdir(parents=True, exist_ok=True)
         src = self._root / "releases" / checked_release(release)
-        fetch(store, "releases", release, src)
-        with _kept_only_if_good(src):
-            self.verify(release)
+        fetch_release(store, release, src, read_public_keys(self._public_keys))
         view = self._view(release)
         fetch(store, "views", view.name, view)
         with _kept_only_if_good(view):
@@ -84,9 +89,10 @@ class ReleaseLibrary:
         return Local(src=str(src), view=str(view))
 
     def verify(self, release: str) -> None:
-        from tasks.serving.release import verify
+        from tasks.serving.signature import read_public_keys, verify_signed
 
-        verify(self._root / "releases" / checked_release(release), release)
+        keys = read_public_keys(self._public_keys)
+        verify_signed(self._root / "releases" / checked_release(release), keys, release)
 
     def describe(self, release: str) -> dict[str, Any]:
         try:

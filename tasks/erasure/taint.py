@@ -6,28 +6,22 @@ A dataset names its users, so whatever was built from it is found by lineage. We
 from __future__ import annotations
 
 import io
-import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import polars as pl
-from pydantic import ValidationError
 
 from tasks.adapters.erasures import DONE, ERASED, erasures
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store
-from tasks.domain.erasure import Erased, Tainted, descendants
+from tasks.domain.erasure import Erased, Tainted
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Manifest
 from tasks.erasure.view_without import holds, view_digests
+from tasks.lineage import DATASET, READERS, built_on, manifests_of, runs_since
 
-RUN = re.compile(r"(?P<run>runs/(?P<step>[a-z_]+)/(?P<partition>[0-9-]{10})/[0-9a-f]{24})(?P<rest>\.json|/.+)")
-DATASET = "build_dataset"
 PAGES = (".html", ".md")  # show the first eight digits
 NAMING = (".json", ".parquet", *PAGES)  # kinds of files that can name a user; the numbers of .safetensors mean nobody
-READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +38,11 @@ class Built:
 
 def built_from(store: Store, user: str, since: str | None) -> Built:
     """Look through the runs of partitions from `since` on, and through all views. `since` None: no day held the user."""
-    runs = _runs(store, since) if since else {}
+    runs = runs_since(store, since) if since else {}
     objects: list[str] = []
     datasets: list[str] = []
+    manifests = manifests_of(store, runs)
     with ThreadPoolExecutor(READERS) as pool:
-        read = zip(runs, pool.map(lambda run: _manifest(store, run), runs), strict=True)
-        manifests = {run: manifest for run, manifest in read if manifest}
         for run, keys in runs.items():
             named = [
                 key for key, does in zip(keys, pool.map(lambda k: names(store, k, user), keys), strict=True) if does
@@ -58,26 +51,8 @@ def built_from(store: Store, user: str, since: str | None) -> Built:
                 datasets.append(run)
                 named = keys
             objects += named
-    later = descendants({run: _parents(store, manifest) for run, manifest in manifests.items()}, datasets)
-    packaged = [manifests[run].summary for run in later if manifests[run].step == "package"]
     views = [view for view in view_digests(store) if holds(store, view, {user})]
-    tainted_views = {*views, *(str(summary["view"]) for summary in packaged)}
-    releases = {str(summary["release"]) for summary in packaged}
-    weights = set()
-    for release, told in _published(store).items():
-        if told.get("view") in tainted_views or release in releases:
-            releases.add(release)
-            if (
-                told.get("kind") != "state"
-            ):  # else the weights are older, and were tainted with the release they came with
-                weights.add(str(told.get("weights_digest")))
-    tainted = Tainted(
-        datasets=tuple(f"{run}.json" for run in sorted(datasets)),
-        runs=tuple(f"{run}.json" for run in later),
-        releases=tuple(sorted(releases)),
-        views=tuple(sorted(tainted_views)),
-        weights=tuple(sorted(weights)),
-    )
+    tainted = built_on(store, manifests, datasets, views)
     there = {key for keys in runs.values() for key in keys}.difference(objects)
     kept = (artifact for manifest in manifests.values() for artifact in manifest.outputs.values())
     outputs = {artifact.sha256 for artifact in kept if store.key(artifact.uri) not in there}
@@ -118,39 +93,3 @@ def body_names(suffix: str, body: bytes, user: str) -> bool:
         return True  # who knows
     texts = [column.cast(pl.String) for column in table if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
     return any((column == user).any() for column in texts)
-
-
-def _runs(store: Store, since: str) -> dict[str, list[str]]:
-    """Run -> the keys of its outputs, those of attempts without a manifest included."""
-    runs: dict[str, list[str]] = {}
-    for key in store.list("runs/"):
-        found = RUN.fullmatch(key)
-        if found and found["partition"] >= since:
-            outputs = runs.setdefault(found["run"], [])
-            if found["rest"] != ".json":
-                outputs.append(key)
-    return runs
-
-
-def _manifest(store: Store, run: str) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json(store.get(f"{run}.json"))
-    except InputRejected:
-        return None  # a run that never completed
-    except ValidationError as err:
-        raise InputRejected(f"{run}.json is not a step manifest: {err.errors()[0]['msg']}") from err
-
-
-def _parents(store: Store, manifest: Manifest) -> set[str]:
-    return {store.key(uri).removesuffix(".json") for uri in manifest.inputs.values()}
-
-
-def _published(store: Store) -> dict[str, dict[str, object]]:
-    digests = [key[9:-5] for key in store.list("releases/") if "/" not in key[9:] and len(key) == 9 + 69]
-    found = {}
-    for digest in digests:
-        try:
-            found[digest] = release_description(store, digest)
-        except (InputRejected, json.JSONDecodeError):
-            continue  # half published, or damaged: it cannot be pulled either
-    return found

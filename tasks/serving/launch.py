@@ -22,6 +22,7 @@ def launch_command(
     valkey: str | None = None,
     spool: Path | None = None,
     store_config: Path | None = None,
+    public_keys: Path | None = None,
 ) -> list[str]:
     """argv of a replica. Start it with `cwd=src`, so that the release's code serves, and `launch_environment()`."""
     command = [sys.executable, "-B", "-m", "bentos.ranker", "--release", str(src / "release"), "--port", str(port)]
@@ -33,6 +34,8 @@ def launch_command(
         "--valkey": valkey,
         "--spool": spool,
         "--store-config": store_config,
+        # a release of before signatures knows no such argument; whoever starts it has checked it anyway
+        "--public-keys": public_keys if (src / "tasks" / "serving" / "signature.py").exists() else None,
     }
     for flag, value in named.items():
         if value is not None:

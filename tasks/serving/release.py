@@ -39,7 +39,6 @@ class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     train_end: str | None = None
     state_through: str | None = None
     weights_digest: str | None = None
-    verdict_uri: str | None = None
     key_id: str | None = None
     notes: dict[str, str | int | float | bool | None] = {}
 
@@ -50,6 +49,7 @@ class Release(msgspec.Struct, frozen=True):
     digest: str
     src: Path
     record: ReleaseRecord
+    files: dict[str, str]  # path -> sha256 of every file, release.json included
 
     @property
     def directory(self) -> Path:
@@ -72,13 +72,17 @@ def release_digest(files: dict[str, str]) -> str:
 
 
 def file_digests(root: Path) -> dict[str, str]:
-    """{relative path: sha256} of every file under `root`. Links are refused; `__pycache__` is not content."""
+    """{relative path: sha256} of every file under `root`, `__pycache__` included: Python would run what lies there.
+
+    Raises:
+        InputRejected: a link, a special file, or too much.
+    """
     if not root.is_dir():
         raise InputRejected(f"{root.name} is not a directory; pull the release again")
     found: dict[str, str] = {}
     total = 0
     for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders.sort()
         for name in [*folders, *sorted(names)]:
             path = Path(folder) / name
             relative = path.relative_to(root).as_posix()
@@ -89,8 +93,11 @@ def file_digests(root: Path) -> dict[str, str]:
             total += path.stat().st_size
             if len(found) >= MAX_FILES or total > MAX_BYTES:
                 raise InputRejected(f"{root.name} holds more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB; refused")
-            with path.open("rb") as file:
-                found[relative] = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with path.open("rb") as file:
+                    found[relative] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as err:
+                raise InputRejected(f"{relative} cannot be read ({err.strerror}); pull it again") from None
     return found
 
 
@@ -104,7 +111,7 @@ def verify(src: Path, expected: str | None = None) -> Release:
     digest = release_digest(present)
     if expected is not None and digest != expected:
         raise InputRejected(f"release digest is {digest}, expected {expected}; this is another release, pull it again")
-    return Release(digest, src, record)
+    return Release(digest, src, record, present)
 
 
 def verify_view(directory: Path, expected: str) -> View:
@@ -151,9 +158,9 @@ def _read_record(src: Path) -> ReleaseRecord:
         record = msgspec.json.decode(body, type=ReleaseRecord)
         if canonical_json(_stamped(msgspec.to_builtins(record))) != body or record.version != 1:
             raise ValueError
-    except FileNotFoundError:
+    except OSError:
         raise InputRejected(f"{RELEASE_JSON} is missing; {src.name} is not a release") from None
-    except (ValueError, UnicodeDecodeError):
+    except ValueError:
         raise InputRejected(f"{RELEASE_JSON} is not what was written; pull the release again") from None
     return record
 

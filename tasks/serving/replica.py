@@ -50,6 +50,7 @@ class ReplicaOptions:
     name: str
     view: Path | None = None
     expected_digest: str | None = None
+    public_keys: Path | None = None
     secrets: Path | None = None
     valkey_url: str | None = None
     spool: Path | None = None
@@ -107,7 +108,7 @@ class Replica:
 
         options, began = self.options, time.perf_counter()
         try:
-            release = verify(options.src, options.expected_digest)
+            release = _checked(options)
             self._key = _read_key(options.secrets, release.record.key_id)
             self.metrics = Metrics(release.digest, options.name)
             self.release = release
@@ -232,6 +233,14 @@ def log_failure(err: BaseException) -> None:
     frames = traceback.extract_tb(err.__traceback__)[-3:]
     where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
     log.error("error=%s at=%s", type(err).__name__, where)
+
+
+def _checked(options: ReplicaOptions) -> Release:
+    if options.public_keys is None:
+        return verify(options.src, options.expected_digest)
+    from tasks.serving.signature import read_public_keys, verify_signed
+
+    return verify_signed(options.src, read_public_keys(options.public_keys), options.expected_digest)
 
 
 def _read_key(secrets: Path | None, key_id: str | None) -> bytes | None:

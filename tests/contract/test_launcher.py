@@ -16,6 +16,9 @@ import pytest
 
 from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica
 from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
+from tasks.adapters.signing import public_keys
+from tasks.adapters.store import MemoryStore
+from tasks.controller.pull import ReleaseLibrary
 from tasks.serving.release import verify
 from tasks.settings import Settings
 from tests.rollout_stack import free_port_base, make_release, wait_until
@@ -32,11 +35,14 @@ class Bench:
         self.world: dict[str, Replica] = {}
 
     def launcher(self) -> Launcher:
-        return ProcessLauncher(self.settings) if self.kind == "processes" else MemoryLauncher(self.world)
+        if self.kind == "memory":
+            return MemoryLauncher(self.world)
+        library = ReleaseLibrary(self.settings.data / "serving", lambda: MemoryStore(), public_keys(self.settings))
+        return ProcessLauncher(self.settings, library.verify)
 
     def release(self, name: str = "one", **behaviour: Any) -> tuple[str, Path, Path]:
         serving = self.settings.data / "serving"
-        digest = make_release(serving, name, **behaviour)
+        digest = make_release(self.settings, name, **behaviour)
         src = serving / "releases" / digest
         return digest, src, serving / "views" / verify(src).record.view
 
@@ -166,5 +172,44 @@ def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
                 replica = launcher.replicas()[digest]
                 assert replica.port == machine.settings.port("first_replica") + 1
                 assert httpx.get(f"{replica.url}/readyz").json()["release"] == digest
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_release_whose_code_was_changed_is_not_even_started(tmp_path: Path) -> None:
+    """Its own code could not be trusted to refuse itself."""
+
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            await launcher.adopt()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            first, ran = launcher.replicas()[digest], tmp_path / "ran"
+            program = src / "bentos" / "ranker" / "__main__.py"
+            good = program.read_text()
+            program.write_text(f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n{good}")
+            machine.kill(launcher, digest)
+            await until(launcher, lambda found: found[digest].message.startswith("refused"), "it is refused")
+            assert "bentos/ranker/__main__.py has sha256" in launcher.replicas()[digest].message
+            program.write_text(good)
+            await until(launcher, lambda found: found[digest].state == "ready", "the right bytes serve again")
+            assert launcher.replicas()[digest].port == first.port
+            assert not ran.exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_of_two_starts_at_once_one_process_comes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            await launcher.adopt()
+            digest, src, view = machine.release()
+            await asyncio.gather(*(launcher.start(digest, src, view) for _ in range(3)), launcher.tick())
+            assert len(marked_processes(machine.settings.home)) == 1
 
     asyncio.run(scenario())

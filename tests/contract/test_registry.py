@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tasks.adapters.mlflow_registry import MlflowRegistry
-from tasks.adapters.registry import MemoryRegistry, Registry, finding_metric
+from tasks.adapters.registry import Dataset, MemoryRegistry, Registry, finding_metric
 from tasks.domain.errors import Unavailable
 from tasks.domain.gate import Finding, Outcome, Verdict
 from tasks.domain.manifest import Manifest
 from tasks.settings import Settings
-from tasks.telemetry_off import TELEMETRY_OFF
 
 STARTED = "2026-11-21T05:00:00+00:00"
 pytestmark = pytest.mark.stack
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-@pytest.fixture(scope="session")
-def mlflow_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A real server with SQLite, one worker, no job runners; stopped with its whole process group."""
-    home, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{home}/mlflow.db"]
-    command += [
-        "--artifacts-destination",
-        str(home / "artifacts"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    environment = {**os.environ, **TELEMETRY_OFF, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert server.poll() is None, (home / "log").read_text()
-            try:
-                httpx.get(f"{url}/health", timeout=5)
-                break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        yield Settings(home=home, mlflow_url=url)
-    finally:
-        os.killpg(server.pid, 15)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, 9)
 
 
 @pytest.fixture(params=["memory", "mlflow"])
@@ -217,18 +167,49 @@ def test_aliases_follow_the_controller_also_to_releases_that_were_never_register
 ) -> None:
     a, b = f"{abs(hash(key + 'a')):064x}", f"{abs(hash(key + 'b')):064x}"
     registered = registry.register(a, f"s3://freshrank/releases/{a}.json", {})
-    registry.mirror_aliases(
-        {"champion": {"digest": a}, "challenger": {"digest": b}, "previous": None}, "s3://freshrank/releases"
-    )
+
+    def register(release: str) -> str:
+        return registry.register(release, f"s3://freshrank/releases/{release}.json", {})
+
+    registry.mirror_aliases({"champion": {"digest": a}, "challenger": {"digest": b}, "previous": None}, register)
     new = registry.find_version(b)
     assert new is not None and new.source == f"s3://freshrank/releases/{b}.json"
     assert registry.aliases() == {"champion": registered, "challenger": new.version}
-    registry.mirror_aliases(
-        {"champion": {"digest": b}, "challenger": None, "previous": {"digest": a}}, "s3://freshrank/releases"
-    )
+    changed = registry.mirror_aliases(status := {"champion": {"digest": b}, "previous": {"digest": a}}, register)
+    assert set(changed) == {"champion", "challenger", "previous"}
     assert registry.aliases() == {"champion": new.version, "previous": registered}
-    registry.mirror_aliases({}, "s3://freshrank/releases")
+    assert registry.mirror_aliases(status, register) == {}
+    registry.mirror_aliases({}, register)
     assert registry.aliases() == {}
+
+
+def test_a_version_shows_the_files_of_its_own_run_and_says_where_the_release_is(registry: Registry, key: str) -> None:
+    release, run = f"{abs(hash(key)):064x}", registry.refresh_run(key, "2017-07-01")
+    source = f"s3://freshrank/releases/{release}.json"
+    files = {"MLmodel": b"{}", "input_example.json": b"{}"}
+    number = registry.register(release, source, {"verdict": "pass"}, run, files)
+    assert registry.register(release, source, {"verdict": "pass"}, run, files) == number
+    found = registry.find_version(release)
+    assert found is not None and found.source.endswith(f"releases/{release[:12]}")
+    assert found.tags == {"release": release, "verdict": "pass", "source": source}
+    assert artifact(registry, run, f"releases/{release[:12]}/MLmodel") == b"{}"
+
+
+def test_the_run_of_a_release_is_found_by_what_its_package_step_said(registry: Registry, key: str) -> None:
+    release, run = f"{abs(hash(key)):064x}", registry.refresh_run(key, "2017-07-01")
+    registry.log_step(run, "s3://b/1.json", a_manifest("package", summary={"release": release}))
+    assert registry.run_of(release) == run
+    assert registry.run_of("f" * 64) is None
+
+
+def test_a_dataset_is_named_once_however_often_it_is_said(registry: Registry, key: str) -> None:
+    run = registry.refresh_run(key, "2017-07-01")
+    training = Dataset("training 2017-07-01", "a" * 32, "s3://b/1.json", "training", 1_000)
+    for _ in range(2):
+        registry.log_dataset(run, training)
+    holdout = Dataset("holdout 2017-07-01", "a" * 32, "s3://b/1.json", "holdout", 50)
+    registry.log_dataset(run, holdout)
+    assert sorted(registry.read_run(run).datasets, key=lambda one: one.name) == [holdout, training]
 
 
 def test_notes_and_ends_show(registry: Registry, key: str) -> None:

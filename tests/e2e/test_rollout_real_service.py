@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.serving.release import seal
-from tests.rollout_stack import Stack, load
+from tests.rollout_stack import Stack, load, put_in_place
 from tests.serving_builders import a_release
 
 pytestmark = pytest.mark.stack
@@ -39,9 +39,7 @@ def packaged(stack: Stack, root: Path, seed: int) -> str:
     record = json.loads((src / "release" / "release.json").read_text())
     facts = {name: value for name, value in record.items() if name not in ("version", "files", "sha256")}
     release = seal(src, facts)
-    for kind, name, path in (("releases", release, src), ("views", record["view"], view)):
-        if not (stack.serving / kind / name).exists():
-            shutil.copytree(path, stack.serving / kind / name)
+    put_in_place(stack.settings, release, src, record["view"], view)
     return release
 
 

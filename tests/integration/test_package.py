@@ -17,11 +17,15 @@ import httpx
 import pytest
 
 from tasks.adapters.bento import LOCK, locked_requirements
+from tasks.adapters.signing import public_keys, signing_keys
 from tasks.domain.errors import InputRejected
 from tasks.package import _require_no_skew, package
 from tasks.serving.launch import launch_command, launch_environment
+from tasks.serving.signature import signature_of
+from tasks.settings import Settings
 from tests.serving_builders import a_release, write_secrets
 
+PROVENANCE = {"partition": "2017-07-01", "code": "c0de", "verdict": {"kind": "bootstrap", "outcome": "pass"}}
 Packed = tuple[dict[str, Any], Path]
 Served = tuple[subprocess.Popen[str], str]
 
@@ -37,6 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     shutil.copytree(src / "release" / "items", dataset / "items")
     shutil.copytree(view, dataset / "view", ignore=shutil.ignore_patterns("view.json"))
     (dataset / "dataset.json").write_text(json.dumps({"train_end": "2017-06-16"}))
+    (dataset / "partitions.json").write_text(json.dumps({"2017-06-30": "a" * 64}))
     return candidate, dataset
 
 
@@ -44,7 +49,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def packed(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Packed:
     out = tmp_path_factory.mktemp("package") / "out"
     home = tmp_path_factory.mktemp("bentoml")
-    return package("bootstrap", inputs[0], None, inputs[1], "2017-07-01", "k1", home, out), out
+    keys = signing_keys(Settings(home=tmp_path_factory.mktemp("home")))
+    made = package(
+        "bootstrap", inputs[0], None, inputs[1], "2017-07-01", "k1", home, out, keys=keys, provenance=PROVENANCE
+    )
+    return made, out
 
 
 def test_a_bootstrap_release_says_what_it_is(packed: Packed) -> None:
@@ -60,11 +69,18 @@ def test_a_state_release_keeps_the_weights_and_their_name(
     packed: Packed, inputs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first, champion = packed
-    kept = package("state", None, champion / "src", inputs[1], "2017-07-02", "k1", tmp_path / "b", tmp_path / "one")
-    again = package("state", None, champion / "src", inputs[1], "2017-07-02", "k1", tmp_path / "b", tmp_path / "two")
+    kept, again = (
+        package(
+            *("state", None, champion / "src", inputs[1], "2017-07-02", "k1", tmp_path / "b", tmp_path / name),
+            keys=signing_keys(Settings(home=tmp_path / f"home-{name}")),
+            provenance=PROVENANCE,
+        )
+        for name in ("one", "two")
+    )
     assert kept["weights_digest"] == first["weights_digest"]
     assert kept["train_end"] == first["train_end"]
     assert kept["release"] == again["release"] != first["release"]
+    assert kept["signed_by"] != again["signed_by"], "the key is no part of what a release is"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +88,11 @@ def test_a_state_release_keeps_the_weights_and_their_name(
 )
 def test_what_cannot_be_packaged_is_refused(choice: str, says: str, inputs: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputRejected, match=says):
-        package(choice, None, None, inputs[1], "2017-07-01", "k1", tmp_path, tmp_path / "out")
+        package(
+            *(choice, None, None, inputs[1], "2017-07-01", "k1", tmp_path, tmp_path / "out"),
+            keys=signing_keys(Settings(home=tmp_path / "home")),
+            provenance=PROVENANCE,
+        )
 
 
 def test_the_image_gets_our_lock_and_nothing_else() -> None:
@@ -214,3 +234,19 @@ def test_feedback_outlives_a_kill(served: Served, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert "r-9" in "".join(path.read_text() for path in (tmp_path / "spool").rglob("*.jsonl"))
+
+
+def test_a_release_says_what_it_was_made_of_and_by_whom_it_was_signed(packed: Packed) -> None:
+    summary, out = packed
+    told = json.loads((out / "src/release/provenance.json").read_text())
+    assert told["partitions"] == {"2017-06-30": "a" * 64}
+    assert (told["code"], told["verdict"]["outcome"]) == ("c0de", "pass")
+    signature = json.loads(signature_of(out / "src").read_text())
+    assert signature["verificationMaterial"]["publicKey"]["hint"] == summary["signed_by"]
+
+
+def test_a_replica_refuses_what_no_trusted_key_signed(packed: Packed, port: int, tmp_path: Path) -> None:
+    process = start(packed, port, public_keys=public_keys(Settings(home=tmp_path / "elsewhere")))
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    assert "this machine trusts" in process.stderr.read()

@@ -69,6 +69,8 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
             "import tasks.adapters.store",
             "the service imports serving, ranker and domain only",
         ),
+        ("tasks/controller/commands.py", "import tasks.record", "the controller knows no registry"),
+        ("tasks/serving/signature.py", "import model_signing", "stays out of the service and of pulls"),
     ],
 )
 def test_a_planted_bad_import_breaks_its_contract(tmp_path, file, line, contract):

@@ -87,11 +87,15 @@ def a_decision() -> Decision:
 
 
 def a_run_that_ships(store: MemoryStore) -> dict[str, str]:
-    dataset = put(store, "build_dataset", {"slates.parquet": b"rows"}, params={"recipe": "tiny"})
+    counts = {"rows": 3, "train_rows": 900, "holdout_slates": 50}
+    dataset = put(store, "build_dataset", {"slates.parquet": b"rows"}, params={"recipe": "tiny"}, summary=counts)
     gate = put(store, "gate", {"decision.json": a_decision().model_dump_json().encode(), "gate.html": b"<p>"})
     store.put_new(
-        f"releases/{RELEASE}/release/release.json", json.dumps({"state_through": "2017-07-01", "view": "v"}).encode()
+        f"releases/{RELEASE}/release/release.json",
+        json.dumps({"state_through": "2017-07-01", "view": "v", "partition": "2017-07-01"}).encode(),
     )
+    golden = {"version": 1, "cases": [{"request": {"surface": "search", "query": "milk", "k": 3}}]}
+    store.put_new(f"releases/{RELEASE}/release/golden.json", json.dumps(golden).encode())
     package = put(
         store, "package", inputs={"gate": gate, "build_dataset": dataset}, summary={"release": RELEASE, "view": "v"}
     )
@@ -131,8 +135,9 @@ def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path
     for _ in range(2):
         assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uris["package"], run_key=RUN)
     (version,) = registry.versions.values()
-    assert version.source == store.uri(f"releases/{RELEASE}.json")
+    assert version.source == f"memory:/run-0/releases/{RELEASE[:12]}"
     expected = {
+        "source": store.uri(f"releases/{RELEASE}.json"),
         "verdict": "pass",
         "kind": "state",
         "recipe": "tiny",
@@ -144,6 +149,8 @@ def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path
     assert version.tags["decision"] == uris["gate"]
     run_id = next(run.run_id for run in registry.runs.values() if run.tags[RUN_KEY] == RUN)
     assert RELEASE in registry.artifacts[run_id, version.tags["record"]].decode(), "the record names what came of it"
+    example = json.loads(registry.artifacts["run-0", f"releases/{RELEASE[:12]}/input_example.json"])
+    assert example == {"surface": "search", "query": "milk", "k": 3}
 
 
 def test_a_day_that_was_refused_has_its_page_where_every_decision_is(tmp_path: Path) -> None:
@@ -153,6 +160,16 @@ def test_a_day_that_was_refused_has_its_page_where_every_decision_is(tmp_path: P
     assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uri, run_key=RUN)
     (run,) = registry.runs.values()
     assert "too_few: 3 rows" in registry.artifacts[run.run_id, DECISION_PAGE].decode()
+
+
+def test_a_dataset_is_logged_by_what_it_is_for(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    uri = a_run_that_ships(store)["build_dataset"]
+    for _ in range(2):
+        assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uri, run_key=RUN)
+    (run,) = registry.runs.values()
+    assert [(one.context, one.rows, one.uri) for one in run.datasets] == [("training", 900, uri), ("holdout", 50, uri)]
+    assert all(one.digest == run.tags["data_digest"][:32] for one in run.datasets)
 
 
 def test_the_learning_curves_of_a_step_are_series(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ EVERYTHING = {
     "airflow-dag-processor",
     "airflow-triggerer",
     "mlflow",
+    "registry-mirror",
 }
 
 
