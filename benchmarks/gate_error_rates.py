@@ -1,6 +1,6 @@
 """How often the gate blocks a model that is as good, and promotes one that is not; beside two simpler rules.
 
-    python -m benchmarks.gate_error_rates --work /tmp/gate       # first run: an hour of two cores; later runs: minutes
+    make bench NAME=gate_error_rates       # first run: an hour of two cores; later runs: minutes
 
 Per-slate metrics are real: seeds of one recipe, and models with something planted in weights, inputs, state or training rows,
 rank the same holdout of Complete Journey (benchmarks/_gate_models.py, _gate_damage.py). A trial draws three in four of the
@@ -32,6 +32,7 @@ from tasks.domain.gate_policy import LOWER_IS_BETTER
 from tasks.gate_evidence import gather
 from tasks.policies import load_policy
 
+WORK = Path(".freshrank/bench/gate")
 POLICY, DRAWN = "demo", 0.75  # share of the households that a trial draws
 SOUND = "seed-2"  # what the damaged models would be, had nothing gone wrong
 SCORED_DAYS = 5
@@ -418,7 +419,7 @@ def prepare(work: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where datasets, models and scores are kept")
+    parser.add_argument("--work", type=Path, default=WORK, help=f"where datasets, models and scores are kept ({WORK})")
     asked = parser.parse_args()
     prepare(asked.work)
     sys.exit(0 if main(asked.work, load_policy(POLICY).gate) else 1)

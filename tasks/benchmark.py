@@ -2,6 +2,7 @@
 
 Each request is ranked `REPEATS` times by each system and its fastest time counts: what the scheduler of a shared machine
 adds is not the model's. Nothing else of ours should run beside it: Airflow gives the step a pool of one.
+Size and peak memory are measured beside it (tasks/footprint.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks import footprint
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import LatencyRatio
 from tasks.domain.statistics import Floats, quantile_ratio
+from tasks.footprint import Parts
 
 if TYPE_CHECKING:
     from tasks.ranker.runtime import Scorer
@@ -55,7 +58,8 @@ def benchmark(
     Raises:
         InputRejected: no user is known to both views, so there is no request to compare on.
     """
-    systems = _systems(dataset, candidate, champion, champion_view, threads)
+    parts = _parts(dataset, candidate, champion, champion_view)
+    systems = {name: _loaded(one, threads) for name, one in parts.items()}
     shared = sorted(set.intersection(*(set(system.view.user_ids) for system in systems.values())))
     if not shared:
         raise InputRejected("no user is in the champion's view and in the new one; the two releases cannot be compared")
@@ -63,11 +67,13 @@ def benchmark(
     users = [shared[n] for n in draws.integers(0, len(shared), REQUESTS)]
     wall, cpu = measure({name: system.answer for name, system in systems.items()}, users, draws)
     compared = compare(wall, cpu, seed)
+    costs = footprint.compare(parts.pop(CHAMPION), parts, users, threads)
     told = {
         "requests": len(users),
         "repeats": REPEATS,
         "threads": threads,
         "candidates": {name: [row.model_dump() for row in rows] for name, rows in compared.items()},
+        "resources": {name: [row.model_dump() for row in rows] for name, rows in costs.items()},
         "wall_ms": {name: times.tolist() for name, times in wall.items()},
         "cpu_ms": {name: times.tolist() for name, times in cpu.items()},
     }
@@ -75,7 +81,10 @@ def benchmark(
     p50 = ", ".join(f"{name} {np.median(times):.2f} ms" for name, times in wall.items())
     summary: dict[str, Any] = {"sentence": f"p50 over {len(users)} requests: {p50}"}
     return summary | {
-        f"{name}.{row.name}_ratio": round(row.ratio, 4) for name, rows in compared.items() for row in rows
+        f"{name}.{row.name}_ratio": round(row.ratio, 4)
+        for measured in (compared, costs)
+        for name, rows in measured.items()
+        for row in rows
     }
 
 
@@ -129,18 +138,19 @@ def ratios(
     return made
 
 
-def _systems(
-    dataset: Path, candidate: Path | None, champion: Path, champion_view: Path, threads: int
-) -> dict[str, System]:
+def _parts(dataset: Path, candidate: Path | None, champion: Path, champion_view: Path) -> dict[str, Parts]:
+    release, items, view = champion / "release", dataset / "items", dataset / "view"
+    parts = {
+        CHAMPION: Parts(release / "model", release / "items", champion_view),
+        STATE: Parts(release / "model", items, view),
+    }
+    if candidate is not None:
+        parts[WEIGHTS] = Parts(candidate / "model", items, view)
+    return parts
+
+
+def _loaded(parts: Parts, threads: int) -> System:
     from tasks.ranker.runtime import OpenVinoScorer
     from tasks.ranker.state import ItemState, View
 
-    serving = OpenVinoScorer(champion / "release" / "model", threads)
-    items, view = ItemState.load(dataset / "items"), View(dataset / "view")
-    systems = {
-        CHAMPION: System(serving, ItemState.load(champion / "release" / "items"), View(champion_view)),
-        STATE: System(serving, items, view),
-    }
-    if candidate is not None:
-        systems[WEIGHTS] = System(OpenVinoScorer(candidate / "model", threads), items, view)
-    return systems
+    return System(OpenVinoScorer(parts.model, threads), ItemState.load(parts.items), View(parts.view))

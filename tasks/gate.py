@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from tasks.decisions import as_markdown, candidates_of
 from tasks.domain.champion import Champion
+from tasks.domain.errors import InputRejected
 from tasks.domain.gate import CandidateKind, Decision, GatePolicy, choose, decide
 from tasks.gate_evidence import NOTHING, Compared, gather
 
@@ -40,6 +41,11 @@ def gate(
         for kind in get_args(CandidateKind)
         if kind in facts
     ]
+    if not evidence:
+        raise InputRejected(
+            f"evaluation.json names {', '.join(facts) or 'no candidate'}, none of {', '.join(get_args(CandidateKind))}: there "
+            f"is nothing to decide. Run the evaluate step again"
+        )
     decision = choose(tuple(decide(one, policy) for one in evidence), policy, asked)
     (out / "evidence.json").write_text(json.dumps([one.model_dump(mode="json") for one in evidence], indent=1))
     (out / "policy.json").write_text(policy.model_dump_json())  # as its digest in the step's key spells it

@@ -192,8 +192,14 @@ def _timed(out: Path, slower: float, draws: np.random.Generator) -> dict[str, An
     wall = {name: ms.round(4) for name, ms in wall.items()}
     compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED).items()}
     told = {"requests": 300, "repeats": 3, "threads": 1, "candidates": compared}
+    told["resources"] = {name: [_resource("size", 3.1), _resource("memory", 310.0)] for name in compared}
     told["wall_ms"] = told["cpu_ms"] = {name: ms.tolist() for name, ms in wall.items()}
     return _json(out / "benchmark.json", told)
+
+
+def _resource(name: str, mib: float) -> dict[str, Any]:
+    ratio = {"ratio": 1.0, "lower": 0.98, "upper": 1.02, "runs": 2}
+    return {"name": name, "champion_mib": mib, "candidate_mib": mib} | ratio
 
 
 def _json(path: Path, value: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
 
 
 def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
-    yield from _ratios(evidence, policy, "resource_ratio", {row.name: row for row in evidence.resources})
+    """Only what the policy limits: a policy from before sizes were measured goes on as it was."""
+    limited = {row.name: row for row in evidence.resources if row.name in policy.resource_ratio}
+    yield from _ratios(evidence, policy, "resource_ratio", limited)
 
 
 def compression(evidence: Evidence) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from tests.integration.test_training import (  # noqa: F401  the fixtures
 )
 
 
-def test_a_model_against_itself_lacks_nothing_but_its_latency(shop, home, dataset, compressed):  # noqa: F811
+def test_a_model_against_itself_lacks_nothing_but_its_benchmark(shop, home, dataset, compressed):  # noqa: F811
     champion, target, out = home / "serving", home / "judged", home / "decided"
     shutil.copytree(compressed[0], champion / "release")
     shutil.copytree(dataset / "items", champion / "release" / "items")
@@ -37,7 +37,7 @@ def test_a_model_against_itself_lacks_nothing_but_its_latency(shop, home, datase
     weights = next(verdict for verdict in decision.verdicts if verdict.kind == "weights")
     assert told["verdict.weights"] == "inconclusive" and weights.section == "weights"
     lacking = {finding.name for finding in weights.findings if finding.outcome is not Outcome.PASS}
-    assert lacking == {"p50", "p95", "cpu"}, "nothing was timed, and nothing else is missing"
+    assert lacking == {"p50", "p95", "cpu", "size", "memory"}, "nothing was benchmarked, and nothing else is missing"
     quality = [f for f in weights.findings if (f.name, f.slice) == ("ndcg_at_10", "all")]
     assert [(f.difference, f.lower, f.upper) for f in quality] == [(0.0, 0.0, 0.0)]
     assert {f.slice for f in weights.findings if f.name == "mrr"} >= {"all", "new", "repeat"}
