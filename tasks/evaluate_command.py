@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import InputRejected
+from tasks.settings import Settings
 
+DIGEST = re.compile(r"[0-9a-f]{8,64}")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluate(
-    release: Annotated[Path, typer.Option(help="a release's src folder, or the folder that holds src/ and view/")],
+    release: Annotated[
+        str,
+        typer.Option(help="digest of a release on this machine, or a folder: its src, or what holds src/ and view/"),
+    ],
     data: Annotated[Path, typer.Option(help="events that meet the contract, or judged queries: query, item_id, grade")],
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
 ) -> None:
@@ -25,12 +31,26 @@ def evaluate(
     from tasks.evaluation.outside import evaluate_release
     from tasks.serving.release import verify
 
-    src, view = parts_of(release)
+    serving = Settings().data / "serving"
+    src, view = pulled(serving, release) if DIGEST.fullmatch(release) else parts_of(Path(release))
     told = evaluate_release(verify(src), view, data)
     if as_json:
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:
         _show(told)
+
+
+def pulled(serving: Path, digest: str) -> tuple[Path, Path | None]:
+    """(src, view or None) of a release that has served here. Raises InputRejected where none, or several, begin so."""
+    there = sorted(path for path in (serving / "releases").glob("[0-9a-f]*") if path.is_dir())
+    found = [path for path in there if path.name.startswith(digest)]
+    if len(found) != 1:
+        raise InputRejected(
+            f"{len(found)} releases on this machine begin with {digest}, it must be one; there are: "
+            f"{', '.join(path.name[:12] for path in there) or 'none'}. Give more of the digest, or a folder"
+        )
+    view = serving / "views" / str(json.loads((found[0] / "release" / "release.json").read_bytes())["view"])
+    return found[0], view if (view / "users.json").exists() else None
 
 
 def parts_of(folder: Path) -> tuple[Path, Path | None]:

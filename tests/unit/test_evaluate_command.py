@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tasks.cli import app
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.errors import InputRejected
+from tasks.evaluate_command import pulled
 from tasks.evaluation.outside import evaluate_release
 from tasks.serving.release import verify
 from tests.serving_builders import DAY, PSEUDONYM_KEY, a_log, a_release
@@ -174,3 +175,21 @@ def test_the_command_prints_a_table_or_json(released, tmp_path):
             catch_exceptions=False,
             standalone_mode=False,
         )
+
+
+def test_a_digest_names_a_release_that_has_served_here_with_its_view(released, tmp_path, monkeypatch):
+    src, view = released
+    serving, digest = tmp_path / "data" / "serving", verify(src).digest
+    (serving / "releases").mkdir(parents=True)
+    (serving / "releases" / digest).symlink_to(src)
+    (serving / "releases" / f"{digest}.key.sig.json").write_text("{}")
+    named = json.loads((src / "release" / "release.json").read_bytes())["view"]
+    (serving / "views").mkdir()
+    (serving / "views" / named).symlink_to(view)
+    assert pulled(serving, digest[:8]) == (serving / "releases" / digest, serving / "views" / named)
+    monkeypatch.setenv("FRESHRANK_HOME", str(tmp_path))
+    command = ["evaluate", "--release", digest[:12], "--data", str(a_week(tmp_path)), "--json"]
+    told = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
+    assert told["release"] == digest
+    with pytest.raises(InputRejected, match=f"0 releases .* there are: {digest[:12]}[.]"):
+        pulled(serving, "0" * 12)
