@@ -27,6 +27,7 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import explanation, find_gate
 from tasks.domain.behaviour import next_day
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.explain.text import finding_lines
 from tasks.follow import follow_refresh, start_refresh
 from tasks.progress import last_said
 from tasks.run import read_manifest
@@ -215,8 +216,8 @@ def ask(settings: Settings) -> None:
     screen.print(f"  {told['partition']} shipped: {told['shipped']}. {told['reason']}")
     for candidate in told["candidates"]:
         screen.print(f"  {candidate['kind']}: {candidate['verdict']}")
-        for finding in candidate["findings"]:
-            screen.print(f"    {finding['outcome']:<12} {finding['sentence']}")
+        for line in finding_lines(candidate["findings"]):
+            screen.print(f"    {line}")
     for line in told["report"].get("lines", []):
         screen.print(f"  {line}")
 

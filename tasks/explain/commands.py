@@ -45,8 +45,10 @@ def explain(
         page.write_text(html(told))
     if as_json:
         sys.stdout.write(json.dumps(told, indent=1, default=str) + "\n")
+    elif sys.stdout.isatty():
+        Console(highlight=False).print(Markdown(as_markdown(told)))  # a console that wraps softly would cut its lines
     else:
-        screen.print(Markdown(as_markdown(told)))
+        sys.stdout.write(as_markdown(told) + "\n")
 
 
 def bundle(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.domain.gate import Decision, Outcome
+from tasks.domain.gate import TOTAL, Decision, Outcome
 
 NEAREST = 3
 SIGN = {Outcome.PASS: "pass", Outcome.INCONCLUSIVE: "????", Outcome.FAIL: "FAIL"}
@@ -46,7 +46,7 @@ def as_markdown(told: dict[str, Any]) -> str:
     lines += [told["reason"], ""]
     for candidate in told["candidates"]:
         lines += [f"## {candidate['kind']}: {candidate['verdict']}", ""]
-        lines += [f"- {SIGN[Outcome(f['outcome'])]}  {f['sentence']}" for f in candidate["findings"]]
+        lines += [f"- {line}" for line in finding_lines(candidate["findings"])]
         lines.append("")
     lines += [f"- {line}" for line in told.get("report", {}).get("lines", [])]
     for one in told.get("changes", ()):
@@ -58,6 +58,28 @@ def as_markdown(told: dict[str, Any]) -> str:
     lines += _section("Data", data_lines(told.get("data")))
     lines += _section("From partitions to release", lineage_lines(told))
     return "\n".join(lines)
+
+
+def finding_lines(findings: Sequence[dict[str, Any]]) -> list[str]:
+    """Each finding that did not pass, each about all slates, and what passed on slices in two lines; the page shows every one."""
+
+    def is_told(finding: dict[str, Any]) -> bool:
+        return finding["outcome"] != Outcome.PASS or finding["slice"] == TOTAL
+
+    lines = [f"{SIGN[Outcome(one['outcome'])]}  {one['sentence']}" for one in findings if is_told(one)]
+    passed = [one for one in findings if not is_told(one)]
+    judged = [one for one in passed if one["difference"] is not None]
+    if judged:
+        metrics = list(dict.fromkeys(one["name"] for one in judged))
+        leading = [one for one in judged if one["name"] == metrics[0]]
+        worst = min(leading, key=lambda one: float(one["difference"]))
+        lines.append(
+            f"{SIGN[Outcome.PASS]}  {', '.join(metrics)} on {len(leading)} slices: no significant harm beyond what is allowed; "
+            f"the lowest {worst['name']} difference is {worst['difference']:+.4f} on {worst['slice']}"
+        )
+    if silent := len(passed) - len(judged):
+        lines.append(f"{SIGN[Outcome.PASS]}  {silent} slices without a comparison: no verdict on them")
+    return lines
 
 
 def change_lines(one: dict[str, Any]) -> list[str]:

@@ -11,7 +11,9 @@ import pytest
 from tasks.decisions import as_markdown, explanation, find_run
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import Decision
+from tasks.explain.commands import explain
 from tasks.explain.page import facts, html, next_step
+from tasks.explain.text import finding_lines
 from tasks.run import Step, run
 from tests.decision_builders import DAY, a_run, a_stopped_day
 
@@ -198,3 +200,22 @@ def test_what_a_person_shipped_against_the_gate_names_the_person(tmp_path):
     assert told["headline"] == ("The weights ship by the decision of kim, not of the gate: the benchmark host is down.")
     assert [one["release"] for one in told["candidates"] if one["kind"] == "weights"] == ["f" * 64]
     assert told["shipped"] == "none" and "the decision of kim" in html(told)
+
+
+def test_what_passed_on_slices_is_two_lines_and_what_did_not_is_told_in_full(told_of):
+    told = told_of("folds")
+    findings = next(one["findings"] for one in told["candidates"] if one["kind"] == "weights")
+    harmed = {**findings[0], "outcome": "fail", "slice": "repeat", "sentence": "ndcg_at_10[repeat]: harmed"}
+    lost = {**findings[0], "slice": "deli", "difference": -0.5, "sentence": "not told"}
+    unknown = {**findings[0], "slice": "nobody", "difference": None, "sentence": "not told"}
+    lines = finding_lines([findings[0], harmed, lost, {**lost, "name": "mrr", "slice": "drug"}, unknown])
+    assert lines[0].endswith(findings[0]["sentence"]) and lines[1] == "FAIL  ndcg_at_10[repeat]: harmed"
+    assert "ndcg_at_10, mrr on 1 slices" in lines[2] and "-0.5000 on deli" in lines[2]
+    assert lines[3] == "pass  1 slices without a comparison: no verdict on them" and len(lines) == 4
+
+
+def test_the_command_cuts_no_line_where_there_is_no_terminal(told_of, monkeypatch, capsys):
+    told = told_of("whole")
+    monkeypatch.setattr("tasks.explain.commands._told", lambda run: told)
+    explain(run="2017-07-01")
+    assert told["candidates"][0]["findings"][0]["sentence"] in capsys.readouterr().out
