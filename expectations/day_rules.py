@@ -134,6 +134,17 @@ def _watermark(day: Day, settings: Settings) -> str | None:
     return f"the last event is of {_clock(now)}, usually of {_clock(usual)}: the end of the day is not there"
 
 
+def _freshness(day: Day, settings: Settings) -> str | None:
+    """Days before this one that nobody has accepted. The wait for today's own file is the schedule's: dags/model_refresh.py."""
+    before = sorted(known for known in day.past.rows if known < day.day)
+    if len(before) < settings["at_least_days"]:
+        return None
+    missing = (partition_date(day.day) - partition_date(before[-1])).days - 1
+    if missing <= settings["days"]:
+        return None
+    return f"none of the {missing} days before it was accepted, the last one was {before[-1]}"
+
+
 def _clock_shift(day: Day, settings: Settings) -> str | None:
     if not _enough(day, settings) or not day.counts.rows:
         return None
@@ -296,6 +307,11 @@ DAY_RULES = (
     ),
     CheckDay("hours", "a lost hour is a lost log file; a doubled one was sent twice", _hours),
     CheckDay("watermark", "what comes after the last event is missing, and nobody knows what it was", _watermark),
+    CheckDay(
+        "freshness",
+        "histories and counters would jump over the days that are missing, and nobody would know",
+        _freshness,
+    ),
     CheckDay("clock_shift", "a clock in the wrong zone moves what happened before to after", _clock_shift),
     CheckDay(
         "concentration",

@@ -52,6 +52,17 @@ def test_row_count_says_nothing_without_a_past_and_ignores_empty_and_later_days(
     assert usual_rows(DAY, later | weeks_before([0, 0, 0]), POLICY_OF.days["row_count"].settings) is None
 
 
+@pytest.mark.parametrize(("last", "stops"), [("2017-01-31", False), ("2017-01-24", False), ("2017-01-23", True)])
+def test_a_week_without_an_accepted_day_is_not_jumped_over(last, stops):
+    before = {next_day(last, -n): 150 for n in range(7)}
+    told = said("freshness", the_day(a_day(DAY), past=a_past(rows_before=before)))
+    assert bool(told) == stops and (
+        not stops or "none of the 8 days before it was accepted, the last one was 2017-01-23" in told
+    )
+    later = {next_day(DAY, n): 150 for n in range(1, 9)}
+    assert said("freshness", the_day(a_day(DAY), past=a_past(rows_before=later))) is None, "later days are no past"
+
+
 @pytest.mark.parametrize("column", ["value", "item_id", "user_id"])
 def test_a_column_without_any_value_is_named(column):
     assert said("all_null", the_day(a_day(DAY, **{column: None}))) == f"no value at all in {column}"
