@@ -149,7 +149,7 @@ def _is_large(row: Comparison, quality: QualityPolicy) -> bool:
 
 def _total(row: Comparison, quality: QualityPolicy) -> Finding:
     policy = quality.metrics[row.name]
-    better = ", and to be better" if row.lower > 0 else ""
+    better = ", and shown to be better" if row.lower > 0 else ""
     if row.upper < -policy.margin:
         return _compared(
             row, policy.margin, Outcome.FAIL, row.upper, "shown to be worse than allowed", LOOK_AT_TRAINING

@@ -113,14 +113,3 @@ def novelty(share: NDArray[np.float64]) -> float | None:
         share: [items], each item's share of all recent purchases, above 0.
     """
     return float(-np.log2(share).mean()) if len(share) else None
-
-
-def lower_bound(
-    difference: NDArray[np.float64], cluster: NDArray[np.int64], *, confidence: float = 0.95, draws: int = 1_000
-) -> float:
-    """One-sided lower bound of the mean of paired differences, resampling whole clusters (users)."""
-    _, at = np.unique(cluster, return_inverse=True)
-    sums, counts = np.bincount(at, difference), np.bincount(at)
-    clusters = len(counts)
-    drawn = np.random.default_rng(0).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
-    return float(np.quantile((drawn @ sums) / (drawn @ counts), 1 - confidence))

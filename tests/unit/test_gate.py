@@ -107,7 +107,7 @@ def test_holm_counts_the_slices_of_all_metrics_together():
 
 def test_a_gain_is_told_as_one():
     reason = decide(evidence(a_comparison(0.03)), POLICY).reason
-    assert "no worse than allowed, and to be better" in reason
+    assert "no worse than allowed, and shown to be better" in reason
 
 
 def test_a_margin_that_these_slates_cannot_show_is_called_so():

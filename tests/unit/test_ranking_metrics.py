@@ -15,7 +15,6 @@ from tasks.domain.ranking_metrics import (
     auc,
     diversity,
     logloss,
-    lower_bound,
     novelty,
     ranked_metrics,
     value_ndcg,
@@ -91,18 +90,6 @@ def test_logloss_of_a_coin_is_log_two():
 
 def test_logloss_of_a_sure_mistake_is_finite():
     assert logloss(np.array([1e4], np.float32), np.array([False])) == pytest.approx(-math.log(1e-7))
-
-
-def test_the_lower_bound_of_a_constant_difference_is_that_difference():
-    assert lower_bound(np.full(20, 0.1), np.arange(20) // 2) == pytest.approx(0.1)
-
-
-def test_slates_of_one_user_count_as_one():
-    rng = np.random.default_rng(1)
-    of_user = rng.normal(size=10)
-    spread_out, together = np.arange(100), np.arange(100) // 10
-    difference = np.repeat(of_user, 10)
-    assert lower_bound(difference, together) < lower_bound(difference, spread_out)
 
 
 def test_auc_counts_a_tie_as_half():
