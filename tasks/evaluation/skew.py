@@ -21,6 +21,7 @@ from tasks.ranker.runtime import Scorer
 from tasks.ranker.state import NOBODY, ItemState, UserHistory, View
 
 REQUESTS, CANDIDATES, EVENTS = 20, 100, 800  # a longer history does not fit into a request's body
+LEAST_QUANTITY = 1e-6  # what the histories divide by where a log has quantity 0: tasks/ranker/state.py
 TOLERANCE = 0.01  # of a logit, as for golden requests: int8 kernels differ a little between processors
 Ask = Callable[[dict[str, Any]], tuple[list[str], list[float]]]  # a request -> items, scores
 
@@ -80,7 +81,7 @@ def _request(items: ItemState, history: UserHistory, rows: Ints) -> dict[str, An
             "item_id": items.ids[row],
             "event_time": f"{iso_day(day)}T12:00:00Z",
             "quantity": quantity,
-            "value": price * quantity,
+            "value": price * max(quantity, LEAST_QUANTITY),
             "discount": discounted,
         }
         for row, day, quantity, price, discounted in zip(
