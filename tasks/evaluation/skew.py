@@ -52,7 +52,7 @@ def evaluator_scores(scorer: Scorer, items: ItemState, view: View, count: int = 
         scores = {
             ids[at]: float(score) for at, score in zip(ranking.order.tolist(), ranking.scores.tolist(), strict=True)
         }
-        found.append(Scored(_request(items, history, rows), scores))
+        found.append(Scored(request_of(items, history, rows), scores))
     return found
 
 
@@ -75,7 +75,7 @@ def skew_check(scored: list[Scored], ask: Ask, tolerance: float = TOLERANCE) -> 
     )
 
 
-def _request(items: ItemState, history: UserHistory, rows: Ints) -> dict[str, Any]:
+def request_of(items: ItemState, history: UserHistory, rows: Ints) -> dict[str, Any]:
     events = [
         {
             "item_id": items.ids[row],

@@ -8,14 +8,14 @@ import pytest
 from tasks.domain.requests import convert_rank
 from tasks.evaluation.behaviour import behaviour_checks, with_purchases
 from tasks.evaluation.queries import in_another_case, query_checks, with_accents, with_typo, without_last_word
-from tasks.evaluation.skew import evaluator_scores, skew_check
+from tasks.evaluation.skew import evaluator_scores, request_of, skew_check
 from tasks.ranker.build import StateBuilder
 from tasks.ranker.features import COLUMN
 from tasks.ranker.judge import prepare
 from tasks.ranker.log import Plans
 from tasks.ranker.runtime import OpenVinoScorer
 from tasks.ranker.slates import slates_on
-from tasks.ranker.state import NOBODY, ItemState, View, history_from_events
+from tasks.ranker.state import NOBODY, ItemState, UserHistory, View, history_from_events
 from tasks.serving.engine import Engine
 from tasks.serving.release import verify
 from tests.ranker_builders import texts_of
@@ -165,3 +165,17 @@ def test_a_line_of_quantity_zero_is_read_from_a_request_as_from_the_log():
     line = {"item_id": items.ids[3], "event_time": "2017-06-20T12:00:00Z", "value": 2.0}
     assert history_from_events(items, [line | {"quantity": 0.0}]).quantity.tolist() == [0.0]
     assert history_from_events(items, [line]).quantity.tolist() == [1.0], "not said is one piece"
+
+
+def test_a_made_up_request_says_every_line_of_a_history_as_it_is():
+    items, residue = a_morning().items, np.float32(4.440892e-10)  # 4e-16 of value over quantity 0, as a log had it
+    history = UserHistory(
+        rows=np.array([2, 3, 4], np.int32),
+        days=np.array([items.day - 3, items.day - 3, items.day - 1], np.int32),
+        quantity=np.array([2.0, 0.0, 0.0], np.float32),
+        price=np.array([1.5, residue, 0.0], np.float32),
+        discounted=np.array([1.0, 0.0, 0.0], np.float32),
+    )
+    read = history_from_events(items, request_of(items, history, history.rows)["history"])
+    for name in ("rows", "days", "quantity", "price", "discounted"):
+        assert getattr(read, name).tolist() == getattr(history, name).tolist(), name
