@@ -105,10 +105,6 @@ class Day:
                 day.__dict__[name] = self.__dict__[name]
         return day
 
-    def prepare(self) -> None:
-        """Work out what rules ask for and no other day decides."""
-        _ = (self.event_ids, self.user_rows)
-
     @cached_property
     def items(self) -> pl.DataFrame:
         """Of the sound rows: item_id, rows, lines, price."""

@@ -180,7 +180,6 @@ def _prepare(read: Read | None, policy: DataPolicy, past: Past) -> Prepared | No
     for rule in ROW_RULES:
         if not rule.by_the_past:
             hits[rule.name] = _catch(rule, day, policy)
-    day.prepare()
     return Prepared(day, hits, read.faults, landed.released)
 
 
