@@ -33,7 +33,9 @@ run: $(READY)  ## fresh machine -> local stack -> first champion -> daily refres
 	@$(BIN)/python -m infra.local.run
 
 test: $(READY)  ## all tests that need no GPU and no network
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e
+	@# one after the other, with both cores to themselves: they hold a stack under load
+	@$(BIN)/python -m pytest -q tests/e2e
 
 test-fast: $(READY)  ## unit tests only: seconds
 	@$(BIN)/python -m pytest -q tests/unit
