@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import signal
 import sys
@@ -21,14 +22,14 @@ from benchmarks._load import households, load
 from infra.local.down import bring_down
 from infra.local.services import MARKER
 from tasks.adapters.airflow import AirflowClient
-from tasks.adapters.store import open_store
+from tasks.adapters.store import Store, open_store
 from tasks.controller.client import ControllerClient
 from tasks.decisions import find_gate
 from tasks.domain.errors import FreshrankError
 from tasks.policies import load_policy
 
 HERE = Path(__file__).parent
-UNTRAINED, ALLOW_EVERYTHING = str(HERE / "untrained.yaml"), str(HERE / "allow-everything.yaml")
+UNTRAINED = str(HERE / "untrained.yaml")
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 KILLED = ("store", "valkey", "mlflow", "airflow-api-server")
 TRAINING_SIDE = (
@@ -238,35 +239,35 @@ def test_a_planted_bad_candidate_is_refused_and_the_run_is_green(stack, second_d
     assert second_day["ok"], second_day
 
 
-@pytest.mark.xfail(
-    reason="the gate now also asks how a model behaves: an untrained one lowers items of habit, whatever the margins, so no "
-    "policy lets it through to the live judge. Plant the bad release after the gate instead"
-)
+def a_verdict_that_nobody_reached(store: Store, gate_uri: str, day: str) -> str:
+    """A gate's manifest that lets the weights pass, as somebody who can write to the store could leave it there."""
+    gate = json.loads(store.get(store.key(gate_uri)))
+    decision = json.loads(store.get(store.key(gate["outputs"]["decision.json"]["uri"])))
+    for verdict in decision["verdicts"]:
+        verdict["outcome"] = "pass"
+    decision |= {"shipped": "weights", "needs_review": False, "reason": "forged by a test"}
+    body, key = json.dumps(decision).encode(), f"runs/gate/{day}/{'f' * 24}"
+    store.put_new(f"{key}/0/decision.json", body)
+    uri, digest = store.uri(f"{key}/0/decision.json"), hashlib.sha256(body).hexdigest()
+    gate["outputs"] = {"decision.json": {"uri": uri, "sha256": digest, "bytes": len(body)}}
+    store.put_new(f"{key}.json", json.dumps(gate).encode())
+    return store.uri(f"{key}.json")
+
+
 def test_a_bad_release_does_not_survive_the_shadow(stack, second_day):
-    """Past the gate by a policy that allows everything: the live judge is the second door."""
+    """Past the gate by a forged verdict, packaged and signed like any other: the live judge is the second door."""
     store, controller = open_store(stack.settings), ControllerClient(stack.settings)
-    gate = json.loads(store.get(store.key(find_gate(store, "2017-07-02"))))
-    inputs = gate["inputs"]
-    compress = next(
-        store.uri(key)
-        for key in store.list("runs/compress/2017-07-02/")
-        if key.count("/") == 3 and json.loads(store.get(key))["params"].get("recipe") == UNTRAINED
-    )
+    real = find_gate(store, "2017-07-02")
+    inputs = json.loads(store.get(store.key(real)))["inputs"]
     evaluation = json.loads(store.get(store.key(inputs["evaluate"])))["inputs"]
-    allow = {"FRESHRANK_POLICY": ALLOW_EVERYTHING}
-    passed = stack.run(
-        *command("gate", "2017-07-02", evaluate=inputs["evaluate"], benchmark=inputs["benchmark"]), **allow
-    )
-    assert passed.returncode == 0, passed.stderr
     packed = stack.run(
         *command(
             "package",
             "2017-07-02",
-            gate=passed.stdout.strip(),
+            gate=a_verdict_that_nobody_reached(store, real, "2017-07-02"),
             build_dataset=evaluation["build_dataset"],
-            compress=compress,
-        ),
-        **allow,
+            compress=evaluation["compress"],
+        )
     )
     assert packed.returncode == 0, packed.stderr
     release = json.loads(store.get(store.key(packed.stdout.strip())))["summary"]["release"]
