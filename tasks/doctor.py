@@ -28,7 +28,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which problems should be solved. A check that breaks is a finding, not an error."""
     findings: list[Finding] = []
-    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _services, _store)
+    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _services, _store, _mirror)
     for check in checks:
         try:
             findings += check(settings)
@@ -135,3 +135,17 @@ def _store(settings: Settings) -> Iterator[Finding]:
     except FreshrankError as err:
         then = f"check the store's settings; a local one writes {settings.logs}/store.log"
         yield _finding("store", False, str(err), then)
+
+
+def _mirror(settings: Settings) -> Iterator[Finding]:
+    """What MLflow does not show: nothing that serves depends on it."""
+    from tasks.adapters.mirror import ASIDE, REFUSED, Mirror
+
+    folder = settings.home / "spool" / "mlflow"
+    mirror = Mirror(folder, {})
+    waiting, left = len(mirror.waiting()), {off: mirror.left(off) for off in (ASIDE, REFUSED)}
+    why = {ASIDE: "never answered", REFUSED: "refused"}
+    said = [f"{len(paths)} calls that MLflow {why[off]} lie in {folder / off}" for off, paths in left.items() if paths]
+    then = f"read logs/registry-mirror.log and logs/mlflow.log; to try again: `mv {folder}/*/*.json {folder}/`"
+    told = "; ".join([*said, f"{waiting} calls wait for MLflow"])
+    yield _finding("mlflow mirror", not said, told, then)

@@ -24,6 +24,7 @@ from tasks.settings import Settings
 PAGES = (".html", ".md", ".png", ".svg")  # what people read; data stays in the object store
 LARGEST_PAGE = 4 << 20
 DECISION_PAGE = "gate/decision.html"  # of every refresh, also of one whose data stopped it before the gate
+NAMED = {"gate_error_rates": "gate error rates"}  # steps outside of a refresh: what their run is called
 CURVES = "curves.json"  # [{name: value, ...} of epoch 1, 2, ...], written by a step that has any
 
 
@@ -64,7 +65,7 @@ def mirror(settings: Settings, registry: Registry | None = None, store: Store | 
 
 def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None:
     manifest = read_manifest(store, uri)
-    run_id = registry.refresh_run(run_key, manifest.partition)
+    run_id = registry.refresh_run(run_key, manifest.partition, named=NAMED.get(manifest.step, "refresh"))
     registry.log_step(run_id, uri, manifest)
     registry.log_artifacts(run_id, _pages(store, manifest))
     if CURVES in manifest.outputs:
@@ -95,7 +96,7 @@ def _record_gate(registry: Registry, store: Store, uri: str, manifest: Manifest,
     registry.log_artifacts(run_id, {"gate/decision.json": store.get(store.key(manifest.outputs["decision.json"].uri))})
     told = {"shipped": decision.shipped, "reason": decision.reason, "policy": decision.policy}
     registry.refresh_run(run_key, manifest.partition, told)
-    registry.note(run_id, as_markdown(_record_decision(registry, store, uri, run_id)))
+    registry.note(run_id, as_markdown(_record_decision(registry, store, uri, run_id)), DECISION_PAGE)
 
 
 def _record_decision(registry: Registry, store: Store, uri: str, run_id: str) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _play_end(
 ) -> None:
     run_id = registry.refresh_run(run_key, partition or "unknown")
     if note:
-        registry.note(run_id, note)
+        registry.note(run_id, note, DECISION_PAGE)
     registry.close(run_id, status)
 
 

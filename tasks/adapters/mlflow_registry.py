@@ -37,6 +37,9 @@ class MlflowRegistry(Registry):
         known = self._find(run_key)
         return f"{self.run_page(known.run_id)}/artifacts/{step}" if known else self._url
 
+    def _page(self, run_id: str, path: str) -> str:
+        return f"{self.run_page(run_id)}/artifacts/{path}"
+
     def read_run(self, run_id: str) -> Recorded:
         return _recorded(self._api("GET", "runs/get", params={"run_id": run_id})["run"])
 

@@ -75,10 +75,12 @@ class Version:
 class Registry(ABC):
     """What freshrank writes down for people. Raises Unavailable when the registry does not answer in time."""
 
-    def refresh_run(self, run_key: str, partition: str, tags: Mapping[str, str] | None = None) -> str:
+    def refresh_run(
+        self, run_key: str, partition: str, tags: Mapping[str, str] | None = None, named: str = "refresh"
+    ) -> str:
         """The id of the run of one refresh, made at first use. Of two made at once, the older one is the run."""
         known = self._find(run_key)
-        run_id = known.run_id if known else self._create(f"refresh {partition}", run_key, {"partition": partition})
+        run_id = known.run_id if known else self._create(f"{named} {partition}", run_key, {"partition": partition})
         if tags:
             self._write(run_id, tags=tags)
         return run_id
@@ -113,7 +115,7 @@ class Registry(ABC):
             for name in FINDING_NUMBERS
             if (number := getattr(finding, name)) is not None
         ]
-        told = {"outcome": str(verdict.outcome), "kind": verdict.kind, NOTE: verdict.reason}
+        told = {"outcome": str(verdict.outcome), "kind": verdict.kind, NOTE: shortened(verdict.reason)}
         self._log(nested, numbers, {}, told | dict(tags or {}))
         findings = [finding.model_dump(mode="json") for finding in verdict.findings]
         self.log_artifacts(nested, {"findings.json": json.dumps(findings, indent=1, sort_keys=True).encode()})
@@ -136,9 +138,9 @@ class Registry(ABC):
         for path, content in files.items():
             self._put_artifact(run_id, path, content)
 
-    def note(self, run_id: str, text: str) -> None:
-        """What the run's page opens with."""
-        self._write(run_id, tags={NOTE: text[:LONGEST_TAG]})
+    def note(self, run_id: str, text: str, page: str = "") -> None:
+        """What the run's page opens with; a text that is too long ends with a whole line and a link to `page`, an artifact."""
+        self._write(run_id, tags={NOTE: shortened(text, self._page(run_id, page) if page else "")})
 
     def close(self, run_id: str, status: str) -> None:
         """FINISHED or FAILED. A rerun closes it again."""
@@ -215,6 +217,11 @@ class Registry(ABC):
     def read_run(self, run_id: str) -> Recorded: ...
 
     @abstractmethod
+    def _page(self, run_id: str, path: str) -> str:
+        """Where people see an artifact of a run."""
+        ...
+
+    @abstractmethod
     def find_version(self, release: str) -> Version | None: ...
 
     @abstractmethod
@@ -276,6 +283,9 @@ class MemoryRegistry(Registry):
     def read_run(self, run_id: str) -> Recorded:
         return self.runs[run_id]
 
+    def _page(self, run_id: str, path: str) -> str:
+        return f"memory:/{run_id}/{path}"
+
     def find_version(self, release: str) -> Version | None:
         return next((v for v in self.versions.values() if v.tags.get(RELEASE) == release), None)
 
@@ -333,6 +343,16 @@ class MemoryRegistry(Registry):
 def finding_metric(name: str, slice_name: str, number: str) -> str:
     """finding.ndcg_at_10.all.bound: the metric that holds one number of one finding."""
     return _name(f"finding.{name}.{slice_name}.{number}")
+
+
+def shortened(text: str, whole: str = "") -> str:
+    """Of a text too long for a tag: as many whole lines or sentences as fit, and where the whole of it is."""
+    if len(text) <= LONGEST_TAG:
+        return text
+    end = f"\n\nCut here; [the whole record]({whole})" if whole else "\n\nCut here; findings.json has the rest"
+    head = text[: LONGEST_TAG - len(end)]
+    stop = max(head.rfind("\n"), head.rfind("; "), head.rfind(". ") + 1)
+    return (head[:stop] if stop > 0 else head) + end
 
 
 def _name(text: str) -> str:
