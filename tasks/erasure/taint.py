@@ -1,6 +1,7 @@
 """Which runs, releases and views were made from rows of a user: what names the user, and what was built from that.
 
 A dataset names its users, so whatever was built from it is found by lineage. Weights name nobody: they are called tainted.
+Slates say what a numbered user bought and which groups the user is of, so they go with the dataset that numbers users.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tasks.erasure.view_without import holds, view_digests
 from tasks.lineage import DATASET, READERS, built_on, manifests_of, runs_since
 
 PAGES = (".html", ".md")  # show the first eight digits
+BY_NUMBER = "slates.parquet"  # a row for each slate: the user's number in the dataset, groups, metrics
 NAMING = (".json", ".parquet", *PAGES)  # kinds of files that can name a user; the numbers of .safetensors mean nobody
 
 
@@ -53,6 +55,9 @@ def built_from(store: Store, user: str, since: str | None) -> Built:
             objects += named
     views = [view for view in view_digests(store) if holds(store, view, {user})]
     tainted = built_on(store, manifests, datasets, views)
+    # first of all: once the dataset is gone, nothing leads to them any more
+    numbered = [key for run in tainted.runs for key in runs[run.removesuffix(".json")] if key.endswith(f"/{BY_NUMBER}")]
+    objects = [*numbered, *(key for key in objects if key not in numbered)]
     there = {key for keys in runs.values() for key in keys}.difference(objects)
     kept = (artifact for manifest in manifests.values() for artifact in manifest.outputs.values())
     outputs = {artifact.sha256 for artifact in kept if store.key(artifact.uri) not in there}

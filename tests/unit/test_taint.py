@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from tasks.adapters.erasures import DONE, ERASED
@@ -80,6 +81,19 @@ def test_of_other_steps_only_what_names_the_user_is_deleted():
     built = built_from(store, ANNA, FIRST)
     assert [key.rsplit("/", 1)[1] for key in built.objects] == ["quarantine.parquet", "report.md"]
     assert built.tainted == Tainted() and run
+
+
+def test_slates_that_number_the_user_go_first_and_those_of_other_datasets_stay():
+    store = MemoryStore()
+    dataset, other = a_dataset(store, SECOND, "1", ANNA), a_dataset(store, SECOND, "2", "b2" * 32)
+    slates = parquet_bytes(pa.table({"user": [0], "slice.group_age_65": [True]}))
+    files = {"slates.parquet": slates, "evaluation.json": b"{}"}
+    judged = a_run(store, "evaluate", SECOND, "3", files, [dataset])
+    a_run(store, "evaluate", SECOND, "4", files, [other])
+    built = built_from(store, ANNA, FIRST)
+    assert built.objects[0] == f"{judged[:-5]}/0/slates.parquet" and len(built.objects) == 3
+    assert f"{len(slates):064x}" in built.outputs, "copies on machines go too"
+    assert judged in built.tainted.runs
 
 
 def test_attempts_without_a_manifest_are_looked_through_and_days_before_the_user_are_not():
