@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +21,7 @@ from tasks.ranker.shown import Shown
 from tests.ranker_builders import texts_of
 from tests.serving_builders import DAY, USERS, a_log
 
-HOW = (
-    "the Open Bandit sample is not here: pip download --no-deps obp==0.4.1 -d DIR, then "
-    "OBP_WHEEL=DIR/obp-0.4.1-py3-none-any.whl"
-)
-WHEEL = Path(os.environ.get("OBP_WHEEL", "/nowhere"))
+OPEN_BANDIT = Path(__file__).parent / "open_bandit" / "all.parquet"
 
 
 def test_by_hand():
@@ -125,12 +119,9 @@ def test_a_log_without_lists_or_without_chances_has_no_estimate():
 
 def campaign(policy):
     """Rounds of ZOZOTOWN's fashion recommendation of November 2019 (Saito et al., NeurIPS 2021), CC BY 4.0."""
-    with zipfile.ZipFile(WHEEL) as wheel:
-        body = wheel.read(f"obp/dataset/obd/{policy}/all/all.csv")
-    return pl.read_csv(body, columns=["item_id", "position", "click", "propensity_score"])
+    return pl.read_parquet(OPEN_BANDIT).filter(pl.col("policy") == policy)
 
 
-@pytest.mark.skipif(not WHEEL.exists(), reason=HOW)
 def test_from_the_log_of_thompson_sampling_the_clicks_of_random_choice():
     logged, random = campaign("bts"), campaign("random")
     items = logged["item_id"].max() + 1
@@ -146,7 +137,6 @@ def test_from_the_log_of_thompson_sampling_the_clicks_of_random_choice():
     assert told.effective_sample < 0.5 * len(logged), "Thompson sampling seldom shows what random choice would"
 
 
-@pytest.mark.skipif(not WHEEL.exists(), reason=HOW)
 def test_one_item_for_everyone_cannot_be_judged_from_random_choice_of_eighty():
     logged = campaign("random").filter(pl.col("position") == 1)
     told = snips(
