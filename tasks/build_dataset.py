@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
 from tasks.domain.recipe import Augmentation, Recipe
+from tasks.evaluation.labels import save_label_kinds
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
 from tasks.ranker.augment import augmented
@@ -72,6 +73,7 @@ def build_dataset(
     builder = StateBuilder(log, planned, users, texts, shown=shown, knowledge=data.knowledge)
     known_items = counting.sold(days.train[0], days.train_end)
     save_builder(out, builder, digests, known_items, days.train_end, days.validation[-1])
+    save_label_kinds([path for path in accepted if partition_day(path) in days.holdout], log, users, data.goal, out)
     sampling = _sampling(recipe)
     names = [log.user_ids[user] for user in users.tolist()]
     options = [names, encoder_digest(), asdict(sampling), data.knowledge, data.goal, data.label_delay_days]

@@ -2,8 +2,9 @@
 
 New weights are compared over the whole holdout. New state is compared on the partition's day: the champion's weights on
 its released state against the same weights on that morning's state. A first champion is compared with GP-TopFreq, the
-counting baseline, on its validation days. Writes evaluation.json, slates.parquet, one row a slate, and predictions.html,
-Great Expectations on every ranking: where scores are not finite or a ranking lost things, no metric means anything.
+counting baseline, on its validation days. New weights also meet simpler models and the champion before. Writes
+evaluation.json, slates.parquet, one row a slate, and predictions.html, Great Expectations on every ranking: where scores
+are not finite or a ranking lost things, no metric means anything.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from tasks.evaluation.behaviour import behaviour_checks
 from tasks.evaluation.compared import Compared, require_each_once, slice_report, write_slates
 from tasks.evaluation.counterfactual import counterfactual
 from tasks.evaluation.facts import Groups, MorningFacts
+from tasks.evaluation.labels import Shared, shared_labels
 from tasks.evaluation.queries import query_checks
+from tasks.evaluation.rivals import Rivals, counted_row
 from tasks.evaluation.state_checks import state_checks
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, iso_day
@@ -36,7 +39,6 @@ from tasks.ranker.judge import (
     Judged,
     Row,
     full_row_of,
-    judge,
     mean_of,
     metrics_of,
     of_ten,
@@ -46,7 +48,7 @@ from tasks.ranker.judge import (
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Ranking, rank_profile, rank_slate
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
+from tasks.ranker.runtime import OpenVinoScorer, Scorer
 from tasks.ranker.state import NOBODY, ItemState, View
 from tasks.ranker.text import QueryEncoder
 
@@ -140,7 +142,7 @@ def _counting() -> Side:
     def rank(one: Judged, answers: Answers) -> Row:
         order, past = personal_then_popular_order(one)
         answers.add(one.slate.user, [one.ranked.profile.items.ids[row] for row in order[:K].tolist()])
-        return metrics_of(np.isin(order, one.slate.positives), past[order], one.slate) | of_ten(order, one)
+        return counted_row(one, order, past)
 
     return Side("champion", rank)
 
@@ -154,7 +156,9 @@ def _weights(
 ) -> Told:
     new, old = OpenVinoScorer(candidate / "model"), OpenVinoScorer(champion / "release" / "model")
     sides = _ranked_by(new, "weights", "candidate", seen), _ranked_by(old, "weights", "champion", seen)
-    return _compare(data, data.split.holdout_days, sides, new, candidate, groups, previous)
+    models, items = (candidate / "model", champion / "release" / "model"), len(data.whole.log.items.ids)
+    shared = shared_labels(data.directory, *models, items)
+    return _compare(data, data.split.holdout_days, sides, new, candidate, groups, previous, shared)
 
 
 def _first_champion(data: Dataset, candidate: Path, seen: Predictions, groups: Groups) -> Told:
@@ -171,48 +175,37 @@ def _compare(
     candidate: Path,
     groups: Groups,
     previous: Path | str = "there is no champion yet",
+    shared: Shared | None = None,
 ) -> Told:
-    """Two systems on every slate of `days`; beside them counting, the candidate without transformers, the champion before."""
-    silenced, counting = TorchScorer.load(candidate / "model", zeroed=True), _counting()
+    """Two systems on every slate of `days`, and beside them the rivals that the candidate has to be worth more than."""
+    rivals = Rivals(data, candidate, previous)
     compared: list[Compared] = []
     sample: list[Judged] = []
-    before, skipped = _scorer_before(previous)
-    peer, zeroed, earlier = [], [], []
     with Progress("evaluate", len(days), "days") as bar:
         for morning, slates in data.mornings(days):
             facts = MorningFacts(morning, data.whole, groups)
             _stock(sides, morning)
-            prepared = prepare([(morning, slates)])
+            prepared = prepare([(morning, shared.of(morning, slates) if shared else slates)])
             sample = sample or prepared
             for one in prepared:
                 ours, theirs = (side.rank(one, side.answers) for side in sides)
-                compared.append(_compared(one, facts, ours, theirs))
-                peer.append(counting.rank(one, counting.answers))
-                zeroed.append(judge(silenced, one))
-                earlier += [judge(before, one)] if before else []
+                compared.append(_compared(one, facts, ours, theirs, rivals.of(one)))
             bar.advance()
     if not compared:
-        raise InputRejected(f"{', '.join(days)} hold no slate of the selected users, so nothing can be compared")
+        what = f"slate with {' or '.join(shared.labels)}, which both models learned," if shared else "slate"
+        raise InputRejected(f"{', '.join(days)} hold no {what} of the selected users, so nothing can be compared")
     checks, queries = _golden_queries(data, candidate, morning)
     extra = {
-        "gp_topfreq": mean_of(peer),
-        "transformer_zeroed": mean_of(zeroed),
-        "previous_champion": mean_of(earlier) if before else {"skipped": skipped},
+        **rivals.facts(one.rivals for one in compared),
         "queries": queries,
         "counterfactual": counterfactual(data, days, scorer),
         "checks": [one.model_dump(mode="json") for one in (*behaviour_checks(scorer, sample), *checks)],
     }
-    return Told(_facts(data, days, compared) | extra, compared, sides)
-
-
-def _scorer_before(previous: Path | str) -> tuple[OpenVinoScorer | None, str]:
-    """The model that served before the champion, or why it is not compared."""
-    if isinstance(previous, str):
-        return None, previous
-    try:
-        return OpenVinoScorer(previous / "release" / "model"), ""
-    except InputRejected as err:  # other features than this code makes: it stands for nothing today
-        return None, str(err)
+    facts_of_days = _facts(data, days, compared)
+    if shared:
+        digest = shared.digest(facts_of_days["holdout_digest"])
+        extra |= {"labels": list(shared.labels), "holdout_digest": digest, "champion_holdout_digest": digest}
+    return Told(facts_of_days | extra, compared, sides)
 
 
 def _golden_queries(data: Dataset, candidate: Path, morning: Morning) -> tuple[list[Check], dict[str, Any] | None]:
@@ -269,8 +262,10 @@ def _without_scores(ranked: Ints, relevant: np.ndarray, one: Judged) -> Row:
     return metrics_of(relevant, past, one.slate) | of_ten(ranked, one)
 
 
-def _compared(one: Judged, facts: MorningFacts, candidate: Row, champion: Row) -> Compared:
-    return Compared(iso_day(one.slate.day), one.slate.user, facts.of(one), candidate, champion)
+def _compared(
+    one: Judged, facts: MorningFacts, candidate: Row, champion: Row, rivals: dict[str, Row] | None = None
+) -> Compared:
+    return Compared(iso_day(one.slate.day), one.slate.user, facts.of(one), candidate, champion, rivals or {})
 
 
 def _facts(data: Dataset, days: tuple[str, ...], compared: list[Compared]) -> dict[str, Any]:
@@ -295,7 +290,7 @@ def _summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         for metric in ("ndcg_at_10[all]", "ndcg_at_10[new]", "ndcg_at_10[repeat]"):
             told[f"{kind}.candidate.{metric}"] = round(facts["candidate"].get(metric, 0.0), 5)
             told[f"{kind}.champion.{metric}"] = round(facts["champion"].get(metric, 0.0), 5)
-        for extra in ("gp_topfreq", "transformer_zeroed"):
+        for extra in ("gp_topfreq", "lightgbm", "transformer_zeroed"):
             if extra in facts:
                 told[f"{kind}.{extra}"] = round(facts[extra]["ndcg_at_10[all]"], 5)
         rival = "GP-TopFreq" if kind == "bootstrap" else "champion"

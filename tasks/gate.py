@@ -61,7 +61,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     """What is reported and not judged: what the transformer earns, and how far counting gets."""
     return [
         f"{kind}, reported only: NDCG@10 {one['candidate']['ndcg_at_10[all]']:.4f}, with the transformers zeroed "
-        f"{one['transformer_zeroed']['ndcg_at_10[all]']:.4f}, GP-TopFreq {one['gp_topfreq']['ndcg_at_10[all]']:.4f}"
+        f"{one['transformer_zeroed']['ndcg_at_10[all]']:.4f}, LightGBM {one['lightgbm']['ndcg_at_10[all]']:.4f}, GP-TopFreq "
+        f"{one['gp_topfreq']['ndcg_at_10[all]']:.4f}"
         for kind, one in facts.items()
         if "transformer_zeroed" in one
     ]

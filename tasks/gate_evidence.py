@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from tasks.domain.gate import (
     LatencyRatio,
     QualityPolicy,
     Resource,
+    Rival,
     allowance,
 )
 from tasks.domain.gate_policy import LOWER_IS_BETTER
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 SLICE = "slice."
 WHICH_SLATE = ("day", "user", "slate")
 METRIC = re.compile(r"candidate\.(?P<metric>\w+)\[(?P<task>\w+)\]")
+RIVAL = re.compile(r"rival\.(?P<name>\w+)\.(?P<metric>\w+)\[all\]")
 SHAPE_OF_A_MODEL = ("network", "features", "token", "max_tokens")
 Members = dict[str, tuple[str, NDArray[np.bool_]]]
 
@@ -77,7 +79,7 @@ def gather(
             f"evaluation.json speaks of {facts['slates']} {kind} slates, slates.parquet holds {len(mine)}; evaluate again"
         )
     _require_each_once(kind, mine)
-    changes = changes_between(compared.candidate, compared.champion) if kind == "weights" else ()
+    changes = changes_between(compared.candidate, compared.champion, facts.get("labels")) if kind == "weights" else ()
     evidence = Evidence(
         kind=kind,
         holdout_digest=facts["holdout_digest"],
@@ -100,11 +102,17 @@ def gather(
     members = _members(mine)
     comparisons = tuple(_comparisons(mine, members, quality, seed))
     told = {name: int(inside.sum()) for name, (_, inside) in members.items() if name != TOTAL}
-    return evidence.model_copy(update={"comparisons": comparisons, "slices": told})
+    rivals = tuple(_rivals(mine, quality, seed))
+    return evidence.model_copy(update={"comparisons": comparisons, "slices": told, "rivals": rivals})
 
 
-def changes_between(candidate: Path | None, champion: Path | None) -> tuple[Change, ...]:
-    """What makes the candidate another kind of model than the champion; nothing where either is not given."""
+def changes_between(
+    candidate: Path | None, champion: Path | None, counted: Sequence[str] | None = None
+) -> tuple[Change, ...]:
+    """What makes the candidate another kind of model than the champion; nothing where either is not given.
+
+    counted: labels that evaluate counted; None: all that the candidate learned.
+    """
     if candidate is None or champion is None:
         return ()
     new, old = (
@@ -123,7 +131,7 @@ def changes_between(candidate: Path | None, champion: Path | None) -> tuple[Chan
                 champion=_short(old["labels"]),
                 candidate=_short(new.get("labels")),
                 shared=tuple(sorted(set(goals[0]) & set(goals[1]))),
-                counted=tuple(sorted(goals[1])),
+                counted=tuple(sorted(counted or goals[1])),
             )
         )
     return tuple(changes)
@@ -219,18 +227,42 @@ def _comparisons(slates: pa.Table, members: Members, quality: QualityPolicy, see
     ]
 
 
+def _rivals(slates: pa.Table, quality: QualityPolicy, seed: int) -> list[Rival]:
+    """The candidate against everything that the evaluation put beside it, in the leading metric on all slates."""
+    metric, ours = quality.metric, f"candidate.{quality.metric}[{TOTAL}]"
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    named = {
+        match["name"]: _finite(slates, name)
+        for name in slates.column_names
+        if (match := RIVAL.fullmatch(name)) and match["metric"] == metric
+    }
+    columns = {name: values for name, values in named.items() if not values.mask.all()}  # of another kind of candidate
+    if not columns or ours not in slates.column_names:
+        return []
+    theirs = sign * np.column_stack([values.filled(np.nan) for values in columns.values()])
+    mine = np.where(np.isnan(theirs), np.nan, sign * _finite(slates, ours).filled(np.nan)[:, None])
+    found = paired_differences(slates["user"].to_numpy(), theirs, mine, seed=seed, allowed_loss=[0.0] * theirs.shape[1])
+    return [
+        Rival(
+            name=name,
+            metric=metric,
+            rival=sign * one.champion,
+            candidate=sign * one.candidate,
+            difference=one.difference,
+            lower=one.lower,
+            upper=one.upper,
+            slates=one.slates,
+        )
+        for name, one in zip(columns, found, strict=True)
+    ]
+
+
 def _pair(slates: pa.Table, name: str) -> tuple[Floats, Floats] | None:
     """(champion, candidate) with NaN where a slate has no such metric: no new purchase, say. None: it was not measured."""
     columns = [f"{side}.{name}" for side in ("champion", "candidate")]
     if not set(columns) <= set(slates.column_names):
         return None
-    found = [_floats(slates, column) for column in columns]
-    for column, values in zip(columns, found, strict=True):
-        if wrong := int((~np.isfinite(values.data) & ~values.mask).sum()):
-            raise InputRejected(
-                f"{column} is NaN or infinite on {wrong} of {len(slates)} slates; look at the scores in predictions.html of "
-                f"evaluate, and at the learning curves of the model"
-            )
+    found = [_finite(slates, column) for column in columns]
     champion, candidate = (values.filled(np.nan) for values in found)
     if lonely := int((found[0].mask != found[1].mask).sum()):
         raise InputRejected(
@@ -238,6 +270,16 @@ def _pair(slates: pa.Table, name: str) -> tuple[Floats, Floats] | None:
             f"be paired; run evaluate again, or take the metric out of the policy"
         )
     return champion, candidate
+
+
+def _finite(slates: pa.Table, name: str) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
+    values = _floats(slates, name)
+    if wrong := int((~np.isfinite(values.data) & ~values.mask).sum()):
+        raise InputRejected(
+            f"{name} is NaN or infinite on {wrong} of {len(slates)} slates; look at the scores in predictions.html of "
+            f"evaluate, and at the learning curves of the model"
+        )
+    return values
 
 
 def _floats(slates: pa.Table, name: str) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:

@@ -29,6 +29,22 @@ class Comparison(Record):
     users: int | None = None  # not told by evidence from before
 
 
+class Rival(Record):
+    """What stands beside the candidate on the same slates, in the policy's leading metric on `all`; one-sided 95 % bounds.
+
+    difference, lower and upper are gains of the candidate over the rival.
+    """
+
+    name: str
+    metric: str
+    rival: float
+    candidate: float
+    difference: float
+    lower: float
+    upper: float
+    slates: int
+
+
 class LatencyRatio(Record):
     """candidate / champion of one latency number over interleaved pairs, with one-sided 95 % bounds."""
 
@@ -99,6 +115,7 @@ class Evidence(Record):
     slices: dict[str, int] = Field(
         default={}, description="slices that the evaluation tells apart -> their slates, 0 included"
     )
+    rivals: tuple[Rival, ...] = Field(default=(), description="simpler models, and the champion before")
     slates: int | None = Field(default=None, ge=0, description="of the holdout; not told by evidence from before")
     champion_release: str | None = Field(default=None, description="the champion that this run pinned")
     compared_with: dict[str, str] = Field(

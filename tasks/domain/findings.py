@@ -1,12 +1,12 @@
-"""Evidence -> findings: one sentence each, with numbers, bound, margin, sample and what to do next. Pure."""
+"""Evidence -> findings about ranking: one sentence each, with numbers, bound, margin, sample and what to do next. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tasks.domain.errors import InputRejected
-from tasks.domain.evidence import Check, Comparison, Equivalence, Evidence, LatencyRatio, Resource
-from tasks.domain.gate_policy import LOWER_IS_BETTER, GatePolicy, QualityPolicy, allowance
+from tasks.domain.evidence import Comparison, Evidence, Rival
+from tasks.domain.gate_policy import LOWER_IS_BETTER, QualityPolicy, allowance
 from tasks.domain.statistics import holm
 from tasks.domain.verdict import TOTAL, Finding, Outcome
 
@@ -14,6 +14,7 @@ SIGNIFICANCE = 0.05
 NOTHING = "nothing to do"
 MORE_SLATES = "wait for more slates (a longer holdout in the recipe), or ask a person with `approval`"
 LOOK_AT_TRAINING = "the champion keeps serving; look at the data report and the training curves of this run"
+AGAINST = "against_"
 
 
 def freshness(evidence: Evidence) -> Iterator[Finding]:
@@ -21,7 +22,7 @@ def freshness(evidence: Evidence) -> Iterator[Finding]:
     if evidence.champion_train_end is None or evidence.champion_train_end < evidence.holdout_first_day:
         return
     seen = evidence.kind == "weights"
-    yield _fact(
+    yield fact(
         "champion_saw_holdout",
         Outcome.INCONCLUSIVE if seen else Outcome.PASS,
         f"the champion was trained through {evidence.champion_train_end}, the holdout starts on "
@@ -35,94 +36,48 @@ def changes(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
         told = f"{change.what} changed from {change.champion} to {change.candidate}"
         if change.what == "labels":
             foreign = sorted(set(change.counted) - set(change.shared))
-            told += f"; both know {', '.join(change.shared) or 'no label'}, and the holdout counts "
-            told += f"{', '.join(foreign)} too, which the champion never learned" if foreign else "nothing else"
+            told += f"; both know {', '.join(change.shared) or 'no label'}, and the comparison counts "
+            told += f"{', '.join(foreign)}, which the champion never learned" if foreign else "nothing else"
         person = quality.needs_person
         outcome = Outcome.INCONCLUSIVE if person else Outcome.PASS
         say = "a person decides: run again with `approval`, for the weights alone" if person else NOTHING
-        yield _fact(f"changed_{change.what}", outcome, f"{told}{': no number decides this' if person else ''}", say)
+        yield fact(f"changed_{change.what}", outcome, f"{told}{': no number decides this' if person else ''}", say)
 
 
 def quality_findings(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
-    """Every metric of the policy on every slice. Raises InputRejected where the evidence does not fit the policy."""
+    """Every metric of the policy on every slice. Raises InputRejected where the evidence does not fit the policy.
+
+    Each metric is one family of hypotheses, and on slices only the leading one blocks: the others say nearly the same
+    (docs/adr/0021), and all of them in one family would hide harm that one alone shows.
+    """
     rows = {(row.name, row.slice): row for row in evidence.comparisons if row.name in quality.metrics}
     _require_complete(evidence, quality, rows)
-    sized = {key: row for key, row in rows.items() if key[1] != TOTAL and _is_large(row, quality)}
-    adjusted = holm({f"{name}[{part}]": row.p_harm_beyond for (name, part), row in sorted(sized.items())})
     for metric in quality.metrics:
         yield _total(rows[metric, TOTAL], quality)
     for metric in quality.metrics:
-        for (name, part), row in sorted(rows.items()):
-            if name == metric and part != TOTAL:
-                yield _slice(row, quality, adjusted.get(f"{name}[{part}]"), len(adjusted))
+        mine = {part: row for (name, part), row in sorted(rows.items()) if name == metric and part != TOTAL}
+        adjusted = holm({part: row.p_harm_beyond for part, row in mine.items() if _is_large(row, quality)})
+        for part, row in mine.items():
+            yield _slice(row, quality, adjusted.get(part), len(adjusted))
     measured = {part for _, part in rows}
     for part, slates in sorted(evidence.slices.items()):
         if part not in measured:
             sentence = f"{quality.metric}[{part}]: {slates} slates, no comparison: no verdict on this slice"
-            yield _fact(quality.metric, Outcome.PASS, sentence, NOTHING, part=part, sample=slates, unit="slates")
+            yield fact(quality.metric, Outcome.PASS, sentence, NOTHING, part=part, sample=slates, unit="slates")
 
 
-def latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
-    """A missing number is inconclusive, except for the first champion, which has nobody to be slower than."""
-    yield from _ratios(evidence, policy, "latency_ratio", {row.name: row for row in evidence.latencies})
+def rivals(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
+    """A ranker that is shown to lose to something simpler, or to the champion before: blocks or warns, as the policy says.
 
-
-def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
-    """Only what the policy limits: a policy from before sizes were measured goes on as it was."""
-    limited = {row.name: row for row in evidence.resources if row.name in policy.resource_ratio}
-    yield from _ratios(evidence, policy, "resource_ratio", limited)
-
-
-def compression(evidence: Evidence) -> Iterator[Finding]:
-    """Two one-sided tests against the fp32 parent. That it may be better does not block; that it surely is, needs a look."""
-    row: Equivalence | None = evidence.compression
-    if row is None:
-        return
-    if row.upper < -row.margin:
-        outcome, why = Outcome.FAIL, "shown to be worse than its parent by more than the margin"
-        say = "look at front.json of compress; take a variant that changes less, or fp32"
-    elif row.lower < -row.margin:
-        outcome, why = Outcome.INCONCLUSIVE, "not shown to be as good as its parent"
-        say = "give compress more validation days, or a variant that changes less"
-    elif row.lower > row.margin:
-        outcome, why = (
-            Outcome.INCONCLUSIVE,
-            "shown to be another model than its parent, and better: something else changed",
-        )
-        say = "look at front.json of compress, and which parent it was held against"
-    elif row.upper > row.margin:
-        outcome, why, say = Outcome.PASS, "shown to be no worse than its parent, not shown to be its equal", NOTHING
-    else:
-        outcome, why, say = Outcome.PASS, "shown to equal its parent within the margin, both ways", NOTHING
-    bound = row.lower if abs(row.lower) > abs(row.upper) else row.upper
-    yield Finding(
-        name="compression",
-        slice=TOTAL,
-        champion=row.parent,
-        candidate=row.compressed,
-        difference=row.difference,
-        bound=bound,
-        margin=row.margin,
-        outcome=outcome,
-        sentence=f"compression: {row.metric} of {row.variant} against its fp32 parent on validation {row.parent:.4f} -> "
-        f"{row.compressed:.4f} (90 % interval {row.lower:+.4f} to {row.upper:+.4f}, allowed {row.margin:.4f} both ways, "
-        f"{row.slates} slates): {why}",
-        lower=row.lower,
-        upper=row.upper,
-        sample=row.slates,
-        unit="slates",
-        next_step=say,
-    )
-
-
-def checks(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
-    made = {check.name for check in evidence.checks}
-    for check in evidence.checks:
-        yield _checked(check)
-    for name in quality.checks:
+    It only warns by default, because the champion may lose to it too, and to keep that one would help nobody.
+    """
+    made = {row.name for row in evidence.rivals}
+    for row in evidence.rivals:
+        yield _against(row, blocks=row.name in quality.must_beat)
+    for name in quality.must_beat:
         if name not in made:
-            sentence = f"{name}: not checked; no evidence is not a pass"
-            yield _fact(name, Outcome.INCONCLUSIVE, sentence, "run the evaluate step again with this check")
+            sentence = f"{AGAINST}{name}: not compared; no evidence is not a pass"
+            yield fact(f"{AGAINST}{name}", Outcome.INCONCLUSIVE, sentence, "run the evaluate step again", margin=0.0)
 
 
 def _require_complete(evidence: Evidence, quality: QualityPolicy, rows: dict[tuple[str, str], Comparison]) -> None:
@@ -169,16 +124,20 @@ def _total(row: Comparison, quality: QualityPolicy) -> Finding:
 
 
 def _slice(row: Comparison, quality: QualityPolicy, adjusted: float | None, tests: int) -> Finding:
-    allowed = allowance(quality, row.slice, row.name)
+    allowed, leads = allowance(quality, row.slice, row.name), row.name == quality.metric
     if adjusted is None:
         why = f"only {row.slates} slates of {row.users or row.slates} users: no verdict on this slice"
         return _compared(row, allowed, Outcome.PASS, row.lower, why, NOTHING)
-    if adjusted < SIGNIFICANCE:
-        why = f"significant harm, p {adjusted:.3f} after Holm over {tests} tests"
-        say = f"{LOOK_AT_TRAINING}, and at what became of `{row.slice}`"
+    if adjusted >= SIGNIFICANCE:
+        why = f"no significant harm, p {adjusted:.3f} after Holm over {tests} tests"
+        return _compared(row, allowed, Outcome.PASS, row.upper, why, NOTHING)
+    why = f"significant harm, p {adjusted:.3f} after Holm over {tests} tests"
+    say = f"{LOOK_AT_TRAINING}, and at what became of `{row.slice}`"
+    if leads:
         return _compared(row, allowed, Outcome.FAIL, row.upper, why, say)
-    why = f"no significant harm, p {adjusted:.3f} after Holm over {tests} tests"
-    return _compared(row, allowed, Outcome.PASS, row.upper, why, NOTHING)
+    why += f"; on slices {quality.metric} blocks, this warns"
+    say = f"look at what became of `{row.slice}` before it is lost in {quality.metric} too"
+    return _compared(row, allowed, Outcome.PASS, row.upper, why, say).model_copy(update={"warns": True})
 
 
 def _compared(row: Comparison, allowed: float, outcome: Outcome, bound: float, why: str, say: str) -> Finding:
@@ -204,74 +163,34 @@ def _compared(row: Comparison, allowed: float, outcome: Outcome, bound: float, w
     )
 
 
-def _ratios(
-    evidence: Evidence, policy: GatePolicy, field: str, rows: dict[str, LatencyRatio] | dict[str, Resource]
-) -> Iterator[Finding]:
-    limits: dict[str, float] = getattr(policy, field)
-    if unknown := sorted(set(rows) - set(limits)):
-        raise InputRejected(f"policy {policy.name} has no limit for {', '.join(unknown)}; add it under {field}")
-    for name, limit in limits.items():
-        row = rows.get(name)
-        if row is not None:
-            yield _ratio(row, limit, policy.minimum_pairs)
-        elif evidence.kind != "bootstrap":
-            sentence = f"{name}: not measured; no evidence is not a pass"
-            yield _fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
-
-
-def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
-    if isinstance(row, LatencyRatio):
-        champion, candidate, unit, sample, word = row.champion_ms, row.candidate_ms, "ms", row.pairs, "pairs"
-        few, more = row.pairs < minimum_pairs, f"run benchmark alone on the machine, with {minimum_pairs} pairs or more"
+def _against(row: Rival, *, blocks: bool) -> Finding:
+    worse = row.upper < 0
+    if worse:
+        why = f"shown to rank worse than {row.name}" + ("" if blocks else "; this warns and does not block")
+        say = f"look at the learning curves and features: {row.name} has the same slates, and costs less"
     else:
-        champion, candidate, unit, sample, word = row.champion_mib, row.candidate_mib, "MiB", row.runs, "runs"
-        few, more = False, "run benchmark again, with nothing beside it"
-    if row.lower > limit:
-        outcome, bound, why = Outcome.FAIL, row.lower, "shown to cost more than allowed"
-        say = "take a smaller variant in the recipe's compression, or raise the limit with a reason"
-    elif few or row.upper > limit:
-        outcome, bound, why, say = Outcome.INCONCLUSIVE, row.upper, "not shown to cost no more than allowed", more
-    else:
-        outcome, bound, why, say = Outcome.PASS, row.upper, "shown to cost no more than allowed", NOTHING
+        why, say = "shown to be better" if row.lower > 0 else "not shown to be worse", NOTHING
     return Finding(
-        name=row.name,
+        name=f"{AGAINST}{row.name}",
         slice=TOTAL,
-        champion=champion,
-        candidate=candidate,
-        difference=champion - candidate,
-        bound=bound,
-        margin=limit,
-        outcome=outcome,
-        sentence=f"{row.name}: {champion:.2f} -> {candidate:.2f} {unit} (ratio {row.ratio:.3f}, bound {bound:.3f}, allowed "
-        f"{limit:.2f}, {sample} {word}): {why}",
+        champion=row.rival,
+        candidate=row.candidate,
+        difference=row.difference,
+        bound=row.upper,
+        margin=0.0,
+        outcome=Outcome.FAIL if worse and blocks else Outcome.PASS,
+        sentence=f"{AGAINST}{row.name}: {row.metric} {row.rival:.4f} -> {row.candidate:.4f} (gain {row.difference:+.4f}, "
+        f"between {row.lower:+.4f} and {row.upper:+.4f}, {row.slates} slates): {why}",
         lower=row.lower,
         upper=row.upper,
-        sample=sample,
-        unit=word,
+        sample=row.slates,
+        unit="slates",
         next_step=say,
+        warns=worse and not blocks,
     )
 
 
-def _checked(check: Check) -> Finding:
-    return Finding(
-        name=check.name,
-        slice=TOTAL,
-        champion=None,
-        candidate=check.value,
-        difference=None,
-        bound=check.value,
-        margin=check.limit,
-        outcome=Outcome.PASS if check.ok else Outcome.FAIL,
-        sentence=f"{check.name}: {check.sentence}",
-        sample=1,
-        unit="check",
-        next_step=NOTHING
-        if check.ok
-        else f"look at what {check.name} counts in evaluation.json; the champion keeps serving",
-    )
-
-
-def _fact(
+def fact(
     name: str,
     outcome: Outcome,
     sentence: str,

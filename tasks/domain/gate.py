@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from tasks.domain import findings as find
+from tasks.domain import product_findings as product
 from tasks.domain.errors import InputRejected
-from tasks.domain.evidence import Change, Check, Comparison, Equivalence, Evidence, LatencyRatio, Resource
+from tasks.domain.evidence import Change, Check, Comparison, Equivalence, Evidence, LatencyRatio, Resource, Rival
 from tasks.domain.findings import SIGNIFICANCE
 from tasks.domain.gate_policy import GatePolicy, MetricPolicy, QualityPolicy, allowance
 from tasks.domain.verdict import SEVERITY, TOTAL, CandidateKind, Decision, Finding, Outcome, Override, Verdict
@@ -33,6 +34,7 @@ __all__ = [
     "Override",
     "QualityPolicy",
     "Resource",
+    "Rival",
     "Verdict",
     "allowance",
     "choose",
@@ -54,10 +56,11 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
         *find.freshness(evidence),
         *find.changes(evidence, quality),
         *find.quality_findings(evidence, quality),
-        *find.compression(evidence),
-        *find.latency(evidence, policy),
-        *find.resources(evidence, policy),
-        *find.checks(evidence, quality),
+        *find.rivals(evidence, quality),
+        *product.compression(evidence),
+        *product.latency(evidence, policy),
+        *product.resources(evidence, policy),
+        *product.checks(evidence, quality),
     ]
     outcome = max((finding.outcome for finding in found), key=SEVERITY.__getitem__, default=Outcome.INCONCLUSIVE)
     reason = _reason(outcome, found, quality)

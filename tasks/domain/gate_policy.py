@@ -18,6 +18,7 @@ HIGHER_IS_BETTER = frozenset(
     | {"mrr", "auc"}
 )
 LOWER_IS_BETTER = frozenset({"logloss", "ece"})
+SIMPLER = frozenset({"own_frequency", "global_frequency", "gp_topfreq", "lightgbm"})
 
 
 class MetricPolicy(Record):
@@ -36,6 +37,9 @@ class QualityPolicy(MetricPolicy):
         default=(), description="slices that the evaluation must tell apart; others are judged too"
     )
     checks: tuple[str, ...] = Field(default=(), description="checks that must have been made")
+    must_beat: tuple[str, ...] = Field(
+        default=(), description="simpler models that block where they are shown to rank better; the others only warn"
+    )
     minimum_slates: int = Field(gt=0)
     slice_minimum_slates: int = Field(default=50, gt=0, description="a smaller slice gives no verdict")
     slice_minimum_users: int = Field(default=20, gt=0, description="of fewer users no bootstrap can tell")
@@ -48,6 +52,8 @@ class QualityPolicy(MetricPolicy):
             raise ValueError(f"unknown metric {', '.join(unknown)}; known: {known}")
         if self.metric in self.others:
             raise ValueError(f"{self.metric} leads and is among the others too; name it once")
+        if unknown := sorted(set(self.must_beat) - SIMPLER):
+            raise ValueError(f"unknown simpler model {', '.join(unknown)}; known: {', '.join(sorted(SIMPLER))}")
         return self
 
     @property

@@ -40,6 +40,7 @@ class Finding(Record):
     unit: str = ""
     smallest_detectable: float | None = None
     next_step: str = ""
+    warns: bool = Field(default=False, description="passes, and a person should know it")
 
 
 class Verdict(Record):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ class Compared:
     facts: SlateFacts
     candidate: Row
     champion: Row
+    rivals: Mapping[str, Row] = field(default_factory=dict)
 
 
 def require_each_once(kind: str, compared: Sequence[Compared]) -> None:
@@ -51,7 +52,8 @@ def slate_table(compared: dict[str, list[Compared]]) -> pa.Table:
     Columns: kind, slate (its number within the kind), day, user, heavy, `slice.NAME` bool for each slice that any kind
     has (tasks/domain/slices.py says why it is looked at), `candidate.METRIC[TASK]` and `champion.METRIC[TASK]` float64
     for each metric of tasks/domain/ranking_metrics.py and each TASK of all, new, repeat. A metric is null where a slate
-    has none (nothing new was bought, say). Of the metrics only logloss is better when it is lower.
+    has none (nothing new was bought, say). Of the metrics only logloss is better when it is lower. And
+    `rival.NAME.METRIC[all]` of what stands beside the candidate.
     """
     import pyarrow as pa
 
@@ -70,6 +72,10 @@ def slate_table(compared: dict[str, list[Compared]]) -> pa.Table:
     for name in sorted({name for _, _, one in rows for name in (*one.candidate, *one.champion)}):
         columns[f"candidate.{name}"] = pa.array([one.candidate.get(name) for _, _, one in rows], pa.float64())
         columns[f"champion.{name}"] = pa.array([one.champion.get(name) for _, _, one in rows], pa.float64())
+    beside = {(rival, name) for _, _, one in rows for rival, row in one.rivals.items() for name in row}
+    for rival, name in sorted(pair for pair in beside if pair[1].endswith("[all]")):
+        values = [one.rivals.get(rival, {}).get(name) for _, _, one in rows]
+        columns[f"rival.{rival}.{name}"] = pa.array(values, pa.float64())
     return pa.table(columns)
 
 

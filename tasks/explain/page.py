@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from tasks.domain.findings import AGAINST
 from tasks.explain.plots import (
     Axis,
     axis_of,
@@ -39,7 +40,15 @@ summary{cursor:pointer;padding:.4rem 0}
 @media print{details::details-content{content-visibility:visible;block-size:auto}}
 </style>"""
 _LIMITS = (("bound", "bound"), ("margin", "allowed"))
-GROUPS = ("Totals", "Slices", "Latency and cost", "Checks")
+GROUPS = ("Totals", "Against simpler models", "Slices", "Latency and cost", "Checks")
+RIVALS = (
+    ("own_frequency", "what the user bought most"),
+    ("global_frequency", "what sells most"),
+    ("gp_topfreq", "counting both"),
+    ("lightgbm", "LightGBM"),
+    ("transformer_zeroed", "transformers zeroed"),
+    ("previous_champion", "the champion before"),
+)
 Bin = tuple[float, float, float]
 LONG, MANY = 280, 8  # characters of a reason, findings of one kind that passed: beyond this they are folded
 LEGEND = (
@@ -60,7 +69,9 @@ def html(told: dict[str, Any]) -> str:
     if told["candidates"]:
         parts.append(f"<p class='quiet'>{LEGEND}</p>")
     for candidate in told["candidates"]:
-        parts += _candidate(candidate, told.get("bounds", {}).get(candidate["kind"], {}), told.get("changes", ()))
+        kind = candidate["kind"]
+        slices = told.get("evaluation", {}).get(kind, {}).get("slices", {})
+        parts += _candidate(candidate, told.get("bounds", {}).get(kind, {}), told.get("changes", ()), slices)
     parts += _evaluation(told.get("evaluation", {}))
     parts += _latency(told.get("latency"))
     parts += _front(told.get("front"))
@@ -92,7 +103,10 @@ def _changes(changes: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _candidate(
-    candidate: dict[str, Any], bounds: dict[str, dict[str, Any]], changes: Sequence[dict[str, Any]]
+    candidate: dict[str, Any],
+    bounds: dict[str, dict[str, Any]],
+    changes: Sequence[dict[str, Any]],
+    slices: dict[str, dict[str, Any]],
 ) -> list[str]:
     kind = candidate["kind"]
     parts = [f"<h2>{escape(kind)} {mark(candidate['verdict'])}</h2>"]
@@ -109,17 +123,30 @@ def _candidate(
             axes = _axes(findings, bounds)
             parts += [
                 f"<h3>{group}</h3>",
+                *(_reasons(slices) if group == "Slices" else []),
                 *_folded(findings, [_finding(one, bounds, axes, following) for one in findings]),
             ]
     return parts
 
 
+def _reasons(slices: dict[str, dict[str, Any]]) -> list[str]:
+    """Why each slice is looked at, and how many slates it has; slices of one reason together."""
+    alike: dict[str, list[str]] = {}
+    for name, one in slices.items():
+        alike.setdefault(one["reason"], []).append(f"{name} ({one['slates']:,})")
+    if not alike:
+        return []
+    rows = [(", ".join(names), reason) for reason, names in alike.items()]
+    return ["<details><summary>Why these slices</summary>", table(("slice (slates)", "why"), rows), "</details>"]
+
+
 def _folded(findings: Sequence[dict[str, Any]], told: Sequence[str]) -> list[str]:
-    """What did not pass is always open; many that passed are behind one line."""
-    passed = [one for finding, one in zip(findings, told, strict=True) if finding["outcome"] == "pass"]
+    """What did not pass, or warns, is always open; many that passed are behind one line."""
+    silent = [finding["outcome"] == "pass" and not finding.get("warns") for finding in findings]
+    passed = [one for quiet, one in zip(silent, told, strict=True) if quiet]
     if len(passed) <= MANY:
         return list(told)
-    rest = [one for finding, one in zip(findings, told, strict=True) if finding["outcome"] != "pass"]
+    rest = [one for quiet, one in zip(silent, told, strict=True) if not quiet]
     return [*rest, f"<details><summary>{len(passed)} passed</summary>", *passed, "</details>"]
 
 
@@ -134,10 +161,14 @@ def _finding(
         plot = value_plot(finding["candidate"], finding["margin"], finding["outcome"] == "pass", finding["name"])
     why = finding["sentence"].rsplit("): ", 1)[-1].removeprefix(f"{finding['name']}: ")
     return (
-        f"<div class='finding'><p>{mark(finding['outcome'])} <b>{escape(name)}</b>: {escape(why)}</p><div>{plot}</div>"
+        f"<div class='finding'><p>{_mark(finding)} <b>{escape(name)}</b>: {escape(why)}</p><div>{plot}</div>"
         f"<div><p class='quiet'>{escape(facts(finding, about))}</p>"
         f"<p>Next: {escape(_arrows(next_step(finding, changes)))}</p></div></div>"
     )
+
+
+def _mark(finding: dict[str, Any]) -> str:
+    return mark("inconclusive", "warning") if finding.get("warns") else mark(finding["outcome"])
 
 
 def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
@@ -149,7 +180,7 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
         told += [f"{name} {finding[key]:.3f}" for key, name in _LIMITS if finding[key] is not None]
     elif about.get("of") == "difference":
         told += [" → ".join(f"{one:.4f}" for one in both), f"gain {finding['difference']:+.4f}"]
-        told += [f"{name} {sign * finding[key]:+.4f}" for (key, name), sign in zip(_LIMITS, (1, -1), strict=True)]
+        told += [f"{name} {sign * finding[key] + 0.0:+.4f}" for (key, name), sign in zip(_LIMITS, (1, -1), strict=True)]
     else:
         told += [
             f"{name} {finding[key]:.4g}" for key, name in (("candidate", "value"), *_LIMITS) if finding[key] is not None
@@ -177,9 +208,9 @@ def _evaluation(evaluation: dict[str, Any]) -> list[str]:
             (name, _number(theirs.get(name)), _number(ours.get(name)), _gap(ours.get(name), theirs.get(name)))
             for name in names
         ]
-        for rival, title in (("gp_topfreq", "counting"), ("transformer_zeroed", "transformers zeroed")):
-            if rival in facts:
-                now, best = facts[rival].get(QUALITY), ours.get(QUALITY)
+        for rival, title in RIVALS:
+            now, best = facts.get(rival, {}).get(QUALITY), ours.get(QUALITY)
+            if now is not None:
                 rows.append((f"{QUALITY}, {title}", _number(now), _number(best), _gap(best, now)))
         if rows:
             days = f"{facts.get('first_day')} to {facts.get('last_day')}, {facts.get('slates', 0):,} slates"
@@ -319,6 +350,8 @@ def _group(finding: dict[str, Any], bounds: dict[str, dict[str, Any]]) -> str:
         return "Latency and cost"
     if finding["name"] == "compression":
         return "Checks"
+    if finding["name"].startswith(AGAINST):
+        return "Against simpler models"
     if kind == "difference":
         return "Totals" if finding["slice"] == "all" else "Slices"
     return "Checks"

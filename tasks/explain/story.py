@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
+from tasks.domain.findings import AGAINST
 from tasks.domain.gate import Decision, Evidence, GatePolicy, Outcome
 from tasks.domain.manifest import Manifest
 from tasks.domain.what_if import what_would_change, would_ship
@@ -94,6 +95,9 @@ def bounds(evidence: Evidence) -> dict[str, dict[str, Any]]:
     for row in evidence.comparisons:
         numbers = {"at": row.difference, "low": row.lower, "high": row.upper}
         found[f"{row.name}[{row.slice}]"] = {"of": "difference", **numbers, "sample": f"{row.slates:,} slates"}
+    for rival in evidence.rivals:
+        numbers = {"at": rival.difference, "low": rival.lower, "high": rival.upper}
+        found[f"{AGAINST}{rival.name}[all]"] = {"of": "difference", **numbers, "sample": f"{rival.slates:,} slates"}
     for timed in evidence.latencies:
         numbers = {"at": timed.ratio, "low": timed.lower, "high": timed.upper}
         found[f"{timed.name}[all]"] = {"of": "ratio", "unit": "ms", **numbers, "sample": f"{timed.pairs:,} pairs"}

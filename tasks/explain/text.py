@@ -23,11 +23,12 @@ def headline(decision: Decision, approval: dict[str, Any] | None = None) -> str:
         said = f": {why}" if why else ""
         return f"The {approval['approved']} ship by the decision of {by}, not of the gate{said}."
     if decision.shipped != "none":
-        return {
+        said = {
             "weights": "The new weights ship: they proved themselves against the champion.",
             "state": "The new state ships with the champion's weights.",
             "bootstrap": "The first champion ships: it proved itself against counting.",
         }[decision.shipped]
+        return " ".join([said, *warnings(decision)])
     if not decision.verdicts:
         return "Nothing ships, the champion keeps serving: there was no candidate."
     told = []
@@ -37,6 +38,17 @@ def headline(decision: Decision, approval: dict[str, Any] | None = None) -> str:
             more = f" and {len(worst) - 2} more" if len(worst) > 2 else ""
             told.append(f"{verdict.kind}: {verdict.outcome} on {', '.join(worst[:2]) or 'no findings'}{more}")
     return f"Nothing ships, the champion keeps serving. {'; '.join(told) or decision.reason}."
+
+
+def warnings(decision: Decision) -> list[str]:
+    """What a person should know although it blocks nothing, a sentence each candidate."""
+    told = []
+    for verdict in decision.verdicts:
+        named = [f"{finding.name}[{finding.slice}]" for finding in verdict.findings if finding.warns]
+        if named:
+            more = f" and {len(named) - 2} more" if len(named) > 2 else ""
+            told.append(f"Warning on the {verdict.kind}: {', '.join(named[:2])}{more}.")
+    return told
 
 
 def as_markdown(told: dict[str, Any]) -> str:
@@ -64,9 +76,12 @@ def finding_lines(findings: Sequence[dict[str, Any]]) -> list[str]:
     """Each finding that did not pass, each about all slates, and what passed on slices in two lines; the page shows every one."""
 
     def is_told(finding: dict[str, Any]) -> bool:
-        return finding["outcome"] != Outcome.PASS or finding["slice"] == TOTAL
+        return finding["outcome"] != Outcome.PASS or finding["slice"] == TOTAL or bool(finding.get("warns"))
 
-    lines = [f"{SIGN[Outcome(one['outcome'])]}  {one['sentence']}" for one in findings if is_told(one)]
+    def sign(finding: dict[str, Any]) -> str:
+        return "warn" if finding.get("warns") else SIGN[Outcome(finding["outcome"])]
+
+    lines = [f"{sign(one)}  {one['sentence']}" for one in findings if is_told(one)]
     passed = [one for one in findings if not is_told(one)]
     judged = [one for one in passed if one["difference"] is not None]
     if judged:

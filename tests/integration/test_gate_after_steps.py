@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from tasks.domain.champion import Champion
 from tasks.domain.gate import Decision, Outcome
 from tasks.evaluate import evaluate
+from tasks.evaluation.labels import FILE
 from tasks.gate import gate
-from tasks.gate_evidence import Compared
+from tasks.gate_evidence import Compared, changes_between
 from tasks.policies import load_policy
+from tasks.ranker.dataset import Dataset
 from tests.integration.test_training import (  # noqa: F401  the fixtures
     NEXT,
     PARTITION,
@@ -41,6 +46,33 @@ def test_a_model_against_itself_lacks_nothing_but_its_benchmark(shop, home, data
     quality = [f for f in weights.findings if (f.name, f.slice) == ("ndcg_at_10", "all")]
     assert [(f.difference, f.lower, f.upper) for f in quality] == [(0.0, 0.0, 0.0)]
     assert {f.slice for f in weights.findings if f.name == "mrr"} >= {"all", "new", "repeat"}
+    beside = {f.name for f in weights.findings if f.name.startswith("against_")}
+    assert beside >= {"against_lightgbm", "against_own_frequency", "against_global_frequency", "against_gp_topfreq"}
     compression = next(f for f in weights.findings if f.name == "compression")
     front = json.loads((compressed[0] / "front.json").read_text())
     assert compression.outcome is Outcome.PASS and compression.sample == front["slates"]
+
+
+def test_a_model_of_more_labels_is_compared_on_those_that_the_champion_knows(shop, home, dataset, compressed):  # noqa: F811
+    champion, target = home / "of-purchases", home / "judged-on-purchases"
+    shutil.copytree(compressed[0], champion / "release")
+    shutil.copytree(dataset / "items", champion / "release" / "items")
+    candidate, data = home / "of-clicks-too", home / "of-both"
+    shutil.copytree(compressed[0], candidate)
+    shutil.copytree(home / f"dataset-{NEXT}", data)
+    config = json.loads((candidate / "model" / "config.json").read_text())
+    config["labels"]["goal"] = ["click", "purchase"]
+    (candidate / "model" / "config.json").write_text(json.dumps(config))
+    log = Dataset.open(data).whole.log
+    later = log.day >= log.day.max() - 2
+    arrays = {name: getattr(log, name)[later].astype(np.int32) for name in ("day", "user", "item")}
+    kinds = np.where(arrays["item"] % 3 > 0, 2, 1).astype(np.uint8)  # a third of what happened were clicks
+    save_file(arrays | {"kinds": kinds}, data / FILE, {"goal": json.dumps(["click", "purchase"])})
+    target.mkdir()
+    evaluate(data, candidate, champion, dataset / "view", target)
+    told = json.loads((target / "evaluation.json").read_text())["candidates"]["weights"]
+    before = json.loads((home / "judged" / "evaluation.json").read_text())["candidates"]["weights"]
+    assert told["labels"] == ["purchase"] and told["holdout_digest"] != before["holdout_digest"]
+    assert 0 < told["slates"] <= before["slates"] and told["candidate"] != before["candidate"]
+    (change,) = changes_between(candidate, champion, told["labels"])
+    assert (change.what, change.counted, change.shared) == ("labels", ("purchase",), ("purchase",))

@@ -247,6 +247,11 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
     )
     assert summary["weights.gp_topfreq"] < summary["weights.candidate.ndcg_at_10[all]"]
     assert told["weights"]["previous_champion"]["ndcg_at_10[all]"] == told["weights"]["champion"]["ndcg_at_10[all]"]
+    simpler = {
+        name: told["weights"][name]["ndcg_at_10[all]"] for name in ("lightgbm", "own_frequency", "global_frequency")
+    }
+    assert simpler["lightgbm"] > simpler["own_frequency"] > simpler["global_frequency"] > 0, "trees learn habits, too"
+    assert told["weights"]["lightgbm_trained_on"]["trees"] > 10
     assert told["weights"]["slices"]["group_age_65"]["slates"] == told["weights"]["slates"]
     slates = pq.read_table(target / "slates.parquet")
     of_weights = slates.filter(np.array(slates["kind"].to_pylist()) == "weights")
@@ -254,6 +259,7 @@ def test_the_next_day_keeps_users_and_days_and_compares_on_days_nobody_saw(
     for name, one in told["weights"]["slices"].items():
         assert sum(of_weights[f"slice.{name}"].to_pylist()) == one["slates"], name
     assert told["weights"]["slices"]["head_items"]["slates"] > 0
+    assert np.mean(of_weights["rival.lightgbm.ndcg_at_10[all]"].to_numpy()) == pytest.approx(simpler["lightgbm"])
     means = {name.removeprefix("candidate."): slates[name] for name in slates.column_names if "candidate." in name}
     assert {"auc[all]", "accuracy[all]", "logloss[all]", "value_ndcg_at_10[all]", "f1_at_10[new]"} <= set(means)
     report = told["weights"]["report"]

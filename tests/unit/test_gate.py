@@ -97,12 +97,22 @@ def test_every_metric_of_the_policy_has_its_own_margin(mrr, must_prove, expected
     assert [f.margin for f in verdict.findings if f.name == "mrr"] == [0.02]
 
 
-def test_holm_counts_the_slices_of_all_metrics_together():
+def test_each_metric_is_a_family_of_its_own_and_on_slices_the_leading_one_blocks():
     rows = [a_comparison(), a_comparison(name="mrr")]
     rows += [a_comparison(-0.1, name=name, slice="new", p=0.03) for name in ("ndcg_at_10", "mrr")]
     verdict = decide(evidence(*rows), with_mrr(False))
+    assert verdict.outcome is Outcome.FAIL and "[new]" in verdict.reason and "mrr" not in verdict.reason
+    found = {(one.name, one.slice): one for one in verdict.findings}
+    assert "p 0.030 after Holm over 1 tests" in found["ndcg_at_10", "new"].sentence
+    warned = found["mrr", "new"]
+    assert (warned.outcome, warned.warns) == (Outcome.PASS, True) and "ndcg_at_10 blocks" in warned.sentence
+
+
+def test_holm_counts_all_slices_of_a_metric():
+    rows = [a_comparison(), *(a_comparison(-0.1, slice=part, p=0.03) for part in ("new", "old"))]
+    verdict = decide(evidence(*rows), POLICY)
     assert verdict.outcome is Outcome.PASS
-    assert "p 0.060 after Holm over 2 tests" in verdict.findings[2].sentence
+    assert "p 0.060 after Holm over 2 tests" in verdict.findings[1].sentence
 
 
 def test_a_gain_is_told_as_one():
@@ -153,7 +163,7 @@ def test_a_check_that_the_policy_names_and_nobody_made_is_inconclusive():
     ("what", "section", "expected", "says"),
     [
         ("architecture", "architecture", Outcome.PASS, "width 32"),
-        ("labels", "labels", Outcome.INCONCLUSIVE, "the holdout counts click too, which the champion never learned"),
+        ("labels", "labels", Outcome.INCONCLUSIVE, "the comparison counts click, which the champion never learned"),
     ],
 )
 def test_another_kind_of_model_is_judged_by_its_own_section(what, section, expected, says):

@@ -1,0 +1,141 @@
+"""Findings about what would be served: compression, latency, size, memory, facts that must hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.evidence import Check, Equivalence, Evidence, LatencyRatio, Resource
+from tasks.domain.findings import NOTHING, fact
+from tasks.domain.gate_policy import GatePolicy, QualityPolicy
+from tasks.domain.verdict import TOTAL, Finding, Outcome
+
+
+def latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
+    """A missing number is inconclusive, except for the first champion, which has nobody to be slower than."""
+    yield from _ratios(evidence, policy, "latency_ratio", {row.name: row for row in evidence.latencies})
+
+
+def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
+    """Only what the policy limits: a policy from before sizes were measured goes on as it was."""
+    limited = {row.name: row for row in evidence.resources if row.name in policy.resource_ratio}
+    yield from _ratios(evidence, policy, "resource_ratio", limited)
+
+
+def compression(evidence: Evidence) -> Iterator[Finding]:
+    """Two one-sided tests against the fp32 parent. That it may be better does not block; that it surely is, needs a look."""
+    row: Equivalence | None = evidence.compression
+    if row is None:
+        return
+    if row.upper < -row.margin:
+        outcome, why = Outcome.FAIL, "shown to be worse than its parent by more than the margin"
+        say = "look at front.json of compress; take a variant that changes less, or fp32"
+    elif row.lower < -row.margin:
+        outcome, why = Outcome.INCONCLUSIVE, "not shown to be as good as its parent"
+        say = "give compress more validation days, or a variant that changes less"
+    elif row.lower > row.margin:
+        outcome, why = (
+            Outcome.INCONCLUSIVE,
+            "shown to be another model than its parent, and better: something else changed",
+        )
+        say = "look at front.json of compress, and which parent it was held against"
+    elif row.upper > row.margin:
+        outcome, why, say = Outcome.PASS, "shown to be no worse than its parent, not shown to be its equal", NOTHING
+    else:
+        outcome, why, say = Outcome.PASS, "shown to equal its parent within the margin, both ways", NOTHING
+    bound = row.lower if abs(row.lower) > abs(row.upper) else row.upper
+    yield Finding(
+        name="compression",
+        slice=TOTAL,
+        champion=row.parent,
+        candidate=row.compressed,
+        difference=row.difference,
+        bound=bound,
+        margin=row.margin,
+        outcome=outcome,
+        sentence=f"compression: {row.metric} of {row.variant} against its fp32 parent on validation {row.parent:.4f} -> "
+        f"{row.compressed:.4f} (90 % interval {row.lower:+.4f} to {row.upper:+.4f}, allowed {row.margin:.4f} both ways, "
+        f"{row.slates} slates): {why}",
+        lower=row.lower,
+        upper=row.upper,
+        sample=row.slates,
+        unit="slates",
+        next_step=say,
+    )
+
+
+def checks(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
+    made = {check.name for check in evidence.checks}
+    for check in evidence.checks:
+        yield _checked(check)
+    for name in quality.checks:
+        if name not in made:
+            sentence = f"{name}: not checked; no evidence is not a pass"
+            yield fact(name, Outcome.INCONCLUSIVE, sentence, "run the evaluate step again with this check")
+
+
+def _ratios(
+    evidence: Evidence, policy: GatePolicy, field: str, rows: dict[str, LatencyRatio] | dict[str, Resource]
+) -> Iterator[Finding]:
+    limits: dict[str, float] = getattr(policy, field)
+    if unknown := sorted(set(rows) - set(limits)):
+        raise InputRejected(f"policy {policy.name} has no limit for {', '.join(unknown)}; add it under {field}")
+    for name, limit in limits.items():
+        row = rows.get(name)
+        if row is not None:
+            yield _ratio(row, limit, policy.minimum_pairs)
+        elif evidence.kind != "bootstrap":
+            sentence = f"{name}: not measured; no evidence is not a pass"
+            yield fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
+
+
+def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
+    if isinstance(row, LatencyRatio):
+        champion, candidate, unit, sample, word = row.champion_ms, row.candidate_ms, "ms", row.pairs, "pairs"
+        few, more = row.pairs < minimum_pairs, f"run benchmark alone on the machine, with {minimum_pairs} pairs or more"
+    else:
+        champion, candidate, unit, sample, word = row.champion_mib, row.candidate_mib, "MiB", row.runs, "runs"
+        few, more = False, "run benchmark again, with nothing beside it"
+    if row.lower > limit:
+        outcome, bound, why = Outcome.FAIL, row.lower, "shown to cost more than allowed"
+        say = "take a smaller variant in the recipe's compression, or raise the limit with a reason"
+    elif few or row.upper > limit:
+        outcome, bound, why, say = Outcome.INCONCLUSIVE, row.upper, "not shown to cost no more than allowed", more
+    else:
+        outcome, bound, why, say = Outcome.PASS, row.upper, "shown to cost no more than allowed", NOTHING
+    return Finding(
+        name=row.name,
+        slice=TOTAL,
+        champion=champion,
+        candidate=candidate,
+        difference=champion - candidate,
+        bound=bound,
+        margin=limit,
+        outcome=outcome,
+        sentence=f"{row.name}: {champion:.2f} -> {candidate:.2f} {unit} (ratio {row.ratio:.3f}, bound {bound:.3f}, allowed "
+        f"{limit:.2f}, {sample} {word}): {why}",
+        lower=row.lower,
+        upper=row.upper,
+        sample=sample,
+        unit=word,
+        next_step=say,
+    )
+
+
+def _checked(check: Check) -> Finding:
+    return Finding(
+        name=check.name,
+        slice=TOTAL,
+        champion=None,
+        candidate=check.value,
+        difference=None,
+        bound=check.value,
+        margin=check.limit,
+        outcome=Outcome.PASS if check.ok else Outcome.FAIL,
+        sentence=f"{check.name}: {check.sentence}",
+        sample=1,
+        unit="check",
+        next_step=NOTHING
+        if check.ok
+        else f"look at what {check.name} counts in evaluation.json; the champion keeps serving",
+    )
