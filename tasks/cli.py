@@ -24,6 +24,7 @@ from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
+from tasks.gate_trials.commands import gate_error_rates
 from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
 
@@ -271,3 +272,4 @@ app.command()(erase)
 app.command()(retention)
 app.command()(lineage)
 app.command()(diff)
+app.command()(gate_error_rates)

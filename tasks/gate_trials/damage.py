@@ -1,27 +1,25 @@
-"""Twenty ways for a candidate to be bad, planted in its weights, its inputs, its state or its training rows, and scored.
+"""Ways for a candidate to be bad, planted in its weights, its inputs, its state or its training rows.
 
 Each damaged model ranks the same real holdout slates as the sound ones. What is left to choose is how many users get it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.ranker.arrays import Floats, Ints, epoch_day, iso_day
-from tasks.ranker.dataset import Dataset
-from tasks.ranker.judge import Judged, Row, metrics_of, personal_then_popular, prepare, row_of
+from tasks.ranker.arrays import Floats, Ints
+from tasks.ranker.judge import Judged, Row, metrics_of, personal_then_popular, row_of
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Slate, rank_slate
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import Scorer, TorchScorer
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
 
-STALE_DAYS = 28
 CLOCK_DAYS = 90
 BITS = 2
 Score = Callable[[Judged, "Day"], Row]
@@ -150,9 +148,12 @@ def _unscaled(folder: Path) -> TorchScorer:
     return TorchScorer(model, inputs_of(read_config(folder)))
 
 
-def damaged(models: dict[str, Path], sound: str) -> dict[str, Score]:
-    """name -> how that candidate scores a slate; all of them would be the model `sound`, had nothing gone wrong."""
-    model = TorchScorer.load(models[sound])
+def damaged(sound: Path, trained: Mapping[str, Path]) -> dict[str, Score]:
+    """name -> how that candidate scores a slate; all of them would be the model `sound`, had nothing gone wrong.
+
+    trained: models of the same recipe on damaged rows, by what was done to the rows.
+    """
+    model = TorchScorer.load(sound)
     draws = np.random.default_rng(5)
     columns = draws.permutation(512)
     fields = draws.permutation(64)
@@ -169,13 +170,13 @@ def damaged(models: dict[str, Path], sound: str) -> dict[str, Score]:
 
     return {
         "shuffled_features": scored_by(Through(model, x=permuted)),
-        "wrong_normalisation": scored_by(_unscaled(models[sound])),
+        "wrong_normalisation": scored_by(_unscaled(sound)),
         "wrong_tokenizer": scored_by(Through(model, tokens=other_fields)),
         "item_vectors_of_others": scored_by(Through(model, vectors=moved_down)),
         "sign_flipped_head": scored_by(Through(model, scores=lambda scores: -scores)),
-        "bad_quantisation": scored_by(_rounded(models[sound])),
+        "bad_quantisation": scored_by(_rounded(sound)),
         "constant_scores": scored_by(Through(model, scores=np.zeros_like)),
-        "transformers_silent": scored_by(TorchScorer.load(models[sound], zeroed=True)),
+        "transformers_silent": scored_by(TorchScorer.load(sound, zeroed=True)),
         "truncated_history": _profiled(model, _last_trip),
         "swapped_users": _profiled(model, _neighbours_history),
         "clock_shifted": _profiled(model, _shifted_clock),
@@ -183,74 +184,5 @@ def damaged(models: dict[str, Path], sound: str) -> dict[str, Score]:
         "half_the_catalogue_missing": _profiled(model, _mine, _half),
         "dropped_department": _profiled(model, _mine, _without_largest_department),
         "counting_only": lambda one, day: personal_then_popular(one),
-        "leaked_label": scored_by(TorchScorer.load(models["leaked_label"])),
-        "label_noise": scored_by(TorchScorer.load(models["label_noise"])),
-        "poisoned_partition": scored_by(TorchScorer.load(models["poisoned_partition"])),
-    }
-
-
-def days_of(data: Dataset, days: tuple[str, ...]) -> Iterator[Day]:
-    for name in days:
-        ((morning, slates),) = data.mornings((name,))
-        judged = prepare([(morning, slates)])
-        users = np.array([slate.user for slate in slates], np.int32)
-        stale = data.builder.with_histories(*data.builder.items(epoch_day(name) - STALE_DAYS), users)
-        level = np.unique(data.whole.log.items.level(1), return_inverse=True)[1]
-        rows = morning.row_of
-        department = np.zeros(morning.items.size, np.int32)
-        known = (rows >= 0) & (rows < morning.items.size)
-        department[rows[known]] = level[known]
-        yield Day(judged, stale.items, stale.histories, department)
-
-
-def score_day(day: Day, systems: dict[str, Score]) -> list[dict[str, Any]]:
-    """One row a slate: day, user, trips, and SYSTEM.METRIC[TASK] of every system."""
-    rows = []
-    for one in day.judged:
-        told: dict[str, Any] = {
-            "day": iso_day(one.slate.day),
-            "user": one.slate.user,
-            "trips": one.ranked.profile.trips,
-        }
-        for name, score in systems.items():
-            told |= {f"{name}.{metric}": value for metric, value in score(one, day).items()}
-        rows.append(told)
-    return rows
-
-
-def nan_scores_are_refused(one: Judged, scorer: Scorer) -> str:
-    """What evaluate says of a model that answers NaN for one item: the sentence of the refusal."""
-    from expectations.products import judge_predictions
-    from expectations.tables import Predictions
-
-    def poisoned(scores: Floats) -> Floats:
-        wrong = scores.copy()
-        wrong[0] = np.nan
-        return wrong
-
-    seen, ranking = Predictions(), rank_slate(Through(scorer, scores=poisoned), one.ranked)
-    seen.add("weights", "candidate", iso_day(one.slate.day), one.slate.user, ranking.order, ranking.scores)
-    wrong, _ = judge_predictions(seen)
-    return "; ".join(wrong)
-
-
-def timings(day: Day, champion: Path, candidate: Path, requests: int = 300) -> dict[str, Any]:
-    """Fastest wall and CPU milliseconds of real requests under two models, interleaved as the benchmark step does it."""
-    from tasks.benchmark import measure
-
-    models = {"champion": TorchScorer.load(champion), "candidate": TorchScorer.load(candidate)}
-    draws = np.random.default_rng(11)
-    asked = [str(n) for n in draws.integers(0, len(day.judged), requests)]
-
-    def answering(model: TorchScorer) -> Callable[[str], None]:
-        def answer(number: str) -> None:
-            one = day.judged[int(number)]
-            profile = Profile(one.ranked.profile.items, one.ranked.profile.user, one.slate.day)
-            rank_slate(model, Slate(profile, candidates_of(profile)))
-
-        return answer
-
-    wall, cpu = measure({name: answering(model) for name, model in models.items()}, asked, draws)
-    return {f"wall.{name}": times for name, times in wall.items()} | {
-        f"cpu.{name}": times for name, times in cpu.items()
+        **{name: scored_by(TorchScorer.load(folder)) for name, folder in trained.items()},
     }

@@ -45,7 +45,7 @@ def dags(airflow_home: Path) -> dict[str, Any]:
 
     bag = DagBag(str(DAGS))
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["model_refresh", "model_rollback", "model_rollout"]
+    assert sorted(bag.dags) == ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout"]
     return dict(bag.dags)
 
 

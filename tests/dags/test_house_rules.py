@@ -84,7 +84,7 @@ def test_every_dag_can_be_operated(dags: dict[str, Any]) -> None:
 
 
 def test_a_dag_file_is_short_enough_to_be_read_aloud() -> None:
-    for path in DAGS.glob("model_*.py"):
+    for path in DAGS.glob("[!_]*.py"):
         assert len(path.read_text().splitlines()) <= 85, path.name
 
 
@@ -172,3 +172,23 @@ def test_every_page_that_a_dag_names_exists(dags: dict[str, Any]) -> None:
     named = {page for dag in dags.values() for page in re.findall(r"docs/runbooks/\w+\.md", dag.doc_md)}
     assert {"docs/runbooks/rollback.md", "docs/runbooks/model_refresh.md"} <= named
     assert [page for page in named if not (REPO / page).is_file()] == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_night_is_red_only_where_a_bar_is_broken(
+    dags: dict[str, Any], broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.domain.errors import InputRejected
+    from tasks.gate_trials import nightly
+
+    (task,) = dags["gate_error_rates"].tasks
+    assert task.pool == "one_benchmark_at_a_time" and [link.name for link in task.operator_extra_links]
+    body = task.python_callable
+    monkeypatch.setitem(body.__globals__, "get_current_context", lambda: {"run_id": "scheduled__1"})
+    told = {"sentence": "the gate breaks its bar", "broken": broken}
+    monkeypatch.setattr(nightly, "measure", lambda settings, run_key: (f"s3://{run_key}.json", told))
+    if broken:
+        with pytest.raises(InputRejected, match="breaks its bar"):
+            body()
+    else:
+        assert body() == "s3://scheduled__1.json"

@@ -1,0 +1,40 @@
+"""`freshrank gate-error-rates`: how often the gate blocks a sound model, and promotes a damaged one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tasks.settings import Settings
+
+screen = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def gate_error_rates(
+    run: Annotated[str | None, typer.Argument(help="a day whose run trained weights; default: the latest")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Train other seeds and damaged models of a run, and count how often the gate errs on them. Takes as long as ten trainings."""
+    from tasks.adapters.store import open_store
+    from tasks.domain.manifest import partition_date
+    from tasks.gate_trials.nightly import REPORT, measure
+    from tasks.run import read_manifest
+
+    if run:
+        partition_date(run)
+    settings = Settings()
+    uri, summary = measure(settings, run)
+    store = open_store(settings)
+    told = json.loads(store.get(store.key(read_manifest(store, uri).outputs[REPORT].uri)))
+    if as_json:
+        sys.stdout.write(json.dumps(told | {"run": uri}, indent=1) + "\n")
+    else:
+        screen.print(f"{told['sentence']}.")
+        for row in told["table"]:
+            screen.print(" | ".join(row.values()))
+    if summary["broken"]:
+        raise typer.Exit(1)
