@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tasks.domain.errors import InputRejected
-from tasks.ranker.arrays import Floats, Ints
+from tasks.ranker.arrays import Ints
 from tasks.ranker.build import Morning
 from tasks.ranker.log import EventLog, graded, partition_day
 from tasks.ranker.slates import Slate
@@ -80,10 +80,8 @@ class Shared:
         for slate in slates:
             inside = np.isin(_key(slate.day, slate.user, item_of[slate.positives], self._items), self._key)
             if inside.any():
-                parts: dict[str, Floats | Ints | NDArray[np.bool_]] = {
-                    name: getattr(slate, name)[inside] for name in ("positives", "new", "paid")
-                }
-                kept.append(replace(slate, **parts))
+                positives, new, paid = slate.positives[inside], slate.new[inside], slate.paid[inside]
+                kept.append(replace(slate, positives=positives, new=new, paid=paid))
         return kept
 
     def digest(self, holdout: str) -> str:

@@ -6,7 +6,7 @@ excuse. LambdaMART: Burges, Microsoft Research TR-2010-82. LightGBM: Ke et al., 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Rivals:
         }
         return rows | ({"previous_champion": judge(self._before, one)} if self._before else {})
 
-    def facts(self, compared: Iterable[dict[str, Row]]) -> dict[str, Any]:
+    def facts(self, compared: Iterable[Mapping[str, Row]]) -> dict[str, Any]:
         """Means of each over the slates; why the champion before is missing where it is."""
         of: dict[str, list[Row]] = {}
         for rows in compared:

@@ -31,7 +31,7 @@ class Day:
 
     judged: list[Judged]
     stale_items: ItemState
-    stale_histories: dict[int, UserHistory]
+    stale_histories: Mapping[int, UserHistory]
     department: Ints  # of each catalogue row
 
 

@@ -49,7 +49,9 @@ def measure(settings: Settings, partition: str | None = None, run_key: str | Non
     """
     store = open_store(settings)
     made = latest_training(store, partition)
-    inputs = {name: made[name][0] for name in ("gate", "build_dataset", "finetune", "benchmark") if name in made}
+    inputs: dict[str, str] = {
+        name: made[name][0] for name in ("gate", "build_dataset", "finetune", "benchmark") if name in made
+    }
     day = made["gate"][1].partition
     uri = run(GATE_ERROR_RATES, day, inputs, settings, store=store)
     key = run_key or f"{STEP} {day}"

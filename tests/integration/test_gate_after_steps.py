@@ -1,4 +1,4 @@
-"""compress and evaluate -> gate, on what these steps really write: the same model is its own equal, and compared as one."""
+"""What training, compress and evaluate really write -> the gate: a model is its own equal; other labels; a night of trials."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from tasks.evaluate import evaluate
 from tasks.evaluation.labels import FILE
 from tasks.gate import gate
 from tasks.gate_evidence import Compared, changes_between
+from tasks.gate_trials.nightly import REPORT, error_rates
 from tasks.policies import load_policy
 from tasks.ranker.dataset import Dataset
 from tests.integration.test_training import (  # noqa: F401  the fixtures
     NEXT,
     PARTITION,
+    RECIPE,
     built,
     compressed,
     dataset,
@@ -76,3 +78,28 @@ def test_a_model_of_more_labels_is_compared_on_those_that_the_champion_knows(sho
     assert 0 < told["slates"] <= before["slates"] and told["candidate"] != before["candidate"]
     (change,) = changes_between(candidate, champion, told["labels"])
     assert (change.what, change.counted, change.shared) == ("labels", ("purchase",), ("purchase",))
+
+
+def test_a_night_trains_scores_tries_and_a_killed_one_goes_on(home, dataset, model):  # noqa: F811
+    work, out = home / "night", home / "night-out"
+    out.mkdir()
+    policy = load_policy("tiny").gate
+    few = {"seed": 1, "threads": 1, "seeds": 1, "itself": 4, "each": 1}
+    told = error_rates(dataset, model[0], RECIPE, policy, {}, work, out, **few)
+    table = json.loads((out / REPORT).read_text())["table"]
+    planted = {row["planted"].split(",")[0] for row in table}
+    assert planted >= {"sign_flipped_head", "constant_scores", "nothing: another seed", "nan_metric"}
+    known = planted | {
+        name.split(" ")[0] for name in json.loads((out / REPORT).read_text())["weaker_than_twice_the_margin"]
+    }
+    assert {"leaked_label", "label_noise", "poisoned_partition", "half_the_catalogue_for_heavy_users"} <= known
+    assert len(known) >= 21 + 3, "each kind is tried, or named as too weak"
+    assert told["trials_itself"] == 4 and told["kinds"] >= 5 and "of 4 sound candidates" in told["sentence"]
+    assert "sign_flipped_head" in (out / "error_rates.html").read_text()
+
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    again = error_rates(dataset, model[0], RECIPE, policy, {}, work, out, **few)
+    assert again == told
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == made, (
+        "nothing is made twice"
+    )
