@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import Decision
+from tasks.domain.gate import Check, Decision, Finding
 from tasks.domain.manifest import Manifest, partition_date
+from tasks.domain.product_findings import checked
 from tasks.explain.story import PATH, Made, data, lineage, made_by, story
 from tasks.explain.text import as_markdown, headline
 from tasks.run import read_manifest
 
-__all__ = ["STOPS", "as_markdown", "candidates_of", "explanation", "find_gate", "find_run", "read_decision"]
+__all__ = [
+    "STOPS",
+    "as_markdown",
+    "candidates_of",
+    "explanation",
+    "find_gate",
+    "find_run",
+    "found_by_package",
+    "read_decision",
+]
 APPROVAL = ("approved", "approved_by", "approved_because", "approved_at")  # what package is told of a person's answer
 STOPS = ("empty", "hold", "refuse")  # data verdicts after which no gate runs
 
@@ -75,10 +86,11 @@ def explanation(store: Store, uri: str) -> dict[str, Any]:
     if manifest.step != "gate":
         return _without_gate(uri, manifest, made)
     decision, package = read_decision(store, manifest), _package_of(store, manifest.partition, uri)
-    release, approval = None, None
+    release, approval, after = None, None, ()
     if package:
         made["package"] = package
         release = str(package[1].summary["release"])
+        after = found_by_package(package[1])
         approval = (
             {name: package[1].params.get(name) for name in APPROVAL} if package[1].params.get("approved") else None
         )
@@ -92,16 +104,22 @@ def explanation(store: Store, uri: str) -> dict[str, Any]:
         "needs_review": decision.needs_review,
         "release": release,
         "approval": approval,
-        "candidates": candidates_of(decision, release, approval),
+        "candidates": candidates_of(decision, release, approval, after),
         "report": {key: value for key, value in manifest.summary.items() if key not in ("shipped", "reason")},
         **story(store, made, decision),
     }
 
 
 def candidates_of(
-    decision: Decision, release: str | None, approval: dict[str, Any] | None = None
+    decision: Decision,
+    release: str | None,
+    approval: dict[str, Any] | None = None,
+    after: Sequence[Finding] = (),
 ) -> list[dict[str, Any]]:
-    """Each candidate's verdict; the one that shipped, by the gate or by a person, has the release's digest."""
+    """Each candidate's verdict; the one that shipped, by the gate or by a person, has the release's digest.
+
+    after: what package found of the release, beside the gate's findings.
+    """
     shipped = approval["approved"] if approval else decision.shipped
     return [
         {
@@ -109,10 +127,19 @@ def candidates_of(
             "release": release if verdict.kind == shipped else None,
             "verdict": verdict.outcome,
             "reason": verdict.reason,
-            "findings": [finding.model_dump(mode="json") for finding in verdict.findings],
+            "findings": [
+                finding.model_dump(mode="json")
+                for finding in (*verdict.findings, *(after if verdict.kind == shipped else ()))
+            ],
         }
         for verdict in decision.verdicts
     ]
+
+
+def found_by_package(manifest: Manifest) -> tuple[Finding, ...]:
+    """What the packaged service showed of itself, in the form of the gate's findings: train/serve skew."""
+    told = manifest.summary.get("skew")
+    return (checked(Check.model_validate(told)),) if told else ()
 
 
 def _without_gate(uri: str, manifest: Manifest, made: Made) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import msgspec
 from tasks.adapters.bento import NAME, build_bento
 from tasks.adapters.signing import SigningKeys, sign
 from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.evidence import Check
 from tasks.domain.manifest import canonical_json, digest_of
 from tasks.lineage import PARTITIONS_JSON
 
@@ -85,7 +86,7 @@ def package(
     signed_by = sign(src, keys)
     built = build_bento(src, digest, bento_home)
     shutil.copyfile(signature_of(src), signature_of(built))
-    checked = _try_service(built, view, digest, keys.public)
+    checked, skew = _try_service(built, view, digest, keys.public)
     files = [path for path in src.rglob("*") if path.is_file()]
     return {
         "release": digest,
@@ -98,6 +99,7 @@ def package(
         "weights_digest": facts["weights_digest"],
         "bento_tag": f"{NAME}:{digest[:12]}",
         "golden_requests": checked,
+        "skew": skew.model_dump(mode="json"),
         "users": users,
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
@@ -210,8 +212,8 @@ def golden_requests(items: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> int:
-    """Start the packaged service as the launcher will, and compare its answers with the golden ones."""
+def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> tuple[int, Check]:
+    """Start the packaged service as the launcher will, and compare its answers with the golden ones and the evaluator's."""
     from tasks.serving.golden import Golden
     from tasks.serving.launch import launch_command, launch_environment
 
@@ -225,14 +227,14 @@ def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> int:
             _wait_until_ready(port, process, digest)
             for number, case in enumerate(golden.cases):
                 _compare(port, digest, number, case, golden.tolerance)
-            _require_no_skew(port, src / "release", view)
+            skew = _require_no_skew(port, src / "release", view)
         finally:
             process.terminate()
             try:
                 process.wait(timeout=15)
             except subprocess.TimeoutExpired:
                 process.kill()
-    return len(golden.cases)
+    return len(golden.cases), skew
 
 
 def _compare(port: int, digest: str, number: int, case: Any, tolerance: float) -> None:
@@ -248,7 +250,7 @@ def _compare(port: int, digest: str, number: int, case: Any, tolerance: float) -
         raise InputRejected(f"the packaged service answered golden request {number} with {difference}; not released")
 
 
-def _require_no_skew(port: int, release: Path, view: Path) -> None:
+def _require_no_skew(port: int, release: Path, view: Path) -> Check:
     """The service against the evaluator's own path, on the histories of users that the view knows."""
     from tasks.evaluation.skew import evaluator_scores, skew_check
     from tasks.ranker.runtime import OpenVinoScorer
@@ -265,6 +267,7 @@ def _require_no_skew(port: int, release: Path, view: Path) -> None:
     check = skew_check(scored, ask)
     if not check.ok:
         raise InputRejected(f"train/serve skew: {check.sentence}; not released")
+    return check
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[str], digest: str) -> None:

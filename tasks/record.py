@@ -14,7 +14,7 @@ from tasks.adapters.mlmodel import mlmodel_files
 from tasks.adapters.registry import Dataset, Registry
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store, open_store
-from tasks.decisions import STOPS, as_markdown, explanation, read_decision
+from tasks.decisions import STOPS, as_markdown, explanation, found_by_package, read_decision
 from tasks.domain.manifest import Manifest, digest_of
 from tasks.explain.page import html
 from tasks.lineage import package_of
@@ -81,6 +81,7 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
         _record_gate(registry, store, uri, manifest, run_id, run_key)
     if manifest.step == "package":
         register_packaged(registry, store, manifest, run_id)
+        _record_skew(registry, store, manifest, run_id)
         _record_decision(registry, store, manifest.inputs["gate"], run_id)
 
 
@@ -105,6 +106,17 @@ def _record_decision(registry: Registry, store: Store, uri: str, run_id: str) ->
     record = json.dumps(told, indent=1, sort_keys=True).encode()
     registry.log_artifacts(run_id, {DECISION_PAGE: html(told).encode(), "gate/record.json": record})
     return told
+
+
+def _record_skew(registry: Registry, store: Store, manifest: Manifest, run_id: str) -> None:
+    """What package found, beside the gate's findings of the candidate that it packaged."""
+    gate = read_manifest(store, manifest.inputs["gate"])
+    decision, found = read_decision(store, gate), found_by_package(manifest)
+    shipped = str(manifest.params.get("approved") or decision.shipped)
+    for verdict in decision.verdicts:
+        if found and verdict.kind == shipped:
+            whole = verdict.model_copy(update={"findings": (*verdict.findings, *found)})
+            registry.log_candidate(run_id, whole, gate.started_at)
 
 
 def register_packaged(registry: Registry, store: Store, manifest: Manifest, run_id: str | None) -> str:

@@ -67,7 +67,7 @@ def compression(evidence: Evidence) -> Iterator[Finding]:
 def checks(evidence: Evidence, quality: QualityPolicy) -> Iterator[Finding]:
     made = {check.name for check in evidence.checks}
     for check in evidence.checks:
-        yield _checked(check)
+        yield checked(check)
     for name in quality.checks:
         if name not in made:
             sentence = f"{name}: not checked; no evidence is not a pass"
@@ -122,7 +122,8 @@ def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Fi
     )
 
 
-def _checked(check: Check) -> Finding:
+def checked(check: Check) -> Finding:
+    """One check as a finding."""
     return Finding(
         name=check.name,
         slice=TOTAL,

@@ -185,7 +185,8 @@ def facts(finding: dict[str, Any], about: dict[str, Any]) -> str:
         told += [
             f"{name} {finding[key]:.4g}" for key, name in (("candidate", "value"), *_LIMITS) if finding[key] is not None
         ]
-    return " · ".join((*told, f"sample {about.get('sample', 'none')}"))
+    sample = about.get("sample") or (f"{finding['sample']} {finding['unit']}" if finding.get("sample") else "none")
+    return " · ".join((*told, f"sample {sample}"))
 
 
 def next_step(finding: dict[str, Any], changes: Iterable[dict[str, Any]]) -> str:

@@ -62,6 +62,7 @@ def test_a_bootstrap_release_says_what_it_is(packed: Packed) -> None:
     assert (record["kind"], record["train_end"], record["state_through"]) == ("bootstrap", "2017-06-16", "2017-06-30")
     assert record["view"] == summary["view"]
     assert summary["golden_requests"] == 8
+    assert summary["skew"]["ok"] and summary["skew"]["value"] <= 0.01
     assert str(out) not in (out / "src/release/release.json").read_text()
 
 

@@ -194,12 +194,21 @@ def test_nothing_to_explain_is_said():
 def test_what_a_person_shipped_against_the_gate_names_the_person(tmp_path):
     store, settings, uris = a_run(tmp_path, gain={"weights": -0.0495}, timed=False)
     signed = {"approved": "weights", "approved_by": "kim", "approved_because": "the benchmark host is down"}
-    package = Step("package", ("gate",), lambda call: {"release": "f" * 64})
+    skew = {
+        "name": "train_serve_skew",
+        "value": 0.001,
+        "limit": 0.01,
+        "ok": True,
+        "sentence": "differ by at most 0.001",
+    }
+    package = Step("package", ("gate",), lambda call: {"release": "f" * 64, "skew": skew})
     run(package, DAY, {"gate": uris["gate"]}, settings, options=signed, store=store)
     told = explanation(store, uris["gate"])
     assert told["headline"] == ("The weights ship by the decision of kim, not of the gate: the benchmark host is down.")
     assert [one["release"] for one in told["candidates"] if one["kind"] == "weights"] == ["f" * 64]
     assert told["shipped"] == "none" and "the decision of kim" in html(told)
+    found = {one["kind"]: one["findings"][-1]["name"] for one in told["candidates"]}
+    assert found["weights"] == "train_serve_skew" != found["state"] and "differ by at most 0.001" in html(told)
 
 
 def test_what_passed_on_slices_is_two_lines_and_what_did_not_is_told_in_full(told_of):

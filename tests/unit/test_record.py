@@ -96,9 +96,9 @@ def a_run_that_ships(store: MemoryStore) -> dict[str, str]:
     )
     golden = {"version": 1, "cases": [{"request": {"surface": "search", "query": "milk", "k": 3}}]}
     store.put_new(f"releases/{RELEASE}/release/golden.json", json.dumps(golden).encode())
-    package = put(
-        store, "package", inputs={"gate": gate, "build_dataset": dataset}, summary={"release": RELEASE, "view": "v"}
-    )
+    skew = {"name": "train_serve_skew", "value": 0.001, "limit": 0.01, "ok": True, "sentence": "at most 0.001"}
+    summary = {"release": RELEASE, "view": "v", "skew": skew}
+    package = put(store, "package", inputs={"gate": gate, "build_dataset": dataset}, summary=summary)
     return {"build_dataset": dataset, "gate": gate, "package": package}
 
 
@@ -107,9 +107,10 @@ def test_explain_and_the_registry_show_the_same_numbers(tmp_path: Path) -> None:
     uris = a_run_that_ships(store)
     mirrored = mirror(Settings(home=tmp_path), registry, store)
     assert mirrored.call("step", uri=uris["gate"], run_key=RUN)
+    assert mirrored.call("step", uri=uris["package"], run_key=RUN)
 
     told = explanation(store, uris["gate"])
-    assert [candidate["kind"] for candidate in told["candidates"]] == ["weights", "state"]
+    assert [one["kind"] for one in told["candidates"]] == ["weights", "state"]
     runs = {run.tags[RUN_KEY]: run for run in registry.runs.values()}
     for candidate in told["candidates"]:
         nested = runs[f"{RUN}/{candidate['kind']}"]
@@ -127,6 +128,7 @@ def test_explain_and_the_registry_show_the_same_numbers(tmp_path: Path) -> None:
     assert registry.artifacts[page.run_id, "gate/gate.html"] == b"<p>"
     assert "the new state is sound" in registry.artifacts[page.run_id, DECISION_PAGE].decode()
     assert json.loads(registry.artifacts[page.run_id, "gate/record.json"]) == json.loads(json.dumps(told))
+    assert runs[f"{RUN}/state"].metrics["finding.train_serve_skew.all.candidate"] == 0.001
 
 
 def test_a_package_becomes_a_version_that_says_where_it_came_from(tmp_path: Path) -> None:
