@@ -217,8 +217,19 @@ def _evaluation(evaluation: dict[str, Any]) -> list[str]:
             days = f"{facts.get('first_day')} to {facts.get('last_day')}, {facts.get('slates', 0):,} slates"
             parts += [f"<h2>Every metric: {escape(kind)}</h2><p>{escape(days)}</p>"]
             parts.append(table(("metric", "champion", "candidate", "diff"), rows))
+        parts += _counterfactual(kind, facts.get("counterfactual"))
         parts += _calibration(kind, facts.get("report") or {})
     return parts
+
+
+def _counterfactual(kind: str, told: dict[str, Any] | None) -> list[str]:
+    """What the lists that were really shown say of the candidate, where the log has the chances of showing them."""
+    if not told:
+        return []
+    ways = [f"SNIPS: {told['sentence']}"]
+    ways += [f"doubly robust: {told['doubly_robust']['sentence']}"] if "doubly_robust" in told else []
+    about = "Share of shown places that would have been answered, had the candidate chosen what stands there."
+    return [f"<h2>From lists that were shown: {escape(kind)}</h2><p>{about}</p>", bullets(ways)]
 
 
 def _calibration(kind: str, report: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.domain.counterfactual import snips
+from tasks.domain.counterfactual import doubly_robust, snips
 from tasks.evaluation.counterfactual import counterfactual
 from tasks.ranker.arrays import iso_day
 from tasks.ranker.build import StateBuilder
@@ -65,6 +65,34 @@ def test_it_finds_the_truth_that_the_mean_of_the_log_misses():
     assert abs(reward.mean() - pays @ wanted) > 20 * told.standard_error
 
 
+def test_doubly_robust_by_hand():
+    # predicted .5 for the target, and it misses .5, 0, -.5 with weights 2, 0, 1: .5 + (2 * .5 + 1 * -.5) / 3
+    told = doubly_robust(
+        np.array([1.0, 1, 0]),
+        np.array([1, 0, 0.5]),
+        np.array([0.5, 0.5, 0.5]),
+        np.array([0.5, 1, 0.5]),
+        np.full(3, 0.5),
+        least_effective=1,
+    )
+    assert told.value == pytest.approx(0.5 + 0.5 / 3)
+
+
+@pytest.mark.parametrize("wrong", ["predictions", "propensities"])
+def test_doubly_robust_is_right_where_either_the_predictions_or_the_propensities_are(wrong):
+    rng = np.random.default_rng(2)
+    pays, logged, wanted = np.array([0.1, 0.3, 0.6]), np.array([0.6, 0.3, 0.1]), np.array([0.1, 0.2, 0.7])
+    action = rng.choice(3, 40_000, p=logged)
+    reward = (rng.random(40_000) < pays[action]).astype(float)
+    believed = np.array([0.5, 0.1, 0.2]) if wrong == "predictions" else pays
+    chances = np.full(40_000, 1 / 3) if wrong == "propensities" else logged[action]
+    robust = doubly_robust(reward, wanted[action], chances, believed[action], np.full(40_000, believed @ wanted))
+    plain = snips(reward, wanted[action], chances)
+    assert robust.value == pytest.approx(pays @ wanted, abs=3 * robust.standard_error)
+    if wrong == "propensities":
+        assert abs(plain.value - pays @ wanted) > 10 * plain.standard_error
+
+
 class Popular:
     def base(self, x, item_vec):
         return x[:, COLUMN["sales_28d"]]
@@ -102,6 +130,10 @@ def test_only_places_that_show_what_the_model_would_show_say_something_about_it(
     told = counterfactual(SimpleNamespace(whole=builder), (iso_day(day),), Popular())
     assert told["events"] == 40 * USERS and told["effective_sample"] == pytest.approx(20 * USERS)
     assert told["value"] == pytest.approx(0.25)
+    robust = told["doubly_robust"]
+    assert robust["value"] == pytest.approx(0.25, abs=1e-6), (
+        "the model's choice is what is shown: its error cancels out"
+    )
     assert builder.shown.grade.mean() > 0.6, "the log as a whole was answered much more often"
 
 
@@ -145,3 +177,23 @@ def test_one_item_for_everyone_cannot_be_judged_from_random_choice_of_eighty():
         logged["propensity_score"].to_numpy(),
     )
     assert told.value is None and told.sentence.startswith("inconclusive")
+
+
+def test_doubly_robust_agrees_on_open_bandit_with_what_random_choice_earned():
+    """Click rates of the items, counted on one half of the log, as what is predicted on the other."""
+    logged, random = campaign("bts"), campaign("random")
+    half = np.arange(len(logged)) % 2 == 0
+    item, click = logged["item_id"].to_numpy(), logged["click"].to_numpy().astype(float)
+    counts = np.bincount(item[half], minlength=80)
+    rate = (np.bincount(item[half], click[half], minlength=80) + 0.4) / (counts + 100)
+    rest = ~half
+    told = doubly_robust(
+        click[rest],
+        np.full(rest.sum(), 1 / 80),
+        logged["propensity_score"].to_numpy()[rest],
+        rate[item[rest]],
+        np.full(rest.sum(), rate.mean()),
+    )
+    truth = random["click"].mean()
+    noise = np.hypot(told.standard_error, np.sqrt(truth * (1 - truth) / len(random)))
+    assert told.value == pytest.approx(truth, abs=3 * noise)
