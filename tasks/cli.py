@@ -100,6 +100,18 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def console(
+    with_token: Annotated[
+        bool, typer.Option("--with-token", help="a link that also signs in; whoever has it can change what serves")
+    ] = False,
+) -> None:
+    """The address of the release console: what serves, live charts, history, and the buttons, for a browser or a phone."""
+    settings = Settings()
+    signed_in = f"#token={settings.secrets.controller_token}" if with_token else ""
+    screen.print(f"{settings.url('controller')}/{signed_in}")
+
+
+@app.command()
 def refresh(
     partition: Annotated[str, typer.Option(help="the day of behaviour data, YYYY-MM-DD")],
     wait: Annotated[bool, typer.Option("--wait", help="follow the run, and the rollout that it starts")] = False,

@@ -34,6 +34,9 @@ class Counts(Record):
     healthy: bool = False
 
 
+Latencies = dict[str, dict[float, int]]  # release, by 12 digits -> upper bound in ms -> requests so far at or below it
+
+
 class Router(Protocol):
     async def apply(self, traffic: Traffic) -> None:
         """Make `traffic` the routing and return once every new request follows it. Applying it again is a no-op.
@@ -47,6 +50,11 @@ class Router(Protocol):
         """Counts per release, by the first 12 digits of its digest. Raises Unavailable."""
         ...
 
+    async def latencies(self) -> Latencies:
+        """How long callers waited whose request was meant for a release, whoever answered it in the end: a retry on the
+        fallback counts in full. Copies in shadow count for the release that gets them. Raises Unavailable."""
+        ...
+
 
 class MemoryRouter:
     """The in-memory twin: remembers the plan, and lets a test say what was counted."""
@@ -55,6 +63,7 @@ class MemoryRouter:
         self.traffic = Traffic()
         self.history: list[Traffic] = []
         self.counts: dict[str, Counts] = {}
+        self.waited: Latencies = {}
         self.down = False
 
     async def apply(self, traffic: Traffic) -> None:
@@ -68,6 +77,11 @@ class MemoryRouter:
         if self.down:
             raise Unavailable("the router does not answer")
         return {release[:12]: self.counts.get(release[:12], Counts(healthy=True)) for release in self.traffic.backends}
+
+    async def latencies(self) -> Latencies:
+        if self.down:
+            raise Unavailable("the router does not answer")
+        return self.waited
 
 
 def write_initial(settings: Settings) -> None:
@@ -107,6 +121,18 @@ class EnvoyFileRouter:
             name = str(cluster["name"])
             if name.startswith("r-"):
                 found[name.removeprefix("r-")] = _counts(cluster.get("host_statuses", []))
+        return found
+
+    async def latencies(self) -> Latencies:
+        # a request that may fall back is counted on the pair, which names the release it was meant for first
+        page = "/stats?format=json&histogram_buckets=cumulative&filter=^cluster\\.[rf]-[^.]*\\.upstream_rq_time$"
+        found: Latencies = {}
+        for stat in json.loads(await self._ask(page)).get("stats", []):
+            for histogram in stat.get("histograms", []):
+                total = found.setdefault(str(histogram["name"]).split(".")[1].split("-")[1], {})
+                for bucket in histogram["buckets"]:
+                    bound = float(bucket["upper_bound"])
+                    total[bound] = total.get(bound, 0) + int(bucket["cumulative"])
         return found
 
     async def aclose(self) -> None:

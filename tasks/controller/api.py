@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -38,11 +38,12 @@ class Submission(Record):
 
 
 class Press(Record):
-    """An abort, a freeze, an unfreeze."""
+    """An abort, a freeze, an unfreeze. `expected_revision` is what the person saw: if the log has moved, look again."""
 
     actor: str = Text
     reason: str = Text
     idempotency_key: str = Key
+    expected_revision: int | None = Field(default=None, ge=0)
 
 
 class Rollback(Press):
@@ -50,11 +51,18 @@ class Rollback(Press):
 
 
 Asked = TypeVar("Asked", bound=Record)
+Pressed = TypeVar("Pressed", bound=Press)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(commands: Commands, token: str) -> Starlette:
-    """All routes. Anything else is 404; a change without the token is 401 before its body is read."""
+def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> Starlette:
+    """All routes, and `pages`, which only read. Anything else is 404; a change without the token is 401 before its body
+    is read."""
+
+    async def pressed(request: Request, kind: type[Pressed]) -> dict[str, Any]:
+        asked = await _read(request, kind)
+        commands.check_revision(asked.expected_revision, asked.idempotency_key)
+        return {name: value for name, value in _fields(asked).items() if name != "expected_revision"}
 
     def protected(handle: Handler) -> Handler:
         async def checked(request: Request) -> Response:
@@ -76,17 +84,14 @@ def create_app(commands: Commands, token: str) -> Starlette:
         return JSONResponse(commands.rollout(request.path_params["name"]))
 
     async def rollback(request: Request) -> Response:
-        asked = await _read(request, Rollback)
-        return JSONResponse(await commands.roll_back(**_fields(asked)))
+        return JSONResponse(await commands.roll_back(**await pressed(request, Rollback)))
 
     async def abort(request: Request) -> Response:
-        asked = await _read(request, Press)
-        return JSONResponse(await commands.abort(**_fields(asked)))
+        return JSONResponse(await commands.abort(**await pressed(request, Press)))
 
     def freeze(on: bool) -> Handler:
         async def change(request: Request) -> Response:
-            asked = await _read(request, Press)
-            return JSONResponse(commands.freeze(on=on, **_fields(asked)))
+            return JSONResponse(commands.freeze(on=on, **await pressed(request, Press)))
 
         return change
 
@@ -118,6 +123,7 @@ def create_app(commands: Commands, token: str) -> Starlette:
             Route("/served-at", served_at),
             Route("/healthz", healthz),
             Route("/metrics", metrics),
+            *pages,
         ],
         exception_handlers={FreshrankError: _refused, HTTPException: _http_error},
     )

@@ -112,6 +112,17 @@ class Commands:
         state = self._loop.state()
         return {"frozen": state.frozen, "revision": state.revision}
 
+    def check_revision(self, expected: int | None, idempotency_key: str) -> None:
+        """Raises Conflict when the log moved since a person looked. The same press again is not a new one."""
+        actual = self._loop.state().revision
+        if expected is None or expected == actual or self._loop.log.find(idempotency_key):
+            return
+        last = self._loop.log.rows(after=actual - 1)[0]
+        moved = f"{last.kind} of {short(last.to_release)}" if last.to_release else str(last.kind)
+        raise Conflict(
+            f"you saw revision {expected}, the log is at {actual}: {moved} by {last.actor}. Nothing was changed; look again."
+        )
+
     def status(self) -> dict[str, Any]:
         state = self._loop.state()
         challenger = None
