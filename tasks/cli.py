@@ -91,6 +91,10 @@ def status(as_json: AsJson = False) -> None:
     )
     if told["frozen"]:
         screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
+    for alert in told["alerts"]:
+        screen.print(f"{alert['severity']}: {alert['name']}: {alert['summary']} -> {alert['runbook']}")
+    if not told["alerts"]:
+        screen.print(f"alerts: {told['alerts_unknown'] or 'none'}")
     services = Table(show_header=True, header_style="bold")
     for column in ("service", "state", "address"):
         services.add_column(column)

@@ -29,6 +29,7 @@ PORT_OFFSETS = {
     "envoy_admin": 6,
     "airflow_worker_logs": 7,
     "airflow_trigger_logs": 8,
+    "watch": 9,
     "store_master": 10,  # SeaweedFS opens each of its ports again 10,000 higher for gRPC
     "store_volume": 11,
     "store_filer": 12,

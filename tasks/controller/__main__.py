@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
         library=library,
         reader=HttpReader(),
     )
-    commands, live = Commands(reconciler, settings.policy), Live(router)
+    commands, live = Commands(reconciler, settings.policy, settings.home), Live(router)
     pages = settings.data / "controller" / "decisions"
     console = Console(commands, reconciler, live, alerts=lambda: firing.read(settings)[0], decisions=pages)
     app = create_app(commands, settings.secrets.controller_token, console.routes())

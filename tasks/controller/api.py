@@ -108,7 +108,10 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
-        return PlainTextResponse(_metrics(commands.status()), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(commands.metrics(), media_type="text/plain; version=0.0.4")
+
+    async def targets(request: Request) -> Response:
+        return JSONResponse(commands.targets())
 
     return Starlette(
         routes=[
@@ -123,6 +126,7 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
             Route("/served-at", served_at),
             Route("/healthz", healthz),
             Route("/metrics", metrics),
+            Route("/targets", targets),
             *pages,
         ],
         exception_handlers={FreshrankError: _refused, HTTPException: _http_error},
@@ -163,16 +167,3 @@ async def _refused(request: Request, err: Exception) -> Response:
 async def _http_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, HTTPException)
     return JSONResponse({"error": err.detail}, status_code=err.status_code)
-
-
-def _metrics(status: dict[str, Any]) -> str:
-    lines = ["# TYPE freshrank_rollout_revision counter", f"freshrank_rollout_revision {status['revision']}"]
-    lines += ["# TYPE freshrank_rollout_frozen gauge", f"freshrank_rollout_frozen {int(status['frozen'])}"]
-    lines += ["# TYPE freshrank_rollout_weight_percent gauge"]
-    for release, weight in sorted(status["weights"].items()):
-        lines.append(f'freshrank_rollout_weight_percent{{release="{release[:12]}"}} {weight}')
-    lines += ["# TYPE freshrank_champion_since_seconds gauge"]
-    if status["champion"]:
-        since = datetime.fromisoformat(status["champion"]["since"]).timestamp()
-        lines += [f'freshrank_champion_since_seconds{{release="{status["champion"]["release"][:12]}"}} {since:.0f}']
-    return "\n".join(lines) + "\n"

@@ -9,8 +9,10 @@ import asyncio
 import logging
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
+from tasks.controller.exposition import exposition
 from tasks.controller.reconcile import Reconciler
 from tasks.domain import rollout_commands
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
@@ -26,9 +28,10 @@ LAST_REPLY_S = 2.0
 
 
 class Commands:
-    def __init__(self, reconciler: Reconciler, policy_name: str) -> None:
+    def __init__(self, reconciler: Reconciler, policy_name: str, disk: Path = Path()) -> None:
         self._loop = reconciler
         self._policy_name = policy_name
+        self._disk = disk
 
     def submit(
         self,
@@ -151,6 +154,14 @@ class Commands:
 
     def rows(self, after: int) -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in self._loop.log.rows(after=after)]
+
+    def metrics(self) -> str:
+        return exposition(self._loop, self._disk)
+
+    def targets(self) -> list[dict[str, Any]]:
+        """The replicas to scrape, in the form of Prometheus' HTTP service discovery."""
+        replicas = self._loop.launcher.replicas().values()
+        return [{"targets": [f"127.0.0.1:{r.port}"], "labels": {"release": r.release[:12]}} for r in replicas]
 
     def served_at(self, moment: datetime) -> dict[str, Any]:
         """What served then, and the row that made it so."""

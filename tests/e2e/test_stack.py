@@ -117,7 +117,9 @@ def test_every_listening_socket_is_on_loopback(stack, first_run):
 
 def test_status_has_the_promised_shape(stack, first_run):
     told = json.loads(stack.freshrank("status", "--json").stdout)
-    assert set(told) == {"champion", "challenger", "previous", "weights", "rollout", "frozen", "services"}
+    rollout = {"champion", "challenger", "previous", "weights", "rollout", "frozen"}
+    assert set(told) == rollout | {"alerts", "alerts_unknown", "services"}
+    assert told["alerts"] == [] and told["alerts_unknown"] == ""
     assert set(told["champion"]) >= {"release", "version", "digest", "since"}
     assert sum(told["weights"].values()) == 100
     assert {row["state"] for row in told["services"].values()} <= {"ready", "done"}, told["services"]

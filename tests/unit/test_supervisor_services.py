@@ -31,6 +31,7 @@ EVERYTHING = {
     "airflow-triggerer",
     "mlflow",
     "registry-mirror",
+    "watch",
 }
 
 
