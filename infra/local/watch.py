@@ -80,7 +80,7 @@ class Watch:
         admin = f"http://127.0.0.1:{self.settings.port('envoy_admin')}"
         wanted = "|".join(sorted(_envoy(name) for name in self.names if name.startswith("envoy_")))
         targets = [
-            ("router", f"{admin}/stats/prometheus?usedonly&filter=({wanted})", {}),
+            ("router", f"{admin}/stats/prometheus?filter=({wanted})", {}),
             ("controller", f"{self.settings.url('controller')}/metrics", {}),
             *await self._replicas(),
         ]
@@ -199,7 +199,8 @@ def parsed(text: str, names: set[str]) -> Iterable[Sample]:
 def _envoy(name: str) -> str:
     """The part of Envoy's own stat name that its page can filter by."""
     kept = name.removeprefix("envoy_").removesuffix("_bucket")
-    return kept.removeprefix("http_").removeprefix("cluster_")
+    # a class of status codes is a label here and a digit there
+    return kept.removeprefix("http_").removeprefix("cluster_").replace("_xx", "_.xx")
 
 
 def _instance(url: str) -> str:
