@@ -24,11 +24,13 @@ from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
+from tasks.oncall_commands import console, keys_app, pin, releases, unpin
 from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="api-keys")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]
@@ -101,18 +103,6 @@ def status(as_json: AsJson = False) -> None:
     for name, service in told["services"].items():
         services.add_row(name, service["state"], service["url"])
     screen.print(services)
-
-
-@app.command()
-def console(
-    with_token: Annotated[
-        bool, typer.Option("--with-token", help="a link that also signs in; whoever has it can change what serves")
-    ] = False,
-) -> None:
-    """The address of the release console: what serves, live charts, history, and the buttons, for a browser or a phone."""
-    settings = Settings()
-    signed_in = f"#token={settings.secrets.controller_token}" if with_token else ""
-    screen.print(f"{settings.url('controller')}/{signed_in}")
 
 
 @app.command()
@@ -279,6 +269,8 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+for command in (console, releases, pin, unpin):
+    app.command()(command)
 app.command()(explain)
 app.command()(bundle)
 app.command()(reproduce)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.adapters import envoy_edge
 from tasks.settings import Settings
 
 # Envoy's own buckets jump from 5 to 25 ms and from 100 to 250: too far apart for a p99 of a ranker. In ms.
@@ -36,6 +37,7 @@ def bootstrap(settings: Settings) -> dict[str, Any]:
                 {"match": {"suffix": "rq_time"}, "buckets": [float(bound) for bound in LATENCY_BUCKETS]}
             ]
         },
+        "overload_manager": envoy_edge.overload(),
         # what an operator sets on the admin page holds until Envoy restarts
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, Protocol
 
 import httpx
 
-from tasks.adapters import envoy
+from tasks.adapters import api_keys, envoy, envoy_edge
 from tasks.adapters.envoy import Traffic
-from tasks.domain.errors import Unavailable
+from tasks.adapters.envoy_edge import Access
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json
 from tasks.settings import Settings
 
+log = logging.getLogger(__name__)
 CONFIRM_S = 10.0
 REJECTED = ("update_rejected", "update_failure")  # refused by its meaning; not even readable
 
@@ -101,11 +104,12 @@ class EnvoyFileRouter:
     def __init__(self, settings: Settings, confirm_s: float = CONFIRM_S) -> None:
         self._xds = settings.data / "envoy" / "xds"
         self._confirm_s = confirm_s
+        self._settings = settings
         self._admin = httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port('envoy_admin')}", timeout=3)
         write_initial(settings)
 
     async def apply(self, traffic: Traffic) -> None:
-        clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic)]
+        clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic, self._access())]
         present = _read_resources(self._xds / "cds.json")
         gone = [c for c in present if c["name"] not in {new["name"] for new in clusters}]
         # routes may still name what is about to go, so it goes only once the new routes are in force
@@ -137,6 +141,18 @@ class EnvoyFileRouter:
 
     async def aclose(self) -> None:
         await self._admin.aclose()
+
+    def _access(self) -> Access:
+        """Read anew each time: a key that was made or revoked is in force at the next pass that confirms the routes.
+
+        A file of keys that cannot be read must not hold up a rollback: the keys of before stay.
+        """
+        try:
+            users = api_keys.htpasswd(self._settings)
+        except (InputRejected, OSError) as err:
+            log.warning("event=keys-not-read why=%s; the keys of before stay", err)
+            users = envoy_edge.users_of(_read_resources(self._xds / "rds.json"))
+        return Access(users=users, rate=self._settings.router_rate)
 
     async def _put(self, kind: str, resources: list[dict[str, Any]], warm: list[str]) -> None:
         """Write the file if it says something new, then wait until Envoy uses it, and rejects none of it."""

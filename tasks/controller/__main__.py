@@ -16,9 +16,11 @@ import uvicorn
 from tasks import firing
 from tasks.adapters.processes import ProcessLauncher
 from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.shelf import Shelf
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import open_store
 from tasks.controller.api import create_app
+from tasks.controller.collect import Collector
 from tasks.controller.commands import Commands
 from tasks.controller.console import Console
 from tasks.controller.judge import HttpReader
@@ -55,7 +57,8 @@ async def serve(settings: Settings) -> None:
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     )
-    loops = [asyncio.create_task(reconciler.run()), asyncio.create_task(live.run())]
+    collector = Collector(reconciler, Shelf(settings.data / "serving"), settings.logs)
+    loops = [asyncio.create_task(part.run()) for part in (reconciler, live, collector)]
     log.info("event=started port=%d revision=%d", port, reconciler.state().revision)
     try:
         await server.serve()
