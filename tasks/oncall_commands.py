@@ -38,7 +38,7 @@ def releases(as_json: AsJson = False) -> None:
     settings = Settings()
     shelf = Shelf(settings.data / "serving")
     roles, pins = _roles(settings), shelf.pins()
-    told = [
+    told: list[dict[str, Any]] = [
         {
             "release": one.release,
             "bytes": one.bytes,

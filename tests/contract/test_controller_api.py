@@ -203,6 +203,36 @@ def test_metrics_name_the_weights(door: Door) -> None:
     assert f'freshrank_rollout_weight_percent{{release="{A[:12]}"}} 100' in door.http.get("/metrics").text
 
 
+def test_metrics_follow_a_rollout_from_its_step_to_its_end(door: Door) -> None:
+    door.promote(A)
+    door.submit(B)
+    door.passes(4)
+    page = door.http.get("/metrics").text
+    entered = door.world.state.rollout.entered.timestamp()
+    assert f'freshrank_rollout_step_since_seconds{{release="{B[:12]}"}} {entered:.15g}\n' in page
+    limit = a_policy().shadow_s + a_policy().hold_s
+    assert f'freshrank_rollout_step_limit_seconds{{release="{B[:12]}"}} {limit:g}\n' in page
+    assert f'freshrank_replica_ready{{release="{B[:12]}"}} 1\n' in page
+    assert 'freshrank_reconcile_failing{part="route"} 0\n' in page and "freshrank_reconcile_pass_seconds " in page
+    assert "freshrank_rollout_stopped_seconds{" not in page
+    door.client.freeze(actor="x", reason="y")
+    assert "freshrank_rollout_step_since_seconds{" not in door.http.get("/metrics").text, "a frozen step is not stuck"
+    door.client.abort(actor="x", reason="y")
+    page = door.http.get("/metrics").text
+    assert f'freshrank_rollout_stopped_seconds{{release="{B[:12]}",how="aborted"}}' in page
+    assert "freshrank_rollout_frozen 1\n" in page
+    door.world.router.down = True
+    door.world.clock.advance(60)
+    door.passes(1)
+    assert 'freshrank_reconcile_failing{part="route"} 1\n' in door.http.get("/metrics").text
+
+
+def test_targets_are_what_prometheus_discovers(door: Door) -> None:
+    door.promote(A)
+    port = door.world.replicas[A].port
+    assert door.http.get("/targets").json() == [{"targets": [f"127.0.0.1:{port}"], "labels": {"release": A[:12]}}]
+
+
 def test_a_controller_that_is_down_is_unavailable(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, port_base=1024)
     with pytest.raises(Unavailable, match="traffic stays as it is"):

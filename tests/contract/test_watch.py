@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.local.watch import Watch
+from infra.local.alert_rules import RULES
+from infra.local.promql import parse
+from infra.local.watch import Watch, parsed
 from tasks import firing
 from tasks.domain.errors import Unavailable
 from tests.rollout_stack import Stack
@@ -61,6 +63,17 @@ def test_every_series_that_a_rule_reads_is_really_there(stack: Stack) -> None:
     missing = {s.name for s in instant if not watch.samples.at(s, at)}
     assert missing == PIPELINE | DURING_A_ROLLOUT | AFTER_A_STOP
     assert httpx.get(f"{stack.settings.url('controller')}/targets").json()[0]["labels"]["release"]
+
+
+def test_every_series_of_the_dashboard_is_really_there(stack: Stack) -> None:
+    board = json.loads((RULES.parents[1] / "dashboards" / "freshrank.json").read_text())
+    wanted = {
+        s.name for panel in board["panels"] for target in panel["targets"] for s in parse(target["expr"]).selectors
+    }
+    admin, controller = f"http://127.0.0.1:{stack.settings.port('envoy_admin')}", stack.settings.url("controller")
+    pages = [httpx.get(url).text for url in (f"{admin}/stats/prometheus", f"{controller}/metrics")]
+    there = {name for page in pages for name, _, _ in parsed(page, wanted)}
+    assert wanted - there == PIPELINE | DURING_A_ROLLOUT
 
 
 def test_a_hung_controller_fires_and_is_told_and_resolved(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from infra.local.alert_rules import RULES, read_rules, rendered
+from infra.local.promql import parse
 from infra.local.watch import parsed
 from tasks.domain.errors import InputRejected
 from tests.alert_tests import cases, firing_at
@@ -88,3 +90,23 @@ def test_a_page_of_metrics_is_read_as_it_is_written():
     ]
     with pytest.raises(ValueError, match="is no sample"):
         list(parsed("<html>\n", {"a"}))
+
+
+def test_the_dashboard_is_one_that_grafana_can_load():
+    board = json.loads((RULES.parents[1] / "dashboards" / "freshrank.json").read_text())
+    assert board["uid"] and board["title"] and board["schemaVersion"] >= 36
+    panels, places = board["panels"], set()
+    assert len(panels) >= 12 and len({panel["id"] for panel in panels}) == len(panels)
+    read = {selector.name for rule in read_rules() for selector in rule.expression.selectors}
+    shown = set()
+    for panel in panels:
+        grid = panel["gridPos"]
+        assert grid["x"] + grid["w"] <= 24, panel["title"]
+        taken = {(grid["x"] + x, grid["y"] + y) for x in range(grid["w"]) for y in range(grid["h"])}
+        assert not taken & places, f"{panel['title']} lies on another panel"
+        places |= taken
+        for target in panel["targets"]:
+            shown |= {selector.name for selector in parse(target["expr"]).selectors}
+    # everything that may wake somebody can be looked at
+    assert read - shown <= {"up", "freshrank_rollout_stopped_seconds", "freshrank_reconcile_pass_seconds",
+                            "freshrank_feedback_refused_total"}  # fmt: skip
