@@ -231,6 +231,7 @@ def links(settings: Settings) -> None:
             f"{settings.url('airflow')}  (user admin, password: airflow_password in {_shown(settings.home)}/secrets.json)",
         ),
         ("MLflow", settings.url("mlflow")),
+        ("console", f"{settings.url('controller')}/  (what serves, live, and the way back)"),
         ("service", f"{router}/docs"),
         (
             "ask",

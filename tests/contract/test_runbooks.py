@@ -116,7 +116,7 @@ class Given:
         status = self.stack.client.status()
         if status["rollout"] and not status["rollout"]["ended"]:
             self.stack.client.abort(actor="test", reason="calm")
-        if status["frozen"]:
+        if self.stack.client.status()["frozen"]:
             self.stack.client.unfreeze(actor="test", reason="calm")
         for key in sorted(api_keys.keys(self.stack.settings), key=lambda key: key.client == api_keys.OURS):
             if key in api_keys.keys(self.stack.settings):
