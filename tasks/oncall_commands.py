@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tasks.domain.errors import FreshrankError
+from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.settings import Settings
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys of the service's callers. Without any, everybody may call.")
@@ -21,13 +21,20 @@ Named = Annotated[str, typer.Argument(metavar="RELEASE", help="a digest, or its 
 
 
 def console(
-    with_token: Annotated[
-        bool, typer.Option("--with-token", help="a link that also signs in; whoever has it can change what serves")
-    ] = False,
+    role: Annotated[
+        str | None,
+        typer.Option(help="a link that also signs in: oncall (roll back, abort, freeze), releaser, viewer, or owner"),
+    ] = None,
 ) -> None:
     """The address of the release console: what serves, live charts, history, and the buttons, for a browser or a phone."""
+    from tasks.controller.roles import ROLES, token_of
+
     settings = Settings()
-    signed_in = f"#token={settings.secrets.controller_token}" if with_token else ""
+    if role not in (None, "owner", *ROLES):
+        raise InputRejected(f"there is no role {role!r}; roles: {', '.join(ROLES)}, owner")
+    secret, signed_in = settings.secrets.controller_token, ""
+    if role:
+        signed_in = f"#token={secret if role == 'owner' else token_of(role, secret)}"  # type: ignore[arg-type]
     screen.print(f"{settings.url('controller')}/{signed_in}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tasks.controller.commands import Commands
+from tasks.controller.roles import Change, may, role_of
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected, Unavailable
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
@@ -64,11 +64,13 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
         commands.check_revision(asked.expected_revision, asked.idempotency_key)
         return {name: value for name, value in _fields(asked).items() if name != "expected_revision"}
 
-    def protected(handle: Handler) -> Handler:
+    def protected(change: Change, handle: Handler) -> Handler:
         async def checked(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            role = role_of(request.headers.get("authorization", "").removeprefix("Bearer "), token)
+            if role is None:
                 raise HTTPException(401, NO_TOKEN)
+            if not may(role, change):
+                raise HTTPException(403, f"the token is of role {role}, which may not {change}; nothing was changed")
             return await handle(request)
 
         return checked
@@ -116,12 +118,12 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
     return Starlette(
         routes=[
             Route("/status", status),
-            Route("/rollouts", protected(submit), methods=["POST"]),
+            Route("/rollouts", protected("submit", submit), methods=["POST"]),
             Route("/rollouts/{name}", rollout),
-            Route("/rollback", protected(rollback), methods=["POST"]),
-            Route("/abort", protected(abort), methods=["POST"]),
-            Route("/freeze", protected(freeze(True)), methods=["POST"]),
-            Route("/unfreeze", protected(freeze(False)), methods=["POST"]),
+            Route("/rollback", protected("rollback", rollback), methods=["POST"]),
+            Route("/abort", protected("abort", abort), methods=["POST"]),
+            Route("/freeze", protected("freeze", freeze(True)), methods=["POST"]),
+            Route("/unfreeze", protected("unfreeze", freeze(False)), methods=["POST"]),
             Route("/log", rows),
             Route("/served-at", served_at),
             Route("/healthz", healthz),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from tasks.adapters.router import Counts
+from tasks.controller import console as console_module
 from tasks.controller.api import create_app
 from tasks.controller.console import Console
 from tasks.controller.live import Live
@@ -140,6 +142,35 @@ def test_a_decision_that_is_not_here_says_where_it_is(desk: Desk) -> None:
     reply = desk.http.get(f"/decision/{A}")
     assert reply.status_code == 400 and "`freshrank explain DAY`" in reply.json()["error"]
     assert desk.http.get("/decision/..%2f..%2fsecrets").status_code in (400, 404)
+
+
+EXPLAINER = """import json, sys
+from pathlib import Path
+page = Path(sys.argv[sys.argv.index("--page") + 1])
+page.write_text("<h1>2017-07-01 ships weights</h1>")
+asked = page.parent / "asked"
+asked.write_text(asked.read_text() + "x" if asked.exists() else "x")
+print(json.dumps({"release": sys.argv[1]}))
+"""
+
+
+def test_a_decision_page_is_made_once_by_another_process(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "explainer.py"
+    program.write_text(EXPLAINER)
+    monkeypatch.setattr(console_module, "COMMAND", (sys.executable, str(program), A))
+    monkeypatch.setattr(desk.world.library, "describe", lambda release: {"partition": "2017-07-01"})
+    for _ in range(2):
+        page = desk.http.get(f"/decision/{A}")
+        assert page.status_code == 200 and "ships weights" in page.text
+        assert "script-src" not in page.headers["content-security-policy"] and "default-src 'none'" in str(page.headers)
+    assert (tmp_path / "asked").read_text() == "x"
+    other = desk.http.get(f"/decision/{B}")
+    assert other.status_code == 400 and "is not the one that shipped bbbbbbbbbbbb" in other.json()["error"]
+    monkeypatch.setattr(console_module, "COMMAND", (sys.executable, "-c", "raise SystemExit('the store is down')"))
+    down = desk.http.get(f"/decision/{C}")
+    assert down.status_code == 503 and "the store is down" in down.json()["error"]
 
 
 @pytest.fixture

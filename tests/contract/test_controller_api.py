@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from tasks.controller.api import create_app
 from tasks.controller.client import ControllerClient
+from tasks.controller.roles import token_of
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.settings import Settings
 from tests.rollout_builders import A, B, C, a_policy
@@ -75,6 +76,52 @@ def door(tmp_path: Path) -> Door:
 def test_changes_need_the_token(door: Door, path: str, token: str | None) -> None:
     reply = door.http.post(path, json={}, headers={"authorization": token} if token is not None else {})
     assert reply.status_code == 401 and "token" in reply.json()["error"]
+    assert door.world.log.rows() == []
+
+
+ROUTES = {
+    "submit": "/rollouts",
+    "rollback": "/rollback",
+    "abort": "/abort",
+    "freeze": "/freeze",
+    "unfreeze": "/unfreeze",
+}
+ALLOWED = {
+    "viewer": set(),
+    "releaser": {"submit", "abort"},
+    "oncall": {"rollback", "abort", "freeze", "unfreeze"},
+    "owner": set(ROUTES),
+}
+
+
+@pytest.mark.parametrize("change", ROUTES)
+@pytest.mark.parametrize("role", ALLOWED)
+def test_every_role_may_do_what_it_may_and_nothing_else(door: Door, role: str, change: str) -> None:
+    secret = door.settings.secrets.controller_token
+    token = secret if role == "owner" else token_of(role, secret)
+    reply = door.http.post(ROUTES[change], json={}, headers={"authorization": f"Bearer {token}"})
+    if change in ALLOWED[role]:
+        assert reply.status_code == 422, "let in, and the empty body is refused"
+    else:
+        assert reply.status_code == 403 and f"role {role}, which may not {change}" in reply.json()["error"]
+    assert door.world.log.rows() == []
+
+
+def test_a_token_of_a_role_is_not_made_without_the_secret(door: Door) -> None:
+    forged = token_of("oncall", "another secret")
+    for given in (forged, "oncall.", "oncall", f"owner.{forged[7:]}", "owner"):
+        reply = door.http.post("/rollback", json={}, headers={"authorization": f"Bearer {given}"})
+        assert reply.status_code == 401
+    assert door.settings.secrets.controller_token not in token_of("oncall", door.settings.secrets.controller_token)
+
+
+@pytest.mark.parametrize("path", ["//rollback", "/Rollback", "/rollback/", "/%72ollback/..", "/status/../rollback"])
+@pytest.mark.parametrize("headers", [{}, {"x-http-method-override": "POST"}])
+def test_other_spellings_are_no_way_in(door: Door, path: str, headers: dict[str, str]) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "GET"):
+        reply = door.http.request(method, path, headers=headers, follow_redirects=False)
+        assert reply.status_code in (307, 401, 404, 405), (method, path, reply.status_code)
+    assert door.http.get("/rollback", headers=headers).status_code == 405
     assert door.world.log.rows() == []
 
 

@@ -343,6 +343,16 @@ def state_of(stack, service: str) -> str:
     return json.loads(stack.freshrank("status", "--json").stdout)["services"][service]["state"]
 
 
+def test_the_console_leads_to_the_decision_of_what_serves(stack, first_run):
+    controller = stack.settings.url("controller")
+    assert "freshrank console" in httpx.get(controller).text
+    told = httpx.get(f"{controller}/console/data", timeout=20).json()
+    assert told["rows"] and told["points"] and told["alerts"] == []
+    page = httpx.get(f"{controller}/decision/{told['champion']['release']}", timeout=120)
+    assert page.status_code == 200, page.text
+    assert "ndcg_at_10" in page.text
+
+
 def test_the_watch_sees_the_whole_stack(stack, first_run):
     """Also what only the training side knows: the verdict on the newest day, the last run of each DAG."""
     page = f"http://127.0.0.1:{stack.settings.port('watch')}/metrics"

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 2000, PATIENCE_MS = 8000, WINDOW_MS = 15 * 60 * 1000, GAP_MS = 12000;
 const store = { get token() { return sessionStorage.getItem("token") || ""; }, set token(v) { sessionStorage.setItem("token", v); } };
-let told = null, lastSeen = 0, pressing = null;
+let told = null, lastSeen = 0, pressing = null, asked = 0, drawn = 0;
 
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -52,13 +52,16 @@ async function ask(path, options = {}) {
   } finally { clearTimeout(timer); }
 }
 
+// an answer that was asked for before another one that is drawn already is an older picture
+async function look() {
+  const mine = ++asked, seen = await ask("console/data");
+  if (mine < drawn) return;
+  drawn = mine; told = seen; lastSeen = Date.now();
+  trouble("");
+  draw();
+}
 async function poll() {
-  try {
-    told = await ask("console/data");
-    lastSeen = Date.now();
-    trouble("");
-    draw();
-  } catch (err) {
+  try { await look(); } catch (err) {
     const since = lastSeen ? ` What you see is ${Math.round((Date.now() - lastSeen) / 1000)} s old.` : "";
     trouble(err.status ? err.message : `${err.message}. Traffic stays as it is; the router keeps its last routes.${since}`);
     $("state").textContent = "no answer"; $("state").className = "chip bad";
@@ -202,10 +205,11 @@ $("form").addEventListener("submit", async (event) => {
     const body = JSON.stringify({ actor: `console:${actor}`, reason, idempotency_key: pressing.key, expected_revision: pressing.revision });
     const done = await ask(pressing.name, { method: "POST", body, patience: 90000 });
     $("confirm").close();
+    await look().catch(() => {}); // the next poll says what is wrong
     succeed(pressing.name, done);
-    told = await ask("console/data"); draw();
   } catch (err) {
     if (err.status === 401) { store.token = ""; $("token").value = ""; $("token-row").hidden = false; refuse("That token is not the controller's. Nothing was changed."); $("token").focus(); }
+    else if (err.status === 403) { store.token = ""; $("token").value = ""; $("token-row").hidden = false; refuse(err.message); $("token").focus(); }
     else if (err.status === 409) await moved(err);
     else if (err.status === 0) refuse(`${err.message}; it may still happen. Press again: the same press counts once.`);
     else refuse(err.message);
@@ -213,7 +217,7 @@ $("form").addEventListener("submit", async (event) => {
 });
 async function moved(err) {
   const key = pressing.key, name = pressing.name;
-  try { told = await ask("console/data"); draw(); } catch (_) { /* the next poll says so */ }
+  await look().catch(() => {});
   if ($(name).disabled) return refuse(`${err.message} There is nothing left to do here.`);
   const [title, said] = ACTIONS[name]();
   $("confirm-title").textContent = title; $("confirm-said").textContent = said;
@@ -227,7 +231,7 @@ function succeed(name, done) {
   setTimeout(() => { $("said").hidden = true; }, 15000);
 }
 
-// `freshrank console` prints a link with the token behind the #, which browsers do not send
+// `freshrank console --role oncall` prints a link with the token behind the #, which browsers do not send
 if (location.hash.startsWith("#token=")) {
   store.token = decodeURIComponent(location.hash.slice(7));
   history.replaceState(null, "", location.pathname);
