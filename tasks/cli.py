@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tasks import telemetry_off
+from tasks import firing, telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
@@ -70,10 +70,16 @@ def _actor() -> str:
 def status(as_json: AsJson = False) -> None:
     """What serves, with which weights, what is rolling out, and which services are up."""
     from tasks.controller.client import ControllerClient
-    from tasks.status import read_status
+    from tasks.status import read_status, services
 
     settings = Settings()
-    told = read_status(settings, ControllerClient(settings))
+    try:
+        told = read_status(settings, ControllerClient(settings))
+    except Unavailable:
+        if not as_json:  # what is known without the controller is what somebody needs now
+            _show_alerts(*firing.read(settings))
+            _show_services(services(settings))
+        raise
     if as_json:
         return _emit(told)
     table = Table(title="freshrank", show_header=True, header_style="bold")
@@ -93,16 +99,24 @@ def status(as_json: AsJson = False) -> None:
     )
     if told["frozen"]:
         screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
-    for alert in told["alerts"]:
+    _show_alerts(told["alerts"], told["alerts_unknown"])
+    _show_services(told["services"])
+
+
+def _show_alerts(alerts: list[dict[str, Any]], unknown: str) -> None:
+    for alert in alerts:
         screen.print(f"{alert['severity']}: {alert['name']}: {alert['summary']} -> {alert['runbook']}")
-    if not told["alerts"]:
-        screen.print(f"alerts: {told['alerts_unknown'] or 'none'}")
-    services = Table(show_header=True, header_style="bold")
+    if not alerts:
+        screen.print(f"alerts: {unknown or 'none'}")
+
+
+def _show_services(services: dict[str, dict[str, Any]]) -> None:
+    table = Table(show_header=True, header_style="bold")
     for column in ("service", "state", "address"):
-        services.add_column(column)
-    for name, service in told["services"].items():
-        services.add_row(name, service["state"], service["url"])
-    screen.print(services)
+        table.add_column(column)
+    for name, service in services.items():
+        table.add_row(name, service["state"], service["url"])
+    screen.print(table)
 
 
 @app.command()
@@ -160,7 +174,8 @@ def abort(reason: Reason, as_json: AsJson = False) -> None:
     from tasks.controller.client import ControllerClient
 
     done = ControllerClient(Settings()).abort(actor=_actor(), reason=reason)
-    _emit(done) if as_json else screen.print("the rollout was stopped; `freshrank status` shows what serves")
+    left, serves = (str(done[side] or "nothing")[:12] for side in ("from", "to"))
+    _emit(done) if as_json else screen.print(f"stopped {done['rollout']}: {left} loses its traffic, {serves} serves")
 
 
 @app.command()
