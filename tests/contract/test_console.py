@@ -249,6 +249,7 @@ def test_abort_freeze_and_unfreeze_in_the_browser(served: tuple[Desk, str], brow
         browser.click("#do")
         browser.until(f"document.querySelector('#said').innerText.includes('{said}')")
         assert {name: getattr(desk.world.state, name) for name in state} == state
+        assert browser.value("document.querySelector('#frozen').hidden") is not desk.world.state.frozen
     assert browser.complaints == []
 
 

@@ -77,6 +77,8 @@ function draw() {
   $("state").className = `chip ${told.frozen ? "unsure" : tone}`;
   $("seen").textContent = `revision ${told.revision}, ${new Date(told.now).toLocaleTimeString()}`;
   $("alerts").replaceChildren(...told.alerts.map((a) => el("li", { class: a.severity }, el("b", {}, a.name), ` ${a.summary} `, el("small", {}, `${a.runbook}, since ${ago(a.since)}`))));
+  $("frozen").textContent = told.frozen ? `Frozen${told.frozen_because ? ` (${told.frozen_because})` : ""}: nothing is promoted until somebody unfreezes.` : "";
+  $("frozen").hidden = !told.frozen;
   drawServing(); drawRollout(active); drawCharts(); drawHistory();
   $("rollback").disabled = !told.champion || (!active && !told.previous);
   $("abort").disabled = !active;
