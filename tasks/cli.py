@@ -18,18 +18,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tasks import telemetry_off
+from tasks import firing, telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
 from tasks.gate_trials.commands import gate_error_rates
+from tasks.oncall_commands import console, keys_app, pin, releases, unpin
 from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="api-keys")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]
@@ -69,10 +71,16 @@ def _actor() -> str:
 def status(as_json: AsJson = False) -> None:
     """What serves, with which weights, what is rolling out, and which services are up."""
     from tasks.controller.client import ControllerClient
-    from tasks.status import read_status
+    from tasks.status import read_status, services
 
     settings = Settings()
-    told = read_status(settings, ControllerClient(settings))
+    try:
+        told = read_status(settings, ControllerClient(settings))
+    except Unavailable:
+        if not as_json:  # what is known without the controller is what somebody needs now
+            _show_alerts(*firing.read(settings))
+            _show_services(services(settings))
+        raise
     if as_json:
         return _emit(told)
     table = Table(title="freshrank", show_header=True, header_style="bold")
@@ -92,12 +100,24 @@ def status(as_json: AsJson = False) -> None:
     )
     if told["frozen"]:
         screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
-    services = Table(show_header=True, header_style="bold")
+    _show_alerts(told["alerts"], told["alerts_unknown"])
+    _show_services(told["services"])
+
+
+def _show_alerts(alerts: list[dict[str, Any]], unknown: str) -> None:
+    for alert in alerts:
+        screen.print(f"{alert['severity']}: {alert['name']}: {alert['summary']} -> {alert['runbook']}")
+    if not alerts:
+        screen.print(f"alerts: {unknown or 'none'}")
+
+
+def _show_services(services: dict[str, dict[str, Any]]) -> None:
+    table = Table(show_header=True, header_style="bold")
     for column in ("service", "state", "address"):
-        services.add_column(column)
-    for name, service in told["services"].items():
-        services.add_row(name, service["state"], service["url"])
-    screen.print(services)
+        table.add_column(column)
+    for name, service in services.items():
+        table.add_row(name, service["state"], service["url"])
+    screen.print(table)
 
 
 @app.command()
@@ -155,7 +175,8 @@ def abort(reason: Reason, as_json: AsJson = False) -> None:
     from tasks.controller.client import ControllerClient
 
     done = ControllerClient(Settings()).abort(actor=_actor(), reason=reason)
-    _emit(done) if as_json else screen.print("the rollout was stopped; `freshrank status` shows what serves")
+    left, serves = (str(done[side] or "nothing")[:12] for side in ("from", "to"))
+    _emit(done) if as_json else screen.print(f"stopped {done['rollout']}: {left} loses its traffic, {serves} serves")
 
 
 @app.command()
@@ -264,6 +285,8 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+for command in (console, releases, pin, unpin):
+    app.command()(command)
 app.command()(explain)
 app.command()(bundle)
 app.command()(reproduce)

@@ -172,6 +172,8 @@ def roll_back(params: Mapping[str, Any], actor: str, run_key: str, settings: Set
         to=params.get("to") or None, actor=actor, reason=params["reason"], idempotency_key=f"airflow:{run_key}"
     )
     record_serving(controller.status(), settings)
+    if not done.get("changed", True):
+        return f"nothing to do: {done['reason']}"
     return f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from tasks.adapters.api_keys import own_credentials
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import open_store
 from tasks.domain.behaviour import next_day
@@ -78,7 +79,11 @@ async def _send(
     looped: Iterator[tuple[int, Trip]] = itertools.cycle(enumerate(trips))
     posted: set[int] = set()
     due = time.monotonic()
-    async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10) as client, asyncio.TaskGroup() as group:
+    key = own_credentials(settings)
+    async with (
+        httpx.AsyncClient(base_url=settings.url("router"), timeout=10, auth=key) as client,
+        asyncio.TaskGroup() as group,
+    ):
         while await more():
             number, trip = next(looped)
             first = number not in posted

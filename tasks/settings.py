@@ -29,6 +29,7 @@ PORT_OFFSETS = {
     "envoy_admin": 6,
     "airflow_worker_logs": 7,
     "airflow_trigger_logs": 8,
+    "watch": 9,
     "store_master": 10,  # SeaweedFS opens each of its ports again 10,000 higher for gRPC
     "store_volume": 11,
     "store_filer": 12,
@@ -100,6 +101,12 @@ class Settings(BaseSettings):
     controller_url: str | None = Field(default=None, description="empty means the local one")
     router_url: str | None = Field(default=None, description="where requests enter; empty means the local Envoy")
     valkey_url: str | None = Field(default=None, description="empty means the local one")
+    router_rate: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="requests a second of one API key, or one address without keys; 0: any",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks import firing
 from tasks.controller.client import ControllerClient
 from tasks.service_table import read_services
 from tasks.settings import Settings
 
 
 def read_status(settings: Settings, controller: ControllerClient) -> dict[str, Any]:
-    """{champion, challenger, previous, weights, rollout, frozen, services}. Needs the controller, nothing else."""
+    """{champion, challenger, previous, weights, rollout, frozen, alerts, alerts_unknown, services}. Needs the controller,
+    nothing else; `alerts_unknown` says why nobody knows what fires, and is empty while the watch is at work."""
     told = controller.status()
     keys = ("champion", "challenger", "previous", "weights", "rollout", "frozen")
-    return {key: told.get(key) for key in keys} | {"services": services(settings)}
+    alerts, unknown = firing.read(settings)
+    found = {key: told.get(key) for key in keys} | {"alerts": alerts, "alerts_unknown": unknown}
+    return found | {"services": services(settings)}
 
 
 def services(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 parser = argparse.ArgumentParser()
@@ -74,6 +74,10 @@ async def page(request: Request) -> Response:
     return JSONResponse({"replica": options.replica, "pid": os.getpid()})
 
 
+async def metrics(request: Request) -> Response:
+    return PlainTextResponse("# TYPE freshrank_feedback_refused_total counter\nfreshrank_feedback_refused_total 0\n")
+
+
 async def ring(request: Request) -> Response:
     records = served if request.url.path == "/served" else feedback_seen
     after = int(request.query_params.get("after", 0))
@@ -89,6 +93,7 @@ app = Starlette(
         Route("/readyz", readyz),
         Route("/served", ring),
         Route("/feedback_seen", ring),
+        Route("/metrics", metrics),
         Route("/", page),
     ]
 )

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.local.up import bring_up
+from tasks.adapters.api_keys import own_credentials
 from tasks.adapters.store import open_store
 from tasks.clock import drop_anchor
 from tasks.controller.client import ControllerClient
@@ -193,7 +194,7 @@ def ask(settings: Settings) -> None:
     source = open_source(settings.source)
     trip = max(source.trips(next_day(FIRST_REFRESH)), key=lambda trip: len(trip.lines))
     body = {"surface": "recommendation", "user_id": trip.user_id, "k": 10}
-    answer = httpx.post(f"{settings.url('router')}/rank", json=body, timeout=10)
+    answer = httpx.post(f"{settings.url('router')}/rank", json=body, timeout=10, auth=own_credentials(settings))
     if answer.status_code != 200:
         raise Unavailable(f"the service answered {answer.status_code}: {answer.text[:200]}")
     reply = answer.json()
@@ -230,6 +231,7 @@ def links(settings: Settings) -> None:
             f"{settings.url('airflow')}  (user admin, password: airflow_password in {_shown(settings.home)}/secrets.json)",
         ),
         ("MLflow", settings.url("mlflow")),
+        ("console", f"{settings.url('controller')}/  (what serves, live, and the way back)"),
         ("service", f"{router}/docs"),
         (
             "ask",

@@ -58,6 +58,7 @@ def services(settings: Settings) -> dict[str, ServiceSpec]:
         *(_airflow(settings) if settings.airflow_url is None else []),
         *([_mlflow(settings)] if settings.mlflow_url is None else []),
         _registry_mirror(),
+        *([_watch(settings)] if settings.controller_url is None else []),
     ]
     return {row.name: row for row in rows}
 
@@ -210,6 +211,19 @@ def _registry_mirror() -> ServiceSpec:
         argv=(sys.executable, "-m", "tasks.registry_mirror"),
         ready=AllOf(()),
         packages=("httpx",),
+    )
+
+
+def _watch(settings: Settings) -> ServiceSpec:
+    """Looks at everything, so it depends on nothing. Where the controller is elsewhere, so is its Prometheus."""
+    health = HttpCheck(f"http://127.0.0.1:{settings.port('watch')}/healthz")
+    return ServiceSpec(
+        name="watch",
+        argv=(sys.executable, "-m", "infra.local.watch"),
+        ready=health,
+        liveness=health,
+        ports={"watch": settings.port("watch")},
+        packages=("uvicorn", "starlette", "httpx"),
     )
 
 

@@ -45,6 +45,11 @@ class AirflowClient:
         answer = self._request("POST", f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
         return str(answer["dag_run_id"])
 
+    def dags(self) -> list[str]:
+        """Ours, parsed and not paused."""
+        answer = self._request("GET", "/api/v2/dags?limit=100&paused=false")
+        return sorted(str(dag["dag_id"]) for dag in answer["dags"])
+
     def runs(self, dag: str, *, limit: int = 20) -> list[dict[str, Any]]:
         """Newest first."""
         answer = self._request("GET", f"/api/v2/dags/{dag}/dagRuns?limit={limit}&order_by=-run_after")

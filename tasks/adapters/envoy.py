@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from tasks.adapters import envoy_edge
+from tasks.adapters.envoy_edge import TYPE, Access
 from tasks.domain.manifest import Record, digest_of
 from tasks.settings import Settings
 
-TYPE = "type.googleapis.com/envoy."
 ROUTES = "model"  # name of the one route configuration
 STATS = "ingress"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -21,6 +22,7 @@ NEVER_ARRIVED = "connect-failure,refused-stream"
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
 NO_PAGE = "there is no such page; see /docs"
 PAGES = ("/", "/docs", "/docs.json", "/schema.json", "/livez", "/healthz", "/readyz")
+EVERYBODY = Access()
 PAGE_FOLDERS = ("/static_content/", "/assets/")
 
 
@@ -55,9 +57,15 @@ def fallback_name(release: str, after: str) -> str:
     return f"f-{release[:12]}-{after[:12]}"
 
 
-def routes(traffic: Traffic) -> dict[str, Any]:
-    """The route configuration: the only thing that a promotion or a rollback changes."""
-    virtual_host = {"name": "ranker", "domains": ["*"], "routes": _routes(traffic)}
+def routes(traffic: Traffic, access: Access = EVERYBODY) -> dict[str, Any]:
+    """The route configuration: the only thing that a promotion, a rollback or a revoked key changes."""
+    virtual_host = {
+        "name": "ranker",
+        "domains": ["*"],
+        "routes": _routes(traffic, access),
+        "typed_per_filter_config": envoy_edge.per_host(access),
+        "request_headers_to_remove": ["authorization"],  # a key is the router's business, not the replicas'
+    }
     return {"@type": f"{TYPE}config.route.v3.RouteConfiguration", "name": ROUTES, "virtual_hosts": [virtual_host]}
 
 
@@ -73,7 +81,7 @@ def version(resources: Any) -> str:
     return digest_of(resources)[:16]
 
 
-def _routes(traffic: Traffic) -> list[dict[str, Any]]:
+def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     live = {release: weight for release, weight in traffic.weights.items() if weight}
     rank, feedback = {"path": "/rank"}, {"path": "/feedback"}
     post = {"name": ":method", "string_match": {"exact": "POST"}}
@@ -95,12 +103,16 @@ def _routes(traffic: Traffic) -> list[dict[str, Any]]:
         ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": everything}]
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
+    keyless = envoy_edge.open_to_all(access)
     return [
         *forced,
         {"match": rank | {"headers": [post]}, "route": ranked},
         # feedback must not be stored twice, so it is sent again only if it never arrived
         {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry(NEVER_ARRIVED)}},
-        *({"match": page | {"headers": [get]}, "route": to_first} for page in pages),
+        *(
+            {"match": page | {"headers": [get]}, "route": to_first, "typed_per_filter_config": keyless}
+            for page in pages
+        ),
         {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": NO_PAGE}}},
     ]
 
@@ -202,7 +214,6 @@ def _pair(release: str, after: str) -> dict[str, Any]:
 
 def listener(settings: Settings, xds: Path) -> dict[str, Any]:
     """Where requests come in. Written once; nothing in it changes with a rollout."""
-    router = {"@type": f"{TYPE}extensions.filters.http.router.v3.Router"}
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": STATS,
@@ -219,14 +230,10 @@ def listener(settings: Settings, xds: Path) -> dict[str, Any]:
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "max_request_headers_kb": 32,
-        "request_headers_timeout": "5s",
-        "request_timeout": "10s",
-        "stream_idle_timeout": "60s",
-        "common_http_protocol_options": {"idle_timeout": "60s", "headers_with_underscores_action": "REJECT_REQUEST"},
-        "local_reply_config": {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
+        **envoy_edge.limits(),
+        "local_reply_config": envoy_edge.replies(),
         "access_log": [_access_log(settings.logs / "router-access.log")],
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        "http_filters": envoy_edge.filters(),
     }
     network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     return {
@@ -250,6 +257,8 @@ def _access_log(path: Path) -> dict[str, Any]:
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
         "cluster": "%UPSTREAM_CLUSTER%",
         "release": "%RESP(X-FRESHRANK-RELEASE)%",
+        "client": f"%REQ({envoy_edge.CLIENT})%",
+        "bytes": "%BYTES_RECEIVED%",
     }
     config = {"@type": f"{TYPE}extensions.access_loggers.file.v3.FileAccessLog", "path": str(path)}
     return {"name": "envoy.access_loggers.file", "typed_config": config | {"log_format": {"json_format": line}}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, Protocol
 
 import httpx
 
-from tasks.adapters import envoy
+from tasks.adapters import api_keys, envoy, envoy_edge
 from tasks.adapters.envoy import Traffic
-from tasks.domain.errors import Unavailable
+from tasks.adapters.envoy_edge import Access
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json
 from tasks.settings import Settings
 
+log = logging.getLogger(__name__)
 CONFIRM_S = 10.0
 REJECTED = ("update_rejected", "update_failure")  # refused by its meaning; not even readable
 
@@ -32,6 +35,9 @@ class Counts(Record):
     errors: int = 0  # 5xx, resets, timeouts, refused connections; also those that a retry hid from the caller
     active: int = 0
     healthy: bool = False
+
+
+Latencies = dict[str, dict[float, int]]  # release, by 12 digits -> upper bound in ms -> requests so far at or below it
 
 
 class Router(Protocol):
@@ -47,6 +53,11 @@ class Router(Protocol):
         """Counts per release, by the first 12 digits of its digest. Raises Unavailable."""
         ...
 
+    async def latencies(self) -> Latencies:
+        """How long callers waited whose request was meant for a release, whoever answered it in the end: a retry on the
+        fallback counts in full. Copies in shadow count for the release that gets them. Raises Unavailable."""
+        ...
+
 
 class MemoryRouter:
     """The in-memory twin: remembers the plan, and lets a test say what was counted."""
@@ -55,6 +66,7 @@ class MemoryRouter:
         self.traffic = Traffic()
         self.history: list[Traffic] = []
         self.counts: dict[str, Counts] = {}
+        self.waited: Latencies = {}
         self.down = False
 
     async def apply(self, traffic: Traffic) -> None:
@@ -68,6 +80,11 @@ class MemoryRouter:
         if self.down:
             raise Unavailable("the router does not answer")
         return {release[:12]: self.counts.get(release[:12], Counts(healthy=True)) for release in self.traffic.backends}
+
+    async def latencies(self) -> Latencies:
+        if self.down:
+            raise Unavailable("the router does not answer")
+        return self.waited
 
 
 def write_initial(settings: Settings) -> None:
@@ -87,11 +104,12 @@ class EnvoyFileRouter:
     def __init__(self, settings: Settings, confirm_s: float = CONFIRM_S) -> None:
         self._xds = settings.data / "envoy" / "xds"
         self._confirm_s = confirm_s
+        self._settings = settings
         self._admin = httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port('envoy_admin')}", timeout=3)
         write_initial(settings)
 
     async def apply(self, traffic: Traffic) -> None:
-        clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic)]
+        clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic, self._access())]
         present = _read_resources(self._xds / "cds.json")
         gone = [c for c in present if c["name"] not in {new["name"] for new in clusters}]
         # routes may still name what is about to go, so it goes only once the new routes are in force
@@ -109,8 +127,32 @@ class EnvoyFileRouter:
                 found[name.removeprefix("r-")] = _counts(cluster.get("host_statuses", []))
         return found
 
+    async def latencies(self) -> Latencies:
+        # a request that may fall back is counted on the pair, which names the release it was meant for first
+        page = "/stats?format=json&histogram_buckets=cumulative&filter=^cluster\\.[rf]-[^.]*\\.upstream_rq_time$"
+        found: Latencies = {}
+        for stat in json.loads(await self._ask(page)).get("stats", []):
+            for histogram in stat.get("histograms", []):
+                total = found.setdefault(str(histogram["name"]).split(".")[1].split("-")[1], {})
+                for bucket in histogram["buckets"]:
+                    bound = float(bucket["upper_bound"])
+                    total[bound] = total.get(bound, 0) + int(bucket["cumulative"])
+        return found
+
     async def aclose(self) -> None:
         await self._admin.aclose()
+
+    def _access(self) -> Access:
+        """Read anew each time: a key that was made or revoked is in force at the next pass that confirms the routes.
+
+        A file of keys that cannot be read must not hold up a rollback: the keys of before stay.
+        """
+        try:
+            users = api_keys.htpasswd(self._settings)
+        except (InputRejected, OSError) as err:
+            log.warning("event=keys-not-read why=%s; the keys of before stay", err)
+            users = envoy_edge.users_of(_read_resources(self._xds / "rds.json"))
+        return Access(users=users, rate=self._settings.router_rate)
 
     async def _put(self, kind: str, resources: list[dict[str, Any]], warm: list[str]) -> None:
         """Write the file if it says something new, then wait until Envoy uses it, and rejects none of it."""

@@ -13,13 +13,18 @@ from contextlib import suppress
 
 import uvicorn
 
+from tasks import firing
 from tasks.adapters.processes import ProcessLauncher
 from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.shelf import Shelf
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import open_store
 from tasks.controller.api import create_app
+from tasks.controller.collect import Collector
 from tasks.controller.commands import Commands
+from tasks.controller.console import Console
 from tasks.controller.judge import HttpReader
+from tasks.controller.live import Live
 from tasks.controller.log import SqliteLog
 from tasks.controller.pull import ReleaseLibrary
 from tasks.controller.reconcile import Reconciler
@@ -36,26 +41,32 @@ async def serve(settings: Settings) -> None:
     library = ReleaseLibrary(
         settings.data / "serving", lambda: open_store(settings), public_keys(settings), settings.url("valkey")
     )
+    router = EnvoyFileRouter(settings)
     reconciler = Reconciler(
         log=rollout_log,
-        router=EnvoyFileRouter(settings),
+        router=router,
         launcher=ProcessLauncher(settings, library.verify),
         library=library,
         reader=HttpReader(),
     )
-    app = create_app(Commands(reconciler, settings.policy), settings.secrets.controller_token)
+    commands, live = Commands(reconciler, settings.policy, settings.home), Live(router)
+    pages = settings.data / "controller" / "decisions"
+    console = Console(commands, reconciler, live, alerts=lambda: firing.read(settings)[0], decisions=pages)
+    app = create_app(commands, settings.secrets.controller_token, console.routes())
     port = settings.port("controller")
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     )
-    loop = asyncio.create_task(reconciler.run())
+    collector = Collector(reconciler, Shelf(settings.data / "serving"), settings.logs)
+    loops = [asyncio.create_task(part.run()) for part in (reconciler, live, collector)]
     log.info("event=started port=%d revision=%d", port, reconciler.state().revision)
     try:
         await server.serve()
     finally:
-        loop.cancel()
-        with suppress(asyncio.CancelledError):
-            await loop
+        for loop in loops:
+            loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await loop
         log.info("event=stopped replicas=%d still running", len(reconciler.launcher.replicas()))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tasks.controller.commands import Commands
+from tasks.controller.roles import Change, may, role_of
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected, Unavailable
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
@@ -38,11 +38,12 @@ class Submission(Record):
 
 
 class Press(Record):
-    """An abort, a freeze, an unfreeze."""
+    """An abort, a freeze, an unfreeze. `expected_revision` is what the person saw: if the log has moved, look again."""
 
     actor: str = Text
     reason: str = Text
     idempotency_key: str = Key
+    expected_revision: int | None = Field(default=None, ge=0)
 
 
 class Rollback(Press):
@@ -50,17 +51,26 @@ class Rollback(Press):
 
 
 Asked = TypeVar("Asked", bound=Record)
+Pressed = TypeVar("Pressed", bound=Press)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(commands: Commands, token: str) -> Starlette:
-    """All routes. Anything else is 404; a change without the token is 401 before its body is read."""
+def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> Starlette:
+    """All routes, and `pages`, which only read. Anything else is 404; a change without the token is 401 before its body
+    is read."""
 
-    def protected(handle: Handler) -> Handler:
+    async def pressed(request: Request, kind: type[Pressed]) -> dict[str, Any]:
+        asked = await _read(request, kind)
+        commands.check_revision(asked.expected_revision, asked.idempotency_key)
+        return {name: value for name, value in _fields(asked).items() if name != "expected_revision"}
+
+    def protected(change: Change, handle: Handler) -> Handler:
         async def checked(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            role = role_of(request.headers.get("authorization", "").removeprefix("Bearer "), token)
+            if role is None:
                 raise HTTPException(401, NO_TOKEN)
+            if not may(role, change):
+                raise HTTPException(403, f"the token is of role {role}, which may not {change}; nothing was changed")
             return await handle(request)
 
         return checked
@@ -76,17 +86,14 @@ def create_app(commands: Commands, token: str) -> Starlette:
         return JSONResponse(commands.rollout(request.path_params["name"]))
 
     async def rollback(request: Request) -> Response:
-        asked = await _read(request, Rollback)
-        return JSONResponse(await commands.roll_back(**_fields(asked)))
+        return JSONResponse(await commands.roll_back(**await pressed(request, Rollback)))
 
     async def abort(request: Request) -> Response:
-        asked = await _read(request, Press)
-        return JSONResponse(await commands.abort(**_fields(asked)))
+        return JSONResponse(await commands.abort(**await pressed(request, Press)))
 
     def freeze(on: bool) -> Handler:
         async def change(request: Request) -> Response:
-            asked = await _read(request, Press)
-            return JSONResponse(commands.freeze(on=on, **_fields(asked)))
+            return JSONResponse(commands.freeze(on=on, **await pressed(request, Press)))
 
         return change
 
@@ -103,21 +110,26 @@ def create_app(commands: Commands, token: str) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
-        return PlainTextResponse(_metrics(commands.status()), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(commands.metrics(), media_type="text/plain; version=0.0.4")
+
+    async def targets(request: Request) -> Response:
+        return JSONResponse(commands.targets())
 
     return Starlette(
         routes=[
             Route("/status", status),
-            Route("/rollouts", protected(submit), methods=["POST"]),
+            Route("/rollouts", protected("submit", submit), methods=["POST"]),
             Route("/rollouts/{name}", rollout),
-            Route("/rollback", protected(rollback), methods=["POST"]),
-            Route("/abort", protected(abort), methods=["POST"]),
-            Route("/freeze", protected(freeze(True)), methods=["POST"]),
-            Route("/unfreeze", protected(freeze(False)), methods=["POST"]),
+            Route("/rollback", protected("rollback", rollback), methods=["POST"]),
+            Route("/abort", protected("abort", abort), methods=["POST"]),
+            Route("/freeze", protected("freeze", freeze(True)), methods=["POST"]),
+            Route("/unfreeze", protected("unfreeze", freeze(False)), methods=["POST"]),
             Route("/log", rows),
             Route("/served-at", served_at),
             Route("/healthz", healthz),
             Route("/metrics", metrics),
+            Route("/targets", targets),
+            *pages,
         ],
         exception_handlers={FreshrankError: _refused, HTTPException: _http_error},
     )
@@ -157,16 +169,3 @@ async def _refused(request: Request, err: Exception) -> Response:
 async def _http_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, HTTPException)
     return JSONResponse({"error": err.detail}, status_code=err.status_code)
-
-
-def _metrics(status: dict[str, Any]) -> str:
-    lines = ["# TYPE freshrank_rollout_revision counter", f"freshrank_rollout_revision {status['revision']}"]
-    lines += ["# TYPE freshrank_rollout_frozen gauge", f"freshrank_rollout_frozen {int(status['frozen'])}"]
-    lines += ["# TYPE freshrank_rollout_weight_percent gauge"]
-    for release, weight in sorted(status["weights"].items()):
-        lines.append(f'freshrank_rollout_weight_percent{{release="{release[:12]}"}} {weight}')
-    lines += ["# TYPE freshrank_champion_since_seconds gauge"]
-    if status["champion"]:
-        since = datetime.fromisoformat(status["champion"]["since"]).timestamp()
-        lines += [f'freshrank_champion_since_seconds{{release="{status["champion"]["release"][:12]}"}} {since:.0f}']
-    return "\n".join(lines) + "\n"

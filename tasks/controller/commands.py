@@ -9,8 +9,10 @@ import asyncio
 import logging
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
+from tasks.controller.exposition import exposition
 from tasks.controller.reconcile import Reconciler
 from tasks.domain import rollout_commands
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
@@ -26,9 +28,10 @@ LAST_REPLY_S = 2.0
 
 
 class Commands:
-    def __init__(self, reconciler: Reconciler, policy_name: str) -> None:
+    def __init__(self, reconciler: Reconciler, policy_name: str, disk: Path = Path()) -> None:
         self._loop = reconciler
         self._policy_name = policy_name
+        self._disk = disk
 
     def submit(
         self,
@@ -112,6 +115,17 @@ class Commands:
         state = self._loop.state()
         return {"frozen": state.frozen, "revision": state.revision}
 
+    def check_revision(self, expected: int | None, idempotency_key: str) -> None:
+        """Raises Conflict when the log moved since a person looked. The same press again is not a new one."""
+        actual = self._loop.state().revision
+        if expected is None or expected == actual or self._loop.log.find(idempotency_key):
+            return
+        last = self._loop.log.rows(after=actual - 1)[0]
+        moved = f"{last.kind} of {short(last.to_release)}" if last.to_release else str(last.kind)
+        raise Conflict(
+            f"you saw revision {expected}, the log is at {actual}: {moved} by {last.actor}. Nothing was changed; look again."
+        )
+
     def status(self) -> dict[str, Any]:
         state = self._loop.state()
         challenger = None
@@ -140,6 +154,14 @@ class Commands:
 
     def rows(self, after: int) -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in self._loop.log.rows(after=after)]
+
+    def metrics(self) -> str:
+        return exposition(self._loop, self._disk)
+
+    def targets(self) -> list[dict[str, Any]]:
+        """The replicas to scrape, in the form of Prometheus' HTTP service discovery."""
+        replicas = self._loop.launcher.replicas().values()
+        return [{"targets": [f"127.0.0.1:{r.port}"], "labels": {"release": r.release[:12]}} for r in replicas]
 
     def served_at(self, moment: datetime) -> dict[str, Any]:
         """What served then, and the row that made it so."""

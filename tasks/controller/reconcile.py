@@ -26,6 +26,7 @@ from tasks.domain.rollout_state import Rollout, RolloutState, fold
 log = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
+PARTS = ("adopt", "replicas", "provide", "route", "judge", "retire")
 RECHECK = timedelta(seconds=10)  # how often unchanged traffic is confirmed again
 DRAIN = timedelta(seconds=10)  # how long a retired replica may finish what it has
 PULL_AGAIN = timedelta(seconds=3)
@@ -57,7 +58,8 @@ class Reconciler:
         self._pull_errors: dict[str, tuple[FreshrankError, datetime]] = {}
         self._retired: set[str] = set()  # out of the router's clusters, about to stop
         self._leaving: dict[str, datetime] = {}
-        self._said: dict[str, str] = {}
+        self.failing: dict[str, str] = {}  # part of a pass -> why it failed the last time
+        self.passed: datetime | None = None  # when the last pass ended
 
     def state(self) -> RolloutState:
         """The fold of the log as it is now."""
@@ -78,6 +80,7 @@ class Reconciler:
         await self._attempt("route", self.route())
         await self._attempt("judge", self._judge())
         await self._attempt("retire", self._retire())
+        self.passed = self.clock()
 
     def wanted(self, state: RolloutState) -> list[str]:
         """Champion, previous (warm, so that a rollback is a change of routes) and the release that is rolled out."""
@@ -279,10 +282,11 @@ class Reconciler:
     async def _attempt(self, what: str, work: Awaitable[None]) -> None:
         try:
             await work
-            self._said.pop(what, None)
+            self.failing.pop(what, None)
         except FreshrankError as err:
-            if self._said.get(what) != str(err):
+            if self.failing.get(what) != str(err):
                 log.warning("part=%s event=failed why=%s", what, err)
-                self._said[what] = str(err)
-        except Exception:  # a defect in one part must not stop the others: a dead loop would leave a bad canary alone
+                self.failing[what] = str(err)
+        except Exception as err:  # a defect in one part must not stop the others: a dead loop leaves a bad canary alone
             log.exception("part=%s event=failed", what)
+            self.failing[what] = type(err).__name__

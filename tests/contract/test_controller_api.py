@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from tasks.controller.api import create_app
 from tasks.controller.client import ControllerClient
+from tasks.controller.roles import token_of
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.settings import Settings
 from tests.rollout_builders import A, B, C, a_policy
@@ -75,6 +76,52 @@ def door(tmp_path: Path) -> Door:
 def test_changes_need_the_token(door: Door, path: str, token: str | None) -> None:
     reply = door.http.post(path, json={}, headers={"authorization": token} if token is not None else {})
     assert reply.status_code == 401 and "token" in reply.json()["error"]
+    assert door.world.log.rows() == []
+
+
+ROUTES = {
+    "submit": "/rollouts",
+    "rollback": "/rollback",
+    "abort": "/abort",
+    "freeze": "/freeze",
+    "unfreeze": "/unfreeze",
+}
+ALLOWED = {
+    "viewer": set(),
+    "releaser": {"submit", "abort"},
+    "oncall": {"rollback", "abort", "freeze", "unfreeze"},
+    "owner": set(ROUTES),
+}
+
+
+@pytest.mark.parametrize("change", ROUTES)
+@pytest.mark.parametrize("role", ALLOWED)
+def test_every_role_may_do_what_it_may_and_nothing_else(door: Door, role: str, change: str) -> None:
+    secret = door.settings.secrets.controller_token
+    token = secret if role == "owner" else token_of(role, secret)
+    reply = door.http.post(ROUTES[change], json={}, headers={"authorization": f"Bearer {token}"})
+    if change in ALLOWED[role]:
+        assert reply.status_code == 422, "let in, and the empty body is refused"
+    else:
+        assert reply.status_code == 403 and f"role {role}, which may not {change}" in reply.json()["error"]
+    assert door.world.log.rows() == []
+
+
+def test_a_token_of_a_role_is_not_made_without_the_secret(door: Door) -> None:
+    forged = token_of("oncall", "another secret")
+    for given in (forged, "oncall.", "oncall", f"owner.{forged[7:]}", "owner"):
+        reply = door.http.post("/rollback", json={}, headers={"authorization": f"Bearer {given}"})
+        assert reply.status_code == 401
+    assert door.settings.secrets.controller_token not in token_of("oncall", door.settings.secrets.controller_token)
+
+
+@pytest.mark.parametrize("path", ["//rollback", "/Rollback", "/rollback/", "/%72ollback/..", "/status/../rollback"])
+@pytest.mark.parametrize("headers", [{}, {"x-http-method-override": "POST"}])
+def test_other_spellings_are_no_way_in(door: Door, path: str, headers: dict[str, str]) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "GET"):
+        reply = door.http.request(method, path, headers=headers, follow_redirects=False)
+        assert reply.status_code in (307, 401, 404, 405), (method, path, reply.status_code)
+    assert door.http.get("/rollback", headers=headers).status_code == 405
     assert door.world.log.rows() == []
 
 
@@ -201,6 +248,36 @@ def test_reads_that_cannot_be_answered(door: Door, path: str, status: int) -> No
 def test_metrics_name_the_weights(door: Door) -> None:
     door.promote(A)
     assert f'freshrank_rollout_weight_percent{{release="{A[:12]}"}} 100' in door.http.get("/metrics").text
+
+
+def test_metrics_follow_a_rollout_from_its_step_to_its_end(door: Door) -> None:
+    door.promote(A)
+    door.submit(B)
+    door.passes(4)
+    page = door.http.get("/metrics").text
+    entered = door.world.state.rollout.entered.timestamp()
+    assert f'freshrank_rollout_step_since_seconds{{release="{B[:12]}"}} {entered:.15g}\n' in page
+    limit = a_policy().shadow_s + a_policy().hold_s
+    assert f'freshrank_rollout_step_limit_seconds{{release="{B[:12]}"}} {limit:g}\n' in page
+    assert f'freshrank_replica_ready{{release="{B[:12]}"}} 1\n' in page
+    assert 'freshrank_reconcile_failing{part="route"} 0\n' in page and "freshrank_reconcile_pass_seconds " in page
+    assert "freshrank_rollout_stopped_seconds{" not in page
+    door.client.freeze(actor="x", reason="y")
+    assert "freshrank_rollout_step_since_seconds{" not in door.http.get("/metrics").text, "a frozen step is not stuck"
+    door.client.abort(actor="x", reason="y")
+    page = door.http.get("/metrics").text
+    assert f'freshrank_rollout_stopped_seconds{{release="{B[:12]}",how="aborted"}}' in page
+    assert "freshrank_rollout_frozen 1\n" in page
+    door.world.router.down = True
+    door.world.clock.advance(60)
+    door.passes(1)
+    assert 'freshrank_reconcile_failing{part="route"} 1\n' in door.http.get("/metrics").text
+
+
+def test_targets_are_what_prometheus_discovers(door: Door) -> None:
+    door.promote(A)
+    port = door.world.replicas[A].port
+    assert door.http.get("/targets").json() == [{"targets": [f"127.0.0.1:{port}"], "labels": {"release": A[:12]}}]
 
 
 def test_a_controller_that_is_down_is_unavailable(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import find_gate
 from tasks.domain.errors import FreshrankError
 from tasks.policies import load_policy
+from tests.rollout_stack import wait_until
+from tests.runbook_blocks import params, run
 
 HERE = Path(__file__).parent
 UNTRAINED = str(HERE / "untrained.yaml")
@@ -118,7 +120,9 @@ def test_every_listening_socket_is_on_loopback(stack, first_run):
 
 def test_status_has_the_promised_shape(stack, first_run):
     told = json.loads(stack.freshrank("status", "--json").stdout)
-    assert set(told) == {"champion", "challenger", "previous", "weights", "rollout", "frozen", "services"}
+    rollout = {"champion", "challenger", "previous", "weights", "rollout", "frozen"}
+    assert set(told) == rollout | {"alerts", "alerts_unknown", "services"}
+    assert told["alerts_unknown"] == "" and "ServiceDown" not in {alert["name"] for alert in told["alerts"]}
     assert set(told["champion"]) >= {"release", "version", "digest", "since"}
     assert sum(told["weights"].values()) == 100
     assert {row["state"] for row in told["services"].values()} <= {"ready", "done"}, told["services"]
@@ -325,6 +329,38 @@ def test_rollback_under_load_with_the_training_side_hung_fails_no_request(stack,
     again = json.loads(stack.freshrank("rollback", "--reason", "pressed twice", "--json").stdout)
     assert again["to"] == said["to"], "a second press never brings the bad release back"
     assert ControllerClient(stack.settings).status()["champion"]["digest"] == said["to"]
+
+
+@pytest.mark.parametrize("block", params("stack"))
+def test_a_runbook_s_block_does_what_its_page_says(stack, first_run, block, tmp_path_factory):
+    done = run(block, stack.settings, tmp_path_factory.mktemp("checkout"))
+    assert done.returncode == 0, f"{block.id}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+    if block.text.startswith("kill"):
+        time.sleep(2)
+        wait_until(lambda: state_of(stack, "controller") == "ready", "the supervisor has started the controller again")
+
+
+def state_of(stack, service: str) -> str:
+    return json.loads(stack.freshrank("status", "--json").stdout)["services"][service]["state"]
+
+
+def test_the_console_leads_to_the_decision_of_what_serves(stack, first_run):
+    controller = stack.settings.url("controller")
+    assert "freshrank console" in httpx.get(controller).text
+    told = httpx.get(f"{controller}/console/data", timeout=20).json()
+    assert told["rows"] and told["points"]
+    page = httpx.get(f"{controller}/decision/{told['champion']['release']}", timeout=120)
+    assert page.status_code == 200, page.text
+    assert "ndcg_at_10" in page.text
+
+
+def test_the_watch_sees_the_whole_stack(stack, first_run):
+    """Also what only the training side knows: the verdict on the newest day, the last run of each DAG."""
+    page = f"http://127.0.0.1:{stack.settings.port('watch')}/metrics"
+    wait_until(lambda: "freshrank_dag_last_run_failed" in httpx.get(page).text, "the watch has asked Airflow", 120)
+    told = httpx.get(page).text
+    assert 'freshrank_dag_last_run_failed{dag="model_refresh"} 0' in told
+    assert "freshrank_data_last_verdict{" in told and 'alertname="ServiceDown",alertstate="firing"' not in told
 
 
 def test_raw_household_ids_are_nowhere_and_secrets_only_in_files_of_the_owner(stack, first_run):

@@ -31,6 +31,7 @@ EVERYTHING = {
     "airflow-triggerer",
     "mlflow",
     "registry-mirror",
+    "watch",
 }
 
 
@@ -135,7 +136,7 @@ def test_roles_of_the_cloud_stay_reachable_when_the_store_is_there(tmp_path: Pat
         ("store_endpoint", {"store"}),
         ("valkey_url", {"valkey"}),
         ("router_url", {"envoy"}),
-        ("controller_url", {"controller"}),
+        ("controller_url", {"controller", "watch"}),
         ("mlflow_url", {"mlflow"}),
         ("airflow_url", {name for name in EVERYTHING if name.startswith("airflow")}),
     ],
