@@ -14,6 +14,7 @@ from infra.local.alert_rules import RULES, read_rules, rendered
 from infra.local.promql import parse
 from infra.local.watch import parsed
 from tasks.domain.errors import InputRejected
+from tasks.settings import Settings
 from tests.alert_tests import cases, firing_at
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +52,24 @@ def test_every_rule_leads_to_a_runbook_that_names_it():
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_says_the_same():
-    for command in (["check", "rules", str(RULES)], ["test", "rules", str(TESTS)]):
+    config = str(RULES.parent / "prometheus.yml")
+    for command in (["check", "rules", str(RULES)], ["test", "rules", str(TESTS)], ["check", "config", config]):
         done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_prometheus_beside_the_stack_is_told_the_right_addresses(tmp_path):
+    settings = Settings(home=tmp_path)
+    config = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: str(job) for job in config["scrape_configs"]}
+    assert config["rule_files"] == [RULES.name]
+    for job, service in (
+        ("router", "envoy_admin"),
+        ("controller", "controller"),
+        ("replica", "controller"),
+        ("pipeline", "watch"),
+    ):
+        assert f"127.0.0.1:{settings.port(service)}" in jobs[job], job
 
 
 def test_the_rule_file_names_what_prometheus_knows_only():
