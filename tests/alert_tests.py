@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from infra.local.alert_rules import Standing, read_rules, seconds
-from infra.local.promql import NAME, STALE, Samples
+from infra.local.promql_samples import NAME, STALE, Samples
 
 SERIES = re.compile(r"(\w+)(?:\{(.*)\})?")
 LABEL = re.compile(r'(\w+)="([^"]*)"')

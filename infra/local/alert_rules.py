@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from infra.local.promql import NAME, UNITS, Expression, Labels, Samples, parse
+from infra.local.promql import UNITS, Expression, parse
+from infra.local.promql_samples import NAME, Labels, Samples
 from tasks.domain.errors import InputRejected
 
 RULES = Path(__file__).parents[1] / "alerts" / "freshrank.yml"

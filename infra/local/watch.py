@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from infra.local.alert_rules import Alert, Standing, read_rules
-from infra.local.promql import NAME, STALE, Samples
+from infra.local.promql_samples import NAME, STALE, Samples
 from tasks import firing, telemetry_off
 from tasks.adapters.airflow import AirflowClient
 from tasks.adapters.store import open_store

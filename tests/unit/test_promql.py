@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.local.promql import STALE, Samples, parse
+from infra.local.promql import parse
+from infra.local.promql_samples import STALE, Samples
 from tasks.domain.errors import InputRejected
 from tests.alert_tests import labels_of, values_of
 
