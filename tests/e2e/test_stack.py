@@ -347,8 +347,10 @@ def state_of(stack, service: str) -> str:
 def test_the_console_leads_to_the_decision_of_what_serves(stack, first_run):
     controller = stack.settings.url("controller")
     assert "freshrank console" in httpx.get(controller).text
-    told = httpx.get(f"{controller}/console/data", timeout=20).json()
-    assert told["rows"] and told["points"]
+    page = f"{controller}/console/data"
+    wait_until(lambda: bool(httpx.get(page, timeout=20).json()["points"]), "the console has looked at the router twice")
+    told = httpx.get(page, timeout=20).json()
+    assert told["rows"]
     page = httpx.get(f"{controller}/decision/{told['champion']['release']}", timeout=120)
     assert page.status_code == 200, page.text
     assert "ndcg_at_10" in page.text
