@@ -1,0 +1,1 @@
+"""Container images: one Dockerfile, one target a role, and the small programs that belong to them."""
