@@ -53,6 +53,10 @@ class Settings(BaseSettings):
         default_factory=default_home, description="directory of all data, logs and secrets of this stack"
     )
     port_base: int = Field(default=28_000, ge=1024, le=HIGHEST_PORT_BASE, description="first of 100 consecutive ports")
+    bind: str = Field(
+        default="127.0.0.1",
+        description="address that servers listen on; 0.0.0.0 in a container, whose network guards it",
+    )
     source: str = Field(
         default="completejourney",
         description="completejourney, files:/folder, msrd:/folder, or none: the service's own feedback",

@@ -63,7 +63,7 @@ def environment(settings: Settings) -> dict[str, str]:
         },
         "database": {"sql_alchemy_conn": database_url(settings)},
         "api": {
-            "host": "127.0.0.1",
+            "host": settings.bind,
             "port": port,
             "base_url": url,
             "workers": 1,

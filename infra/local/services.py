@@ -47,16 +47,19 @@ class ServiceSpec:
     grace_s: float = 10.0
 
 
-def services(settings: Settings) -> dict[str, ServiceSpec]:
-    """Every local service, in start order. Raises InputRejected when an executable is missing."""
+def services(settings: Settings, *, everywhere: bool = False) -> dict[str, ServiceSpec]:
+    """Every local service, in start order; with `everywhere` also those that settings place elsewhere.
+
+    Raises InputRejected when an executable is missing.
+    """
     rows = [
-        *([_store(settings)] if settings.local_store else []),
-        *([_valkey(settings)] if settings.valkey_url is None else []),
-        *([_envoy(settings)] if settings.router_url is None else []),
-        *([_controller(settings)] if settings.controller_url is None else []),
-        *([_traffic()] if settings.source != "none" else []),
-        *(_airflow(settings) if settings.airflow_url is None else []),
-        *([_mlflow(settings)] if settings.mlflow_url is None else []),
+        *([_store(settings)] if everywhere or settings.local_store else []),
+        *([_valkey(settings)] if everywhere or settings.valkey_url is None else []),
+        *([_envoy(settings)] if everywhere or settings.router_url is None else []),
+        *([_controller(settings)] if everywhere or settings.controller_url is None else []),
+        *([_traffic()] if everywhere or settings.source != "none" else []),
+        *(_airflow(settings) if everywhere or settings.airflow_url is None else []),
+        *([_mlflow(settings)] if everywhere or settings.mlflow_url is None else []),
         _registry_mirror(),
         *([_watch(settings)] if settings.controller_url is None else []),
     ]
@@ -107,7 +110,7 @@ def _store(settings: Settings) -> ServiceSpec:
             "mini",  # not `server`: after a SIGKILL that one needs 20 s where mini needs one
             f"-dir={settings.data / 'store'}",
             "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip.bind={settings.bind}",
             f"-master.port={ports['store_master']}",
             f"-volume.port={ports['store_volume']}",
             f"-filer.port={ports['store_filer']}",
@@ -144,7 +147,9 @@ def _valkey(settings: Settings) -> ServiceSpec:
         name="valkey",
         argv=(
             str(binaries.valkey(settings)),
-            *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(data)),
+            *("--bind", settings.bind, "--port", str(port), "--dir", str(data)),
+            # without a password it would refuse everybody but this machine; in a container the network is the guard
+            *(() if settings.bind == "127.0.0.1" else ("--protected-mode", "no")),
             *("--appendonly", "yes", "--save", ""),
             *("--set-proc-title", "no"),  # a title overwrites the environment, and with it the marker
             *("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"),
@@ -250,7 +255,7 @@ def _mlflow(settings: Settings) -> ServiceSpec:
         argv=(
             str(binaries.console_script("mlflow", "mlflow")),
             "server",
-            *("--host", "127.0.0.1", "--port", str(settings.port("mlflow")), "--workers", "1"),
+            *("--host", settings.bind, "--port", str(settings.port("mlflow")), "--workers", "1"),
             *("--backend-store-uri", settings.mlflow_database or f"sqlite:///{data / 'mlflow.db'}"),
             *("--artifacts-destination", f"s3://{settings.store_bucket}/mlflow"),
         ),
@@ -291,7 +296,7 @@ def _airflow(settings: Settings) -> list[ServiceSpec]:
         ready=None,
         packages=("airflow",),
     )
-    serve = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    serve = ("--host", settings.bind, "--port", str(port), "--workers", "1")
     return [
         database,
         component("api-server", HttpCheck(health), *serve, ports={"airflow": port}),

@@ -239,7 +239,7 @@ def listener(settings: Settings, xds: Path) -> dict[str, Any]:
     return {
         "@type": f"{TYPE}config.listener.v3.Listener",
         "name": STATS,
-        "address": _address(settings.port("router")),
+        "address": _address(settings.port("router"), settings.bind),
         "per_connection_buffer_limit_bytes": 1 << 20,
         "filter_chains": [{"filters": [network]}],
     }
@@ -264,8 +264,8 @@ def _access_log(path: Path) -> dict[str, Any]:
     return {"name": "envoy.access_loggers.file", "typed_config": config | {"log_format": {"json_format": line}}}
 
 
-def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _address(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -55,7 +55,9 @@ async def serve(settings: Settings) -> None:
     app = create_app(commands, settings.secrets.controller_token, console.routes())
     port = settings.port("controller")
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app, host=settings.bind, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
     )
     collector = Collector(reconciler, Shelf(settings.data / "serving"), settings.logs)
     loops = [asyncio.create_task(part.run()) for part in (reconciler, live, collector)]

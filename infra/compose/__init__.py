@@ -1,0 +1,1 @@
+"""The local stack in containers, for people who have docker."""
