@@ -5,10 +5,11 @@ BIN := .venv/bin
 READY := .venv/.ready-$(shell cat pyproject.toml requirements.lock $(wildcard requirements-gpu.txt) Makefile | sha256sum | cut -c1-16)
 UV := 0.13.9
 TORCH := 2.13.0
+INFRA_READY := .venv-infra/.ready-$(shell sha256sum infra/requirements-check.txt | cut -c1-16)
 # Empty: pip's own configuration decides. Elsewhere: PyTorch's CPU index, or a CUDA one on a GPU machine (README).
 TORCH_INDEX ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast check down bench step lock clean
+.PHONY: help setup run test test-fast check check-infra down bench step lock clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +47,14 @@ check: $(READY)  ## format, lint, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+check-infra: $(INFRA_READY)  ## infra/: images, compose, chart, Terraform, by validators in an environment of their own
+	@.venv-infra/bin/python -m infra.check
+
+$(INFRA_READY): | $(READY)
+	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-infra
+	$(BIN)/uv pip install --system-certs -q --python .venv-infra/bin/python --no-deps --require-hashes -r infra/requirements-check.txt
+	@touch $@
+
 down:  ## stop the stack; leaves no process behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local down; else echo "there is no .venv, so nothing of this checkout runs"; fi
 
@@ -59,4 +68,4 @@ lock: $(READY)  ## resolve requirements.lock anew
 	$(BIN)/python -m infra.lock
 
 clean: down  ## stop the stack and delete the environment (data in .freshrank stays)
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-infra build *.egg-info

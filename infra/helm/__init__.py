@@ -1,0 +1,1 @@
+"""The Helm chart, and the schemas of the custom resources that it renders."""

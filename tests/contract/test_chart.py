@@ -1,0 +1,154 @@
+"""The chart as Helm renders it: what every manifest must hold, and that the validators see what they should.
+
+Needs the validators' own environment: `make check-infra` makes it. The values' schema is tested without (test_chart_values.py).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.rendered import CASES, pod_template
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-infra" / "bin" / "python"
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=".venv-infra is absent; `make check-infra` makes it")
+DROPPED = {"drop": ["ALL"]}
+
+
+def said_by(*line: str) -> str:
+    done = subprocess.run([str(PYTHON), *line], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+
+@cache
+def manifests(case: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(said_by("-m", "infra.rendered", case))
+    return found
+
+
+def kinds(case: str, kind: str) -> list[dict[str, Any]]:
+    return [one for one in manifests(case) if one["kind"] == kind]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_container_is_confined_and_bounded(case):
+    pods = [(one["metadata"]["name"], found["spec"]) for one in manifests(case) if (found := pod_template(one))]
+    assert len(pods) >= 3
+    for name, pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001, name
+        assert pod["automountServiceAccountToken"] is False and pod["serviceAccountName"] != "default", name
+        for one in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = one["securityContext"]
+            assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"], (name, one["name"])
+            assert context["capabilities"] == DROPPED and "@sha256:" in one["image"], (name, one["name"])
+            assert {"requests", "limits"} <= set(one["resources"]), (name, one["name"])
+        for one in pod["containers"]:
+            assert {"livenessProbe", "readinessProbe"} <= set(one), (name, one["name"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_may_talk_but_what_is_allowed(case):
+    policies = kinds(case, "NetworkPolicy")
+    (deny,) = [one for one in policies if one["spec"]["podSelector"] == {}]
+    assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"] and not {"ingress", "egress"} & set(deny["spec"])
+    chosen = {
+        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for one in policies if one is not deny
+    }
+    assert chosen == {"controller", "ranker", "mlflow"}
+    for one in policies:
+        for rule in one["spec"].get("ingress", []):
+            assert rule["from"] and rule["ports"], "an empty rule would let everybody in"
+
+
+def test_the_weights_have_one_owner():
+    for case, owner in (("controller", "controller"), ("pinned", "controller"), ("argo", "argo")):
+        (route,) = kinds(case, "HTTPRoute")
+        assert route["metadata"]["annotations"]["freshrank.dev/weights-owner"] == owner
+        assert bool(kinds(case, "Rollout")) == (owner == "argo")
+        assert any("objects.yaml" in one["data"] for one in kinds(case, "ConfigMap")) == (owner == "controller")
+    (route,) = kinds("pinned", "HTTPRoute")
+    assert [one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]] == [100, 0]
+
+
+def test_argo_asks_the_judge_before_every_next_weight():
+    (rollout,), (template,) = kinds("argo", "Rollout"), kinds("argo", "AnalysisTemplate")
+    steps = rollout["spec"]["strategy"]["canary"]["steps"]
+    assert [list(step) for step in steps] == [["setWeight"], ["analysis"]] * 3
+    for weight, asks in zip(steps[::2], steps[1::2], strict=True):
+        given = {one["name"]: one["value"] for one in asks["analysis"]["args"]}
+        assert given == {"release": "3" * 64, "weight": str(weight["setWeight"])}
+    (metric,) = template["spec"]["metrics"]
+    assert metric["provider"]["web"]["url"] == "http://freshrank-controller.ranking.svc:28001/status"
+    assert metric["failureLimit"] == 0
+
+
+def test_the_pattern_of_a_release_is_what_the_chart_makes_for_one():
+    (pattern,) = [one for one in kinds("pinned", "Deployment") if "0" * 12 in one["metadata"]["name"]]
+    (pinned,) = [one for one in kinds("pinned", "Deployment") if "2" * 12 in one["metadata"]["name"]]
+    filled = json.loads(json.dumps(pattern).replace("0" * 64, "2" * 64).replace("0" * 12, "2" * 12))
+    assert filled == pinned
+
+
+def test_rankers_are_told_only_settings_that_exist():
+    from tasks.settings import Settings
+
+    known = {f"FRESHRANK_{name}".upper() for name in Settings.model_fields}
+    used = {
+        variable["name"]
+        for case in CASES
+        for one in manifests(case)
+        if (pods := pod_template(one))
+        for container in [*pods["spec"]["containers"], *pods["spec"].get("initContainers", [])]
+        for variable in container.get("env", [])
+        if variable["name"].startswith("FRESHRANK_")
+    }
+    assert len(used) >= 8 and used <= known
+
+
+def test_a_ranker_is_started_with_options_that_it_has():
+    from bentos.ranker.__main__ import _options
+
+    (pinned,) = [one for one in kinds("pinned", "Deployment") if "2" * 12 in one["metadata"]["name"]]
+    (ranker,) = pod_template(pinned)["spec"]["containers"]
+    options, args = _options(ranker["args"])
+    assert (args.host, args.port, options.expected_digest) == ("0.0.0.0", 8080, "2" * 64)
+
+
+@pytest.mark.parametrize("check", ["images", "compose", "chart"])
+def test_the_validators_find_nothing(check):
+    assert said_by("-m", "infra.check", check) == f"{check}: ok\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "break_it", "says"),
+    [
+        ("Deployment", "one['spec']['template']['spec']['containers'][0]['prot'] = []", "prot"),
+        ("HTTPRoute", "one['spec']['rules'][0]['backendRefs'][0]['weight'] = -1", "less than the minimum"),
+        ("Rollout", "one['spec']['strategy']['canary']['steps'][0]['setWeights'] = 5", "is not valid under any"),
+        ("Rollout", "one['spec']['template']['spec']['containers'][0]['prot'] = []", "prot"),
+        ("AnalysisTemplate", "del one['spec']['metrics'][0]['provider']", "'provider' is a required property"),
+        ("NetworkPolicy", "one['kind'] = 'NetworkPolice'", "NetworkPolice"),
+    ],
+)
+def test_the_validators_see_what_is_wrong(kind, break_it, says):
+    case = "argo" if kind in ("Rollout", "AnalysisTemplate") else "pinned"
+    program = f"""
+from infra.check import invalid
+from infra.rendered import render, values_of
+one = next(one for one in render(values_of({case!r})) if one["kind"] == {kind!r})
+assert invalid(one) == [], invalid(one)
+{break_it}
+print(invalid(one))
+"""
+    assert says in said_by("-c", program)
+
+
+def test_helm_prints_the_sentence():
+    program = "from infra.rendered import render; render({})"
+    assert "value must be 'gateway.name is an existing Gateway of the Gateway API'" in said_by("-c", program)
