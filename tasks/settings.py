@@ -112,6 +112,13 @@ class Settings(BaseSettings):
         description="requests a second of one API key, or one address without keys; 0: any",
     )
 
+    kubernetes_route: str | None = Field(
+        default=None, description="HTTPRoute whose weights the controller writes; empty means the local Envoy"
+    )
+    kubernetes_objects: Path | None = Field(
+        default=None, description="pattern of a release's objects, from the chart; needed with kubernetes_route"
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

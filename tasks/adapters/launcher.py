@@ -14,6 +14,7 @@ class Replica(Record):
     release: str
     name: str
     port: int
+    host: str = "127.0.0.1"
     pid: int
     created: float  # start time of the process, because pids are used again
     src: str
@@ -24,7 +25,7 @@ class Replica(Record):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
 
 def new_replica(release: str, port: int, src: Path, view: Path) -> Replica:

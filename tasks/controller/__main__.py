@@ -14,8 +14,9 @@ from contextlib import suppress
 import uvicorn
 
 from tasks import firing
+from tasks.adapters.launcher import Launcher
 from tasks.adapters.processes import ProcessLauncher
-from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.router import EnvoyFileRouter, Router
 from tasks.adapters.shelf import Shelf
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import open_store
@@ -41,11 +42,11 @@ async def serve(settings: Settings) -> None:
     library = ReleaseLibrary(
         settings.data / "serving", lambda: open_store(settings), public_keys(settings), settings.url("valkey")
     )
-    router = EnvoyFileRouter(settings)
+    router, launcher = _world(settings, library)
     reconciler = Reconciler(
         log=rollout_log,
         router=router,
-        launcher=ProcessLauncher(settings, library.verify),
+        launcher=launcher,
         library=library,
         reader=HttpReader(),
     )
@@ -70,6 +71,23 @@ async def serve(settings: Settings) -> None:
             with suppress(asyncio.CancelledError):
                 await loop
         log.info("event=stopped replicas=%d still running", len(reconciler.launcher.replicas()))
+
+
+def _world(settings: Settings, library: ReleaseLibrary) -> tuple[Router, Launcher]:
+    """Where traffic and replicas are: Envoy and processes of this machine, or a route and Deployments of this cluster."""
+    if settings.kubernetes_route is None:
+        return EnvoyFileRouter(settings), ProcessLauncher(settings, library.verify)
+    if settings.kubernetes_objects is None or not settings.kubernetes_objects.is_file():
+        raise InputRejected(
+            f"kubernetes_route is {settings.kubernetes_route}, but kubernetes_objects ({settings.kubernetes_objects}) is no "
+            f"file; the chart mounts it from the ConfigMap of the rankers' objects"
+        )
+    from tasks.adapters.kubernetes_api import in_cluster
+    from tasks.adapters.kubernetes_launcher import KubernetesLauncher
+    from tasks.adapters.kubernetes_router import GatewayApiRouter
+
+    api, pattern = in_cluster(), settings.kubernetes_objects.read_text()
+    return GatewayApiRouter(api, settings.kubernetes_route), KubernetesLauncher(api, pattern, library.verify)
 
 
 def main() -> int:

@@ -76,6 +76,29 @@ def test_the_weights_have_one_owner():
     assert [one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]] == [100, 0]
 
 
+def test_only_the_container_that_writes_weights_gets_a_token():
+    def with_token(case: str) -> list[str]:
+        return [
+            container["name"]
+            for one in manifests(case)
+            if (pods := pod_template(one))
+            for container in pods["spec"]["containers"]
+            if any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
+        ]
+
+    assert with_token("controller") == ["controller"] and with_token("argo") == []
+    assert kinds("argo", "Role") == []
+    (role,) = kinds("controller", "Role")
+    verbs = {resource: rule["verbs"] for rule in role["rules"] for resource in rule["resources"]}
+    assert verbs == {
+        "httproutes": ["get", "patch"],
+        "pods": ["list"],
+        "deployments": ["list", "create", "delete"],
+        "services": ["create", "delete"],
+        "horizontalpodautoscalers": ["create", "delete"],
+    }
+
+
 def test_argo_asks_the_judge_before_every_next_weight():
     (rollout,), (template,) = kinds("argo", "Rollout"), kinds("argo", "AnalysisTemplate")
     steps = rollout["spec"]["strategy"]["canary"]["steps"]

@@ -1,4 +1,4 @@
-"""One promise, two launchers: in memory and real processes."""
+"""One promise, three launchers: in memory, real processes, Deployments in an emulated cluster."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tasks.adapters.kubernetes_launcher import KubernetesLauncher
 from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica
 from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
 from tasks.adapters.signing import public_keys
@@ -21,23 +22,39 @@ from tasks.adapters.store import MemoryStore
 from tasks.controller.pull import ReleaseLibrary
 from tasks.serving.release import verify
 from tasks.settings import Settings
+from tests.kubernetes_cluster import KUBERNETES, Cluster, pattern
 from tests.rollout_stack import free_port_base, make_release, wait_until
 
 PROCESSES = pytest.param("processes", marks=pytest.mark.stack)
 
 
+class InCluster(KubernetesLauncher):
+    """Looks at the cluster after the kubelet did: in an emulator nobody else acts on what was written."""
+
+    def __init__(self, cluster: Cluster, check: Callable[[str], None]) -> None:
+        super().__init__(cluster.api(), cluster.pattern, check)
+        self.cluster = cluster
+
+    async def tick(self) -> None:
+        self.cluster.kubelet()
+        await super().tick()
+
+
 class Bench:
-    """Launchers on one machine, and ways to hurt what they started."""
+    """Launchers on one machine or cluster, and ways to hurt what they started."""
 
     def __init__(self, kind: str, home: Path) -> None:
         self.kind = kind
         self.settings = Settings(home=home, port_base=free_port_base())
         self.world: dict[str, Replica] = {}
+        self.cluster = Cluster(pattern()) if kind == "kubernetes" else None
 
     def launcher(self) -> Launcher:
         if self.kind == "memory":
             return MemoryLauncher(self.world)
         library = ReleaseLibrary(self.settings.data / "serving", lambda: MemoryStore(), public_keys(self.settings))
+        if self.cluster is not None:
+            return InCluster(self.cluster, library.verify)
         return ProcessLauncher(self.settings, library.verify)
 
     def release(self, name: str = "one", **behaviour: Any) -> tuple[str, Path, Path]:
@@ -49,6 +66,8 @@ class Bench:
     def kill(self, launcher: Launcher, release: str) -> None:
         if isinstance(launcher, MemoryLauncher):
             launcher.crash(release)
+        elif self.cluster is not None:
+            self.cluster.crash(release)
         else:
             os.kill(launcher.replicas()[release].pid, signal.SIGKILL)
 
@@ -68,9 +87,11 @@ async def bench(kind: str, home: Path) -> AsyncIterator[Bench]:
         yield found
     finally:
         stop_all(found.settings)
+        if found.cluster is not None:
+            found.cluster.close()
 
 
-@pytest.mark.parametrize("kind", ["memory", PROCESSES])
+@pytest.mark.parametrize("kind", ["memory", PROCESSES, KUBERNETES])
 def test_the_life_of_a_replica(kind: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with bench(kind, tmp_path) as machine:

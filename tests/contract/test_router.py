@@ -1,4 +1,4 @@
-"""One promise, two routers: in memory and Envoy. What only a real router can show is tested on Envoy alone."""
+"""One promise, three routers: in memory, Envoy, HTTPRoute. What only a real router can show is tested on Envoy alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from starlette.routing import Route
 
 from tasks.adapters import envoy
 from tasks.adapters.envoy import Traffic
+from tasks.adapters.kubernetes_router import GatewayApiRouter
 from tasks.adapters.router import EnvoyFileRouter, MemoryRouter, Router
 from tasks.domain.errors import Unavailable
+from tests.kubernetes_cluster import KUBERNETES, NAME, Cluster
 from tests.rollout_builders import A, B, C
 from tests.rollout_stack import Stack
 
@@ -104,13 +106,23 @@ async def settled(router: Router, *releases: str) -> None:
     raise AssertionError(f"not healthy: {seen}")
 
 
-@pytest.mark.parametrize("kind", ["memory", ENVOY])
+@pytest.mark.parametrize("kind", ["memory", ENVOY, KUBERNETES])
 def test_applying_twice_is_applying_once(kind: str, request: pytest.FixtureRequest) -> None:
     async def scenario() -> None:
         if kind == "memory":
             router: Router = MemoryRouter()
             ports = {A: (1,), B: (2,)}
             await follow(router, ports)
+        elif kind == "kubernetes":
+            cluster = Cluster()
+            try:
+                cluster.route()
+                for release in (A, B):
+                    cluster.run(release)
+                async with cluster.gateway():
+                    await follow(GatewayApiRouter(cluster.api(), NAME), {A: (8080,), B: (8080,)})
+            finally:
+                cluster.close()
         else:
             stack = request.getfixturevalue("stack")
             router = EnvoyFileRouter(stack.settings)
