@@ -61,7 +61,7 @@ def services(settings: Settings, *, everywhere: bool = False) -> dict[str, Servi
         *(_airflow(settings) if everywhere or settings.airflow_url is None else []),
         *([_mlflow(settings)] if everywhere or settings.mlflow_url is None else []),
         _registry_mirror(),
-        *([_watch(settings)] if settings.controller_url is None else []),
+        *([_watch(settings)] if everywhere or settings.controller_url is None else []),
     ]
     return {row.name: row for row in rows}
 
