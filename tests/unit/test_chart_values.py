@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 import yaml
 
 from infra.rendered import CASES, CHART, laid_over, values_of
+from tasks.controller.commands import Commands
+from tasks.domain.rollout_state import Phase
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -120,6 +123,19 @@ def test_the_readme_names_what_must_be_set():
             assert part in place, f"{name} is in README.md and not in values.yaml"
             place = place[part]
     assert len(named) > 20
+
+
+def test_argo_is_asked_to_look_for_what_the_controller_says():
+    """The words of the AnalysisTemplate are fields of /status and states of a rollout."""
+    text = (CHART / "templates" / "rollout.yaml").read_text()
+    states = set(re.findall(r'state == "(\w+)"', text)) | set(
+        re.findall(r'"(\w+)"', re.search(r"state in \[(.*)\]", text)[1])
+    )
+    assert states == set(get_args(Phase)) - {"pending", "shadow", "canary"}, "every state in which a rollout has ended"
+    assert set(re.findall(r"result\.(\w+)", text)) <= set(re.findall(r'"(\w+)":', inspect.getsource(Commands.status)))
+    assert set(re.findall(r"result\.rollout\.(\w+)", text)) <= set(
+        re.findall(r'"(\w+)":', inspect.getsource(Commands._summary))
+    )
 
 
 def test_templates_are_there():
