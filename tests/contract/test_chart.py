@@ -132,6 +132,11 @@ def test_rankers_are_told_only_settings_that_exist():
         if variable["name"].startswith("FRESHRANK_")
     }
     assert len(used) >= 8 and used <= known
+    (settings,) = [
+        one["data"] for one in kinds("pinned", "ConfigMap") if one["metadata"]["name"] == "freshrank-settings"
+    ]
+    told = {name for name in settings if name.startswith("FRESHRANK_")}
+    assert told <= used and settings["FRESHRANK_STORE_BUCKET"] == "example-freshrank"
 
 
 def test_a_ranker_is_started_with_options_that_it_has():
