@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tasks.adapters.kubernetes_router import COMPONENT, RELEASE, is_ready, pod_p
 from tasks.adapters.launcher import Replica
 from tasks.domain.errors import InputRejected
 
+RECHECK_S = 10.0  # every file is hashed at a check
 DIGEST, SHORT = "0" * 64, "0" * 12  # in the pattern, where a release's digest goes
 
 
@@ -28,6 +30,7 @@ class KubernetesLauncher:
     def __init__(self, api: KubernetesApi, pattern: str, check: Callable[[str], None]) -> None:
         self._api, self._pattern, self._check = api, pattern, check
         self._replicas: dict[str, Replica] = {}
+        self._again: dict[str, float] = {}  # when a refused release is checked again
         self._http = httpx.AsyncClient(timeout=2, limits=httpx.Limits(max_keepalive_connections=0))
 
     def replicas(self) -> dict[str, Replica]:
@@ -47,6 +50,7 @@ class KubernetesLauncher:
             await asyncio.to_thread(self._check, release)
         except InputRejected as err:
             self._replicas[release] = replica.model_copy(update={"state": "down", "message": f"refused: {err}"})
+            self._again[release] = time.monotonic() + RECHECK_S
             return
         for one in objects:
             await self._api.create(one)
@@ -75,7 +79,7 @@ class KubernetesLauncher:
                 continue
             if replica.state == "stopping":
                 del self._replicas[release]
-            else:  # refused, or deleted by somebody: made again once it is good
+            elif time.monotonic() > self._again.get(release, 0):  # refused, or deleted by somebody: made again
                 del self._replicas[release]
                 await self.start(release, Path(replica.src), Path(replica.view))
         for release, deployment in deployed.items():

@@ -156,7 +156,10 @@ def test_a_release_comes_and_goes_with_all_its_objects(cluster: Cluster, tmp_pat
 
 @needs_emulator
 def test_a_release_that_is_refused_makes_no_pod(cluster: Cluster, tmp_path: Path) -> None:
+    checked: list[str] = []
+
     def refuse(release: str) -> None:
+        checked.append(release)
         raise InputRejected("nobody who is trusted here signed it")
 
     async def scenario() -> None:
@@ -164,6 +167,8 @@ def test_a_release_that_is_refused_makes_no_pod(cluster: Cluster, tmp_path: Path
         await one.start(A, tmp_path, tmp_path)
         assert (one.replicas()[A].state, cluster.objects("Deployment")) == ("down", [])
         assert "refused: nobody who is trusted" in one.replicas()[A].message
+        await one.tick()
+        assert checked == [A], "hashing every file again in every pass would keep a core busy"
 
     asyncio.run(scenario())
 
