@@ -86,7 +86,8 @@ def explanation(store: Store, uri: str) -> dict[str, Any]:
     if manifest.step != "gate":
         return _without_gate(uri, manifest, made)
     decision, package = read_decision(store, manifest), _package_of(store, manifest.partition, uri)
-    release, approval, after = None, None, ()
+    release, approval = None, None
+    after: tuple[Finding, ...] = ()
     if package:
         made["package"] = package
         release = str(package[1].summary["release"])

@@ -174,10 +174,10 @@ def simpler_rules(slates: pa.Table, policy: GatePolicy) -> tuple[bool, bool]:
                 for side in ("candidate", "champion")
             )
             gain = (ours - theirs) * (-1 if metric in LOWER_IS_BETTER else 1)
-            changes[metric, task] = float(np.nanmean(gain))
+            parts = {task: gain}
             if task == "all":
-                changes[metric, "heavy_users"] = float(np.nanmean(gain[heavy]))
-                changes[metric, "light_users"] = float(np.nanmean(gain[~heavy]))
+                parts |= {"heavy_users": gain[heavy], "light_users": gain[~heavy]}
+            changes |= {(metric, part): float(np.nanmean(of)) for part, of in parts.items() if np.isfinite(of).any()}
     kept = all(change >= -allowance(quality, part, metric) for (metric, part), change in changes.items())
     return changes[quality.metric, "all"] > 0, kept
 
