@@ -70,19 +70,28 @@ class Attention(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """Reads [the candidate, its tokens] and answers what the history says about the candidate."""
+    """Reads [the candidate, its tokens] and answers what the history says about the candidate.
+
+    With pooling `mean` the tokens are averaged, and nothing attends to anything.
+    """
 
     def __init__(self, network: Network, inputs: int) -> None:
         super().__init__()
         width = network.width
         self.token = nn.Sequential(nn.Linear(TOKEN_WIDTH, width), nn.GELU(), nn.Linear(width, width))
         self.candidate = nn.Linear(inputs, width)
+        self.pooled = nn.Linear(width, width) if network.pooling == "mean" else None
         self.layers = nn.ModuleList(
-            Attention(width, network.heads, network.feed_forward) for _ in range(network.layers)
+            Attention(width, network.heads, network.feed_forward)
+            for _ in range(0 if network.pooling == "mean" else network.layers)
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, candidate: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.pooled is not None:
+            total = (self.token(tokens) * mask[:, :, None]).sum(1)
+            mean = total / mask.sum(1, keepdim=True).clamp(min=1)
+            return self.norm(self.candidate(candidate) + self.pooled(mean))
         state = torch.cat([self.candidate(candidate)[:, None], self.token(tokens)], 1)
         blocked = torch.cat([torch.zeros_like(candidate[:, :1]), (1 - mask) * -1e4], 1)
         for n, layer in enumerate(self.layers):

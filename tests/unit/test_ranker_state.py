@@ -42,7 +42,7 @@ def test_a_packed_history_unpacks_to_itself(events, similar, seed):
         discounted=rng.integers(0, 2, events).astype(np.float32),
         store=np.array([rng.integers(-1, 9)], np.int32),
         cf_rows=np.sort(rng.integers(0, 99, similar)).astype(np.int32),
-        cf_scores=rng.random(similar, np.float32),
+        cf_scores=rng.random((similar, 1), np.float32),
     )
     assert same(unpack_user(pack_user(user)), user)
 
