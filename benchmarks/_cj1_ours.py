@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks._cj1_data import KEY
-from benchmarks._cj1_protocol import TASKS, Log, Longs, Slate, iso, slate_metrics
+from benchmarks._cj1_protocol import Log, Longs, Slate, iso, slate_metrics
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.recipe import Recipe, Trees
 from tasks.ranker.arrays import Floats, epoch_day
@@ -28,7 +28,7 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Slate as Ranked
 from tasks.ranker.rank import rank_slate
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import PARENT, Scorer
+from tasks.ranker.runtime import Scorer
 from tasks.ranker.slates import slates_on
 from tasks.ranker.trees import fit_trees, tree_scores
 
@@ -45,8 +45,13 @@ def trained(work: Path, data: Dataset, recipe: Recipe, seed: int) -> Path:
     return out
 
 
-def silenced(work: Path, data: Dataset, name: str, columns: Sequence[str], *, text: bool = True) -> Dataset:
-    """The same dataset with some features (and, without `text`, every item text) left out of the model's input."""
+def silenced(
+    work: Path, data: Dataset, name: str, columns: Sequence[str], *, text: bool = True, days: int | None = None
+) -> Dataset:
+    """The same dataset with some features (and, without `text`, every item text) left out of the model's input.
+
+    days: keep only the last ones to train on.
+    """
     out = work / "datasets" / name
     if not (out / "dataset.json").exists():
         shutil.rmtree(out, ignore_errors=True)
@@ -54,11 +59,16 @@ def silenced(work: Path, data: Dataset, name: str, columns: Sequence[str], *, te
         told = json.loads((out / "fitted.json").read_bytes())
         names = [*data.fitted.inputs.columns]
         told["scale"] = [
-            0.0 if name in columns or name.removesuffix("_unknown") in columns else scale
-            for name, scale in zip(names, told["scale"], strict=True)
+            0.0 if column.removesuffix("_unknown") in columns or column in columns else scale
+            for column, scale in zip(names, told["scale"], strict=True)
         ]
         (out / "fitted.json").unlink()
         (out / "fitted.json").write_text(json.dumps(told))
+        if days is not None:
+            split = json.loads((out / "dataset.json").read_bytes())
+            split["train_days"] = split["train_days"][-days:]
+            (out / "dataset.json").unlink()
+            (out / "dataset.json").write_text(json.dumps(split))
         if not text:
             texts = load_file(out / "texts.safetensors")
             (out / "texts.safetensors").unlink()
@@ -185,20 +195,3 @@ def score_lists(log: Log, builder: StateBuilder, day: int, scorer: Scorer) -> di
         label.append(bought)
         x.append(listed.x.astype(np.float16))
     return {"scores": np.stack(scores), "label": np.stack(label), "x": np.stack(x)}
-
-
-def model_exists(path: Path) -> bool:
-    return (path / PARENT).exists()
-
-
-__all__ = [
-    "TASKS",
-    "TreePeer",
-    "WithoutText",
-    "model_exists",
-    "score_day",
-    "score_lists",
-    "silenced",
-    "trained",
-    "tree_peer",
-]

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from benchmarks import _cj1_ours as ours
 from benchmarks import _cj1_peers as peers
 from benchmarks import _cj1_sasrec as sasrec
+from benchmarks._cj1_ablation import REFERENCE, TRAIN_DAYS, VARIANTS
 from benchmarks._cj1_data import dataset
 from benchmarks._cj1_protocol import (
     TASKS,
@@ -96,6 +97,10 @@ class Bench:
     def of_peers(self) -> Path:
         return self.work / "scored" / f"{self.window}-peers"
 
+    @property
+    def of_ablation(self) -> Path:
+        return self.work / "scored" / f"{self.window}-{self.recipe.name}-ablation"
+
     @cached_property
     def log(self) -> Log:
         from tasks.sources import open_source
@@ -148,20 +153,68 @@ class OutOfTime(Exception):
     """The rest is for the next call."""
 
 
-def parts(bench: Bench, with_peers: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """(what, how) of everything that is kept; each is cheap where it is there already."""
-    yield "protocol", lambda: told_counts(bench)
-    yield "training dataset", lambda: bench.training
-    for seed in bench.seeds:
-        yield f"train seed {seed}", lambda seed=seed: ours.trained(bench.work, bench.training, bench.recipe, seed)
-    yield "dataset of the window", lambda: bench.judged
-    yield "tree peers", bench.scorers
-    for day in bench.numbers:
-        yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day)
-        yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
-        if with_peers:
+    if only in ("all", "peers"):
+        yield "protocol", lambda: told_counts(bench)
+        for day in bench.numbers:
             yield f"peers {iso(day)}", lambda day=day: peers_day(bench, day)
+        for day in bench.numbers:
             yield f"SASRec {iso(day)}", lambda day=day: sasrec_day(bench, day)
+    if only in ("all", "ours"):
+        yield "training dataset", lambda: bench.training
+        for seed in bench.seeds:
+            yield f"train seed {seed}", lambda seed=seed: ours.trained(bench.work, bench.training, bench.recipe, seed)
+        yield "dataset of the window", lambda: bench.judged
+        yield "tree peers", bench.scorers
+        for day in bench.numbers:
+            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day)
+            yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
+
+
+def ablation_parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Training and ranking of every variant; see _cj1_ablation.py."""
+    for name, variant in VARIANTS.items():
+        if not variant.trained_as:
+            yield f"train {name}", lambda name=name: variant_model(bench, name)
+    for day in bench.numbers:
+        yield f"rank {iso(day)}", lambda day=day: ablation_day(bench, day)
+
+
+def variant_model(bench: Bench, name: str) -> Path:
+    variant = VARIANTS[name]
+    own = f"{bench.recipe.name}-ablation-{slug(name)}"
+    data = ours.silenced(bench.work, bench.training, own, variant.silent, text=variant.text, days=TRAIN_DAYS)
+    return ours.trained(bench.work, data, variant.recipe(own, bench.recipe), bench.seeds[0])
+
+
+def ablation_day(bench: Bench, day: int) -> None:
+    wanted: dict[str, Scorer] = {}
+    for name, variant in VARIANTS.items():
+        if not kept(bench.of_ablation, name, day).exists():
+            scorer: Scorer = TorchScorer.load(variant_model(bench, variant.trained_as or name))
+            wanted[name] = variant.asked(scorer if variant.text else ours.WithoutText(scorer))
+    if wanted:
+        for name, of in ours.score_day(bench.log, bench.judged.whole, day, wanted).items():
+            keep(bench.of_ablation, name, day, of)
+
+
+def ablation_table(bench: Bench) -> list[Row]:
+    """Each variant, and what it gains or loses against the whole on the same slates."""
+    found = {name: read(bench.of_ablation, name, bench.numbers) for name in VARIANTS}
+    whole, rows = found[REFERENCE], []
+    households = whole["household"].astype(np.int64)
+    for name, of in found.items():
+        for task in TASKS:
+            metric = f"{QUALITY}[{task}]"
+            difference = of[metric] - whole[metric]
+            print(f"{name}, {task}: {np.nanmean(of[metric]):.4f}, {said(difference, households)}")
+            low, high = interval(households, difference)
+            peers_of = (
+                {} if name == REFERENCE else {"less the whole": float(np.nanmean(difference)), "from": low, "to": high}
+            )
+            rows.append(Row(f"{name}: NDCG@10 {task}", float(np.nanmean(of[metric])), "", peers=peers_of))
+    return rows
 
 
 def told_counts(bench: Bench) -> dict[str, object]:
@@ -366,7 +419,7 @@ def main(arguments: list[str]) -> int:
     bench = Bench(options.work, window, start, days, load_recipe(options.recipe), tuple(options.seeds))
     bench.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for what, make in parts(bench, not options.no_peers):
+    for what, make in ablation_parts(bench) if options.ablate else parts(bench, options.only):
         if time.monotonic() - began > options.stop_after:
             print(f"stopped before {what}; run it again")
             return 3
@@ -375,6 +428,10 @@ def main(arguments: list[str]) -> int:
         if time.monotonic() - at > 1:
             print(f"{what}: {time.monotonic() - at:.0f} s, CPU {time.process_time() - cpu:.0f} s", flush=True)
     print(f"{window}: {told_counts(bench)}")
+    if options.only == "peers":
+        return 0
+    if options.ablate:
+        return 0 if publish("ranking_ablation", ablation_table(bench), ("torch", "lightgbm")) else 1
     rows = table(bench) + list_task(bench)
     name = "ranking_quality" if window == "dev" else f"ranking_quality_{window}"
     return 0 if publish(name, rows, ("torch", "lightgbm", "numpy", "scipy")) else 1
@@ -388,7 +445,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=int, default=7, help="of it; at most 14")
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--no-peers", action="store_true", help="leave out the peers that need no training")
+    parser.add_argument("--only", choices=("all", "peers", "ours"), default="all", help="make only these parts")
+    parser.add_argument("--ablate", action="store_true", help="what each part earns; one seed, fewer training days")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     return parser
 

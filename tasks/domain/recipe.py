@@ -81,6 +81,9 @@ class Network(Record):
     pooling: Literal["attention", "mean"] = Field(
         default="attention", description="how the purchases behind a candidate become one vector"
     )
+    members: int = Field(
+        default=1, ge=1, le=5, description="so many networks, apart in their start only; scores are means"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Network:
@@ -101,6 +104,7 @@ class Training(Record):
     gradient_clip: float = Field(gt=0)
     calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
     base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
+    listwise_weight: float = Field(default=1.0, ge=0, description="of the slate softmax; 0 trains row by row")
 
 
 class Trees(Record):
