@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks._cj1_data import KEY
-from benchmarks._cj1_protocol import Log, Longs, Slate, iso, slate_metrics
+from benchmarks._cj1_protocol import Log, Longs, iso, slate_metrics
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.recipe import Recipe, Trees
-from tasks.ranker.arrays import Floats, epoch_day
-from tasks.ranker.build import Morning, StateBuilder
+from tasks.ranker.arrays import Floats, Ints, epoch_day
+from tasks.ranker.build import StateBuilder
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.profile import Profile
@@ -29,8 +29,8 @@ from tasks.ranker.rank import Slate as Ranked
 from tasks.ranker.rank import rank_slate
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import Scorer
-from tasks.ranker.slates import slates_on
-from tasks.ranker.trees import fit_trees, tree_scores
+from tasks.ranker.state import NOBODY, UserHistory, save_view
+from tasks.ranker.trees import Member, fit_trees, tree_scores
 
 
 def trained(work: Path, data: Dataset, recipe: Recipe, seed: int) -> Path:
@@ -40,7 +40,9 @@ def trained(work: Path, data: Dataset, recipe: Recipe, seed: int) -> Path:
         from tasks.finetune import finetune
 
         out.mkdir(parents=True, exist_ok=True)
-        summary = finetune(data.directory, recipe, out, out, seed=seed, threads=len(os.sched_getaffinity(0)))
+        began, cpu, cores = time.monotonic(), time.process_time(), len(os.sched_getaffinity(0))
+        summary = finetune(data.directory, recipe, out, out, seed=seed, threads=cores)
+        summary |= {"wall_s": time.monotonic() - began, "cpu_s": time.process_time() - cpu, "cores": cores}
         (out / "summary.json").write_text(json.dumps(summary, indent=1))
     return out
 
@@ -88,6 +90,21 @@ def tree_peer(work: Path, data: Dataset, name: str, columns: Sequence[str], days
     return out
 
 
+def state_refresh(data: Dataset, out: Path) -> dict[str, float]:
+    """Seconds to make and save the state of all households on the morning after the dataset's last day."""
+    builder = data.whole
+    began, cpu = time.monotonic(), time.process_time()
+    morning = builder.morning(epoch_day(data.split.partition) + 1)
+    morning.items.save(out / "items")
+    save_view(out / "view", morning.items, {builder.log.user_ids[user]: of for user, of in morning.histories.items()})
+    told = {
+        "wall_s": time.monotonic() - began,
+        "cpu_s": time.process_time() - cpu,
+        "households": len(morning.histories),
+    }
+    return told | {"cores": len(os.sched_getaffinity(0))}
+
+
 class TreePeer:
     """Trees in place of our second stage: they order the best of our first, as the notes' peer does."""
 
@@ -104,6 +121,20 @@ class TreePeer:
         return tree_scores(self._booster, x[:, self._at])
 
 
+class Mean:
+    """The mean of several networks, and trees."""
+
+    def __init__(self, networks: Sequence[Scorer], trees: Member | None) -> None:
+        self._networks, self._trees = networks, trees
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return np.mean([network.base(x, item_vec) for network in self._networks], axis=0)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        scores = np.mean([network.full(x, item_vec, tokens, mask) for network in self._networks], axis=0)
+        return self._trees.added_to(scores, x) if self._trees else scores
+
+
 class WithoutText:
     """A scorer that is shown no text."""
 
@@ -117,81 +148,79 @@ class WithoutText:
         return self._scorer.full(x, np.zeros_like(item_vec), tokens, mask)
 
 
-@dataclass(frozen=True)
-class Names:
-    """What the protocol calls the rows of a morning and the users of a log."""
+class Day:
+    """One morning of the product, asked about the slates of the protocol.
 
-    products: Longs  # of each catalogue row
-    households: Mapping[int, int]  # builder's user -> protocol's household
+    The two agree but for a few lines that validate_data caught: the product has not seen them, the protocol asks for them
+    all the same. A product that ours does not rank comes last.
+    """
 
-    @classmethod
-    def of(cls, log: Log, builder: StateBuilder, morning: Morning) -> Names:
-        ids = np.array([int(item) for item in morning.items.ids[: morning.items.size]])
-        products = np.searchsorted(log.product_ids, ids)
+    def __init__(self, log: Log, builder: StateBuilder, day: int) -> None:
+        self.log, self.day, self.slates = log, day, log.slates(day)
+        self.items, row_of = builder.items(epoch_day(iso(day)))
         number = {name: user for user, name in enumerate(builder.log.user_ids)}
-        hashed = (number.get(pseudonym(str(raw), KEY)) for raw in log.household_ids.tolist())
-        return cls(products, {user: household for household, user in enumerate(hashed) if user is not None})
+        users = [number.get(pseudonym(str(log.household_ids[one.household]), KEY), -1) for one in self.slates]
+        known = np.array([user for user in users if user >= 0], np.int32)
+        histories = builder.with_histories(self.items, row_of, known).histories
+        self.users = [histories.get(user, NOBODY) for user in users]
+        ids = np.array([int(item) for item in self.items.ids[: self.items.size]])
+        self.products = np.searchsorted(log.product_ids, ids)  # of each catalogue row
+        self.row_of = np.full(len(log.product_ids), -1, np.int32)
+        self.row_of[self.products] = np.arange(len(self.products))
+        catalogue = log.catalogue(day)
+        self.wanted = np.zeros(len(log.product_ids), bool)
+        self.wanted[catalogue] = True
+        self.unknown = catalogue[self.row_of[catalogue] < 0]
+        self.by_sales = np.argsort(-self.items.sales_now, kind="stable")
+
+    def profile(self, user: UserHistory) -> Profile:
+        return Profile(self.items, user, self.items.day)
+
+    def whole(self, ranked: Ints, candidates: Ints) -> Longs:
+        """The protocol's catalogue: `ranked` rows, then what was not retrieved by sales, then what ours does not know."""
+        left_out = np.ones(self.items.size, bool)
+        left_out[candidates] = False
+        order = self.products[np.concatenate([ranked, self.by_sales[left_out[self.by_sales]]])]
+        return np.concatenate([order[self.wanted[order]], self.unknown])
 
 
 def score_day(
     log: Log, builder: StateBuilder, day: int, scorers: Mapping[str, Scorer]
 ) -> dict[str, dict[str, NDArray]]:
-    """For each scorer its metrics, its scores of all candidates, and how many positives were among those.
-
-    Raises:
-        ValueError: the product's slates are not the protocol's.
-    """
-    morning, slates = slates_on(builder, epoch_day(iso(day)))
-    names, items = Names.of(log, builder, morning), morning.items
-    if not np.array_equal(np.sort(names.products), log.catalogue(day)):
-        raise ValueError(f"the catalogue of {iso(day)} has {items.size} rows, the protocol's {len(log.catalogue(day))}")
-    wanted = {slate.household: slate for slate in log.slates(day)}
-    by_sales = np.argsort(-items.sales_now, kind="stable")
+    """For each scorer its metrics on every slate, and how many positives retrieval caught."""
+    morning = Day(log, builder, day)
     told: dict[str, dict[str, list]] = {name: {} for name in scorers}
-    for slate in slates:
-        household = names.households[slate.user]
-        asked: Slate = wanted.pop(household)
-        if not np.array_equal(np.sort(names.products[slate.positives]), asked.positives):
-            raise ValueError(f"household {household} of {iso(day)} bought other things than the protocol says")
-        profile = Profile(items, morning.histories[slate.user], slate.day)
+    for slate, user in zip(morning.slates, morning.users, strict=True):
+        profile = morning.profile(user)
         candidates = candidates_of(profile)
-        left_out = np.ones(items.size, bool)
-        left_out[candidates] = False
-        behind = by_sales[left_out[by_sales]]
-        ranked, past = Ranked(profile, candidates), log.past(household, day)
-        caught = np.isin(asked.positives, names.products[candidates])
+        ranked, past = Ranked(profile, candidates), log.past(slate.household, day)
+        caught = np.isin(slate.positives, morning.products[candidates])
         for name, scorer in scorers.items():
             ranking = rank_slate(scorer, ranked)
-            order = np.concatenate([candidates[ranking.order], behind])
-            row = slate_metrics(names.products[order], past, asked) | {
-                "household": household,
-                "caught_new": int(caught[asked.new].sum()),
-                "caught_repeat": int(caught[~asked.new].sum()),
-                "new": int(asked.new.sum()),
-                "repeat": int((~asked.new).sum()),
+            order = morning.whole(candidates[ranking.order], candidates)
+            row = slate_metrics(order, past, slate) | {
+                "household": slate.household,
+                "caught_new": int(caught[slate.new].sum()),
+                "caught_repeat": int(caught[~slate.new].sum()),
+                "new": int(slate.new.sum()),
+                "repeat": int((~slate.new).sum()),
             }
             for metric, value in row.items():
                 told[name].setdefault(metric, []).append(value)
-    if wanted:
-        raise ValueError(f"the product makes no slate for {len(wanted)} of the protocol's on {iso(day)}")
     return {name: {metric: np.array(values) for metric, values in of.items()} for name, of in told.items()}
 
 
 def score_lists(log: Log, builder: StateBuilder, day: int, scorer: Scorer) -> dict[str, NDArray]:
-    """The list task: our score and features of each hundred, and what was bought."""
-    morning, slates = slates_on(builder, epoch_day(iso(day)))
-    names, user_of = Names.of(log, builder, morning), {}
-    row_of = np.full(len(log.product_ids), -1)
-    row_of[names.products] = np.arange(len(names.products))
-    user_of = {names.households[slate.user]: slate.user for slate in slates}
-    scores, label, x = [], [], []
-    for slate, products, bought in log.lists(day):
-        profile = Profile(morning.items, morning.histories[user_of[slate.household]], epoch_day(iso(day)))
-        listed = Ranked(profile, row_of[products].astype(np.int32))
+    """The list task: our score and features of each hundred, and what was bought; NaN features where ours knows nothing."""
+    morning, scores, label, x = Day(log, builder, day), [], [], []
+    for (_, products, bought), user in zip(log.lists(day), morning.users, strict=True):
+        listed = Ranked(morning.profile(user), morning.row_of[products])
         ranking = rank_slate(scorer, listed)
-        ordered = np.empty(len(products), np.float32)
-        ordered[ranking.order] = ranking.scores
-        scores.append(ordered)
+        of_product = np.empty(len(products), np.float32)
+        of_product[ranking.order] = ranking.scores
+        features = np.full((len(products), listed.x.shape[1]), np.nan, np.float16)
+        features[listed.known] = listed.x
+        scores.append(of_product)
         label.append(bought)
-        x.append(listed.x.astype(np.float16))
+        x.append(features)
     return {"scores": np.stack(scores), "label": np.stack(label), "x": np.stack(x)}

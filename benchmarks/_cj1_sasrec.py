@@ -1,6 +1,7 @@
 """A SASRec-like peer (Kang and McAuley, ICDM 2018): a causal transformer over the ids of a household's last purchases.
 
-Trained once on events before the first window, ranked each day with the histories of that day. Sampled softmax with the
+Trained once on events before the first window to say what is on the next trip (the order within a basket means nothing),
+ranked each day with the histories of that day. Sampled softmax with the
 correction for popularity (Bengio and Senecal, 2008), day gaps as bucket embeddings, learned positions.
 """
 
@@ -55,6 +56,17 @@ def _by_household(log: Log, day: int) -> tuple[Longs, Longs, Longs]:
     return log.product[:end][order], log.day[:end][order], bounds
 
 
+def _next_trips(days: Longs, bounds: Longs) -> tuple[Longs, Longs]:
+    """For each event the range of events of its household's next trip; empty after the last trip."""
+    household = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    first = np.flatnonzero((np.diff(household, prepend=-1) != 0) | (np.diff(days, prepend=-1) != 0))
+    ends = np.append(first[1:], len(days))
+    trip = np.repeat(np.arange(len(first)), ends - first)
+    following = np.minimum(trip + 1, len(first) - 1)
+    same = (household[first[following]] == household) & (following > trip)
+    return np.where(same, first[following], 0), np.where(same, ends[following], 0)
+
+
 def train(log: Log, day: int, path: Path, seed: int = 0) -> SasRec:
     """The model trained on events before `day`, from `path` where it lies there."""
     products = len(log.product_ids)
@@ -67,15 +79,15 @@ def train(log: Log, day: int, path: Path, seed: int = 0) -> SasRec:
     draw = np.random.default_rng(seed)
     item, days, bounds = _by_household(log, day)
     windows = [
-        (max(a, b - LENGTH - 1), b)
+        (max(start, stop - LENGTH), stop)
         for start, end in pairwise(bounds.tolist())
-        for a, b in ((start, stop) for stop in range(end, start + 1, -LENGTH))
-        if b - max(a, b - LENGTH - 1) > 1
+        for stop in range(end, start, -LENGTH)
     ]
+    after, most = _next_trips(days, bounds)
     share = np.bincount(item, minlength=products) ** 0.75
     share /= share.sum()
     log_share = torch.from_numpy(np.log(share + 1e-12)).float()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     steps = EPOCHS * -(-len(windows) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
     for _ in range(EPOCHS):
@@ -84,13 +96,15 @@ def train(log: Log, day: int, path: Path, seed: int = 0) -> SasRec:
             gaps, targets = np.zeros((len(chosen), LENGTH), np.int64), np.full((len(chosen), LENGTH), products)
             for row, number in enumerate(chosen):
                 a, b = windows[number]
-                n = b - a - 1
-                inputs[row, -n:], targets[row, -n:] = item[a : b - 1], item[a + 1 : b]
-                gaps[row, -n:] = _bucket(days[a + 1 : b] - days[a : b - 1])
+                inputs[row, a - b :] = item[a:b]
+                gaps[row, a - b :] = _bucket(np.append(days[a + 1 : b], days[b - 1]) - days[a:b])
+                known = most[a:b] > after[a:b]
+                drawn = after[a:b] + (draw.random(b - a) * (most[a:b] - after[a:b])).astype(np.int64)
+                targets[row, a - b :][known] = item[drawn[known]]
             wanted = torch.from_numpy(targets)
-            known = wanted < products
-            states = model(torch.from_numpy(inputs), torch.from_numpy(gaps))[known]
-            positive = wanted[known]
+            told = wanted < products
+            states = model(torch.from_numpy(inputs), torch.from_numpy(gaps))[told]
+            positive = wanted[told]
             negative = torch.from_numpy(draw.choice(products, NEGATIVES, p=share))
             right = (states * model.item(positive)).sum(1) + model.bias(positive).squeeze(1) - log_share[positive]
             wrong = states @ model.item(negative).T + model.bias(negative).squeeze(1) - log_share[negative]

@@ -39,14 +39,13 @@ from benchmarks._cj1_protocol import (
     iso,
     slate_metrics,
 )
-from benchmarks._table import Row, publish
+from benchmarks._table import Row, below, publish
 from tasks.domain.behaviour import next_day
 from tasks.domain.recipe import Recipe, Trees, load_recipe
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.fitted import Inputs
 from tasks.ranker.model import load_model
-from tasks.ranker.runtime import Scorer, TorchScorer, inputs_of, read_config
-from tasks.ranker.trees import calibrate, fit_trees, tree_scores
+from tasks.ranker.runtime import TREES, Scorer, TorchScorer, inputs_of, read_config
+from tasks.ranker.trees import Member, calibrate, fit_trees, tree_scores
 
 WORK = Path(".freshrank/bench/ranking")
 RECIPE = "production"
@@ -58,6 +57,7 @@ BARS = {
     ("second", "one model"): (0.2389, 0.0291, 0.3296),
     ("second", "ensemble"): (0.2389, 0.0291, 0.3296),
 }
+STATE_S, WEIGHTS_S = 60, 600
 LOGLOSS, ECE, LIST_BINS, FITTED_DAYS = 0.243, 0.006, 15, 7
 # the features of the strongest peer (notes: 43, then ten more), as far as the product has them under its own names
 OF_43 = (
@@ -76,6 +76,7 @@ PLAN = Trees(rounds=200)
 TREE_PEERS = {"LambdaMART, 43 features, 21 days": (OF_43, 21), "LambdaMART wide": (OF_43 + WIDER, 42)}
 SASREC = "SASRec-like"
 ONE, BOTH = "one network", "network + trees"
+ALL_TREES = "LambdaMART, every feature of ours"  # the trees of the ensemble alone
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class Bench:
             return self.training
         return dataset(self.work, self.recipe.name, self.recipe, self.start, self.days, rows=False)
 
+    @property
+    def together(self) -> str:
+        """What `members` gives, trained apart."""
+        return f"mean of {len(self.seeds)} networks + trees"
+
     def model(self, seed: int) -> Path:
         return self.work / "models" / f"{self.recipe.name}-seed{seed}"
 
@@ -134,15 +140,18 @@ class Bench:
             found[f"{ONE}, seed {seed}"] = TorchScorer(load_model(path), inputs_of(read_config(path)))
             if self.recipe.trees:
                 found[f"{BOTH}, seed {seed}"] = TorchScorer.load(path)
-        first, inputs = found[f"{ONE}, seed {self.seeds[0]}"], inputs_of(read_config(self.model(self.seeds[0])))
-        for name, (columns, days) in self.tree_peers(inputs).items():
-            path = ours.tree_peer(self.work, self.training, f"{self.recipe.name}-{slug(name)}", columns, days, PLAN, 0)
-            found[name] = ours.TreePeer(path, columns, inputs.features, first)
+        path = self.model(self.seeds[0])
+        first, inputs = found[f"{ONE}, seed {self.seeds[0]}"], inputs_of(read_config(path))
+        if self.recipe.trees:
+            networks = [found[f"{ONE}, seed {seed}"] for seed in self.seeds]
+            found[ALL_TREES] = ours.TreePeer(path / TREES, inputs.features, inputs.features, first)
+            found[self.together] = ours.Mean(networks, Member.load(path))
+        for name, (columns, days) in TREE_PEERS.items():
+            if set(columns) <= set(inputs.features):
+                own = f"{self.recipe.name}-{slug(name)}"
+                grown = ours.tree_peer(self.work, self.training, own, columns, days, PLAN, 0)
+                found[name] = ours.TreePeer(grown, columns, inputs.features, first)
         return found
-
-    def tree_peers(self, inputs: Inputs) -> dict[str, tuple[Sequence[str], int]]:
-        known = {name: of for name, of in TREE_PEERS.items() if set(of[0]) <= set(inputs.features)}
-        return known | {"LambdaMART, every feature of ours": (inputs.features, len(self.training.split.train_days))}
 
 
 def slug(name: str) -> str:
@@ -169,6 +178,8 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
         yield "tree peers", bench.scorers
         for day in bench.numbers:
             yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day)
+        yield "state refresh", lambda: refreshed(bench)
+        for day in bench.numbers:
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
 
 
@@ -215,6 +226,36 @@ def ablation_table(bench: Bench) -> list[Row]:
             )
             rows.append(Row(f"{name}: NDCG@10 {task}", float(np.nanmean(of[metric])), "", peers=peers_of))
     return rows
+
+
+def refreshed(bench: Bench) -> dict[str, float]:
+    path = bench.work / f"refresh-{bench.recipe.name}.json"
+    if not path.exists():
+        path.write_text(json.dumps(ours.state_refresh(bench.training, bench.work / "refreshed")))
+    told: dict[str, float] = json.loads(path.read_text())
+    return told
+
+
+def times(bench: Bench) -> list[Row]:
+    """Seconds of a refresh of state and of weights, on as many cores as the run had."""
+    state = refreshed(bench)
+    weights = [json.loads((bench.model(seed) / "summary.json").read_text()) for seed in bench.seeds]
+    rows = [
+        below(
+            f"state refresh, {state['households']:.0f} households, {state['cores']:.0f} cores",
+            state["wall_s"],
+            "s",
+            STATE_S,
+        ),
+        Row("the same, CPU", state["cpu_s"], "s"),
+    ]
+    slowest = max(weights, key=lambda of: of["wall_s"])
+    cores = slowest["cores"]
+    return [
+        *rows,
+        below(f"weight refresh: training, {cores} cores", slowest["wall_s"], "s", WEIGHTS_S),
+        Row("the same, CPU", slowest["cpu_s"], "s"),
+    ]
 
 
 def told_counts(bench: Bench) -> dict[str, object]:
@@ -305,12 +346,14 @@ def systems(bench: Bench) -> dict[str, dict[str, NDArray]]:
     found: dict[str, dict[str, NDArray]] = {}
     for name in (*peers.NAMES, SASREC):
         found[name] = read(bench.of_peers, name, bench.numbers)
-    for name in (*TREE_PEERS, "LambdaMART, every feature of ours"):
+    for name in (*TREE_PEERS, ALL_TREES):
         found[name] = read(bench.folder, name, bench.numbers)
     for name in (ONE, BOTH):
         seeds = [read(bench.folder, f"{name}, seed {seed}", bench.numbers) for seed in bench.seeds]
         if all(seeds):
             found[f"ours: {name}"] = mean_over_seeds(seeds)
+    if len(bench.seeds) > 1:
+        found[f"ours: {bench.together}"] = read(bench.folder, bench.together, bench.numbers)
     return {name: of for name, of in found.items() if of}
 
 
@@ -355,7 +398,7 @@ def differences(found: Mapping[str, dict[str, NDArray]], households: Longs) -> l
     """Ours less the strongest peers, slate by slate."""
     rows = []
     for mine in (f"ours: {ONE}", f"ours: {BOTH}"):
-        for peer in (*TREE_PEERS, "LambdaMART, every feature of ours", f"ours: {ONE}"):
+        for peer in (*TREE_PEERS, ALL_TREES, f"ours: {ONE}"):
             if mine == peer or mine not in found or peer not in found:
                 continue
             for task in TASKS:
@@ -432,7 +475,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.ablate:
         return 0 if publish("ranking_ablation", ablation_table(bench), ("torch", "lightgbm")) else 1
-    rows = table(bench) + list_task(bench)
+    rows = table(bench) + list_task(bench) + times(bench)
     name = "ranking_quality" if window == "dev" else f"ranking_quality_{window}"
     return 0 if publish(name, rows, ("torch", "lightgbm", "numpy", "scipy")) else 1
 
