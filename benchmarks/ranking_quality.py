@@ -132,8 +132,8 @@ class Bench:
     def model(self, seed: int) -> Path:
         return self.work / "models" / f"{self.recipe.name}-seed{seed}"
 
-    def scorers(self) -> dict[str, Scorer]:
-        """Every system that is ranked by the cascade."""
+    def scorers(self, *, with_peers: bool) -> dict[str, Scorer]:
+        """Every system that is ranked by the cascade; growing the peers' trees takes minutes."""
         found: dict[str, Scorer] = {}
         for seed in self.seeds:
             path = self.model(seed)
@@ -146,7 +146,7 @@ class Bench:
             networks = [found[f"{ONE}, seed {seed}"] for seed in self.seeds]
             found[ALL_TREES] = ours.TreePeer(path / TREES, inputs.features, inputs.features, first)
             found[self.together] = ours.Mean(networks, Member.load(path))
-        for name, (columns, days) in TREE_PEERS.items():
+        for name, (columns, days) in TREE_PEERS.items() if with_peers else ():
             if set(columns) <= set(inputs.features):
                 own = f"{self.recipe.name}-{slug(name)}"
                 grown = ours.tree_peer(self.work, self.training, own, columns, days, PLAN, 0)
@@ -175,9 +175,11 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
         for seed in bench.seeds:
             yield f"train seed {seed}", lambda seed=seed: ours.trained(bench.work, bench.training, bench.recipe, seed)
         yield "dataset of the window", lambda: bench.judged
-        yield "tree peers", bench.scorers
         for day in bench.numbers:
-            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day)
+            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=False)
+        yield "tree peers", lambda: bench.scorers(with_peers=True)
+        for day in bench.numbers:
+            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=True)
         yield "state refresh", lambda: refreshed(bench)
         for day in bench.numbers:
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
@@ -266,8 +268,8 @@ def told_counts(bench: Bench) -> dict[str, object]:
     return told
 
 
-def rank_day(bench: Bench, day: int) -> None:
-    scorers = bench.scorers()
+def rank_day(bench: Bench, day: int, *, with_peers: bool) -> None:
+    scorers = bench.scorers(with_peers=with_peers)
     wanted = {name: scorer for name, scorer in scorers.items() if not kept(bench.folder, name, day).exists()}
     if wanted:
         for name, of in ours.score_day(bench.log, bench.judged.whole, day, wanted).items():
