@@ -177,12 +177,12 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
         yield "dataset of the window", lambda: bench.judged
         for day in bench.numbers:
             yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=False)
-        yield "tree peers", lambda: bench.scorers(with_peers=True)
-        for day in bench.numbers:
-            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=True)
         yield "state refresh", lambda: refreshed(bench)
         for day in bench.numbers:
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
+        yield "tree peers", lambda: bench.scorers(with_peers=True)
+        for day in bench.numbers:
+            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=True)
 
 
 def ablation_parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -240,6 +240,8 @@ def refreshed(bench: Bench) -> dict[str, float]:
 
 def times(bench: Bench) -> list[Row]:
     """Seconds of a refresh of state and of weights, on as many cores as the run had."""
+    if not (bench.work / f"refresh-{bench.recipe.name}.json").exists():
+        return []
     state = refreshed(bench)
     weights = [json.loads((bench.model(seed) / "summary.json").read_text()) for seed in bench.seeds]
     rows = [
@@ -490,7 +492,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=int, default=7, help="of it; at most 14")
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=("all", "peers", "ours"), default="all", help="make only these parts")
+    parser.add_argument("--only", choices=("all", "peers", "ours", "none"), default="all", help="make only these parts")
     parser.add_argument("--ablate", action="store_true", help="what each part earns; one seed, fewer training days")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     return parser
