@@ -132,8 +132,9 @@ class Bench:
     def model(self, seed: int) -> Path:
         return self.work / "models" / f"{self.recipe.name}-seed{seed}"
 
-    def scorers(self, *, with_peers: bool) -> dict[str, Scorer]:
-        """Every system that is ranked by the cascade; growing the peers' trees takes minutes."""
+    @cached_property
+    def own(self) -> dict[str, Scorer]:
+        """Our systems, and the trees of the ensemble alone."""
         found: dict[str, Scorer] = {}
         for seed in self.seeds:
             path = self.model(seed)
@@ -146,20 +147,23 @@ class Bench:
             networks = [found[f"{ONE}, seed {seed}"] for seed in self.seeds]
             found[ALL_TREES] = ours.TreePeer(path / TREES, inputs.features, inputs.features, first)
             found[self.together] = ours.Mean(networks, Member.load(path))
-        for name, (columns, days) in TREE_PEERS.items() if with_peers else ():
+        return found
+
+    @cached_property
+    def tree_peers(self) -> dict[str, Scorer]:
+        """LambdaMART on fewer features; it orders the best of our first stage. Growing the trees takes minutes."""
+        path, found = self.model(self.seeds[0]), dict[str, Scorer]()
+        first, inputs = self.own[f"{ONE}, seed {self.seeds[0]}"], inputs_of(read_config(path))
+        for name, (columns, days) in TREE_PEERS.items():
             if set(columns) <= set(inputs.features):
-                own = f"{self.recipe.name}-{slug(name)}"
-                grown = ours.tree_peer(self.work, self.training, own, columns, days, PLAN, 0)
+                slugged = f"{self.recipe.name}-{slug(name)}"
+                grown = ours.tree_peer(self.work, self.training, slugged, columns, days, PLAN, 0)
                 found[name] = ours.TreePeer(grown, columns, inputs.features, first)
         return found
 
 
 def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
-class OutOfTime(Exception):
-    """The rest is for the next call."""
 
 
 def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -176,13 +180,13 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
             yield f"train seed {seed}", lambda seed=seed: ours.trained(bench.work, bench.training, bench.recipe, seed)
         yield "dataset of the window", lambda: bench.judged
         for day in bench.numbers:
-            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=False)
+            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, bench.own)
         yield "state refresh", lambda: refreshed(bench)
         for day in bench.numbers:
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
-        yield "tree peers", lambda: bench.scorers(with_peers=True)
+        yield "tree peers", lambda: bench.tree_peers
         for day in bench.numbers:
-            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, with_peers=True)
+            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, bench.tree_peers)
 
 
 def ablation_parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -270,8 +274,7 @@ def told_counts(bench: Bench) -> dict[str, object]:
     return told
 
 
-def rank_day(bench: Bench, day: int, *, with_peers: bool) -> None:
-    scorers = bench.scorers(with_peers=with_peers)
+def rank_day(bench: Bench, day: int, scorers: Mapping[str, Scorer]) -> None:
     wanted = {name: scorer for name, scorer in scorers.items() if not kept(bench.folder, name, day).exists()}
     if wanted:
         for name, of in ours.score_day(bench.log, bench.judged.whole, day, wanted).items():
@@ -387,6 +390,7 @@ def table(bench: Bench) -> list[Row]:
             for task, bar in zip(TASKS, bars, strict=True)
         ]
     rows += differences(found, households)
+    rows.append(Row("seeds of ours", len(bench.seeds), ""))
     for name in (f"ours: {ONE}", f"ours: {BOTH}"):
         if name in found:
             of = found[name]
