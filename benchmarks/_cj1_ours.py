@@ -23,7 +23,7 @@ from tasks.domain.recipe import Recipe, Trees
 from tasks.ranker.arrays import Floats, Ints, epoch_day
 from tasks.ranker.build import StateBuilder
 from tasks.ranker.corpus import Corpus
-from tasks.ranker.dataset import Dataset
+from tasks.ranker.dataset import Dataset, load_builder
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Slate as Ranked
 from tasks.ranker.rank import rank_slate
@@ -92,8 +92,8 @@ def tree_peer(work: Path, data: Dataset, name: str, columns: Sequence[str], days
 
 def state_refresh(data: Dataset, out: Path) -> dict[str, float]:
     """Seconds to make and save the state of all households on the morning after the dataset's last day."""
-    builder = data.whole
     began, cpu = time.monotonic(), time.process_time()
+    builder = load_builder(data.directory, holdout=True)  # anew: nothing solved for an earlier morning is at hand
     morning = builder.morning(epoch_day(data.split.partition) + 1)
     morning.items.save(out / "items")
     save_view(out / "view", morning.items, {builder.log.user_ids[user]: of for user, of in morning.histories.items()})
