@@ -28,6 +28,7 @@ from tasks.ranker.model import Ranker
 from tasks.ranker.runtime import PARENT, TorchScorer
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 from tasks.ranker.training import QUALITY, Run
+from tasks.ranker.trees import fit_member, trees_of
 
 log = logging.getLogger("freshrank.finetune")
 CHECKPOINT = "checkpoint.safetensors"
@@ -67,6 +68,11 @@ def finetune(dataset: Path, recipe: Recipe, workdir: Path, out: Path, seed: int,
             run.save(workdir / CHECKPOINT, identity)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
             log.info("epoch=%d loss=%.4f ndcg_at_10 %s judged_s=%.1f", run.epoch, loss, told, time.monotonic() - began)
+    if recipe.trees:
+        model.load_state_dict(run.best)
+        member = fit_member(TorchScorer(model, fitted.inputs), trees_of(corpus, recipe.trees, seed), validation)
+        member.save(out)
+        log.info("trees=%d share=%.3f temperature=%.3f bias=%.3f", recipe.trees.rounds, *dict(member.blend).values())
     return _write(out, run, data, recipe, seed, len(validation))
 
 

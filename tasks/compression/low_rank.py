@@ -11,10 +11,18 @@ from tasks.ranker.model import Ranker
 
 
 def with_low_rank_head(model: Ranker, rank: int) -> tuple[Ranker, float]:
-    """A copy whose first head layer has `rank`, and the share of that layer's energy that is kept."""
+    """A copy whose first head layer has `rank`, and the share of that layer's energy that is kept, in the worst member."""
     thin = copy.deepcopy(model)
-    layer = thin.trunk[0]
-    assert isinstance(layer, nn.Linear)
+    kept = []
+    for member in thin.members:
+        layer = member.trunk[0]
+        assert isinstance(layer, nn.Linear)
+        member.trunk[0], energy = _factorised(layer, rank)
+        kept.append(energy)
+    return thin.eval(), min(kept)
+
+
+def _factorised(layer: nn.Linear, rank: int) -> tuple[nn.Sequential, float]:
     u, s, v = torch.linalg.svd(layer.weight.detach().double(), full_matrices=False)
     rank = min(rank, len(s))
     down = nn.Linear(layer.in_features, rank, bias=False)
@@ -24,5 +32,4 @@ def with_low_rank_head(model: Ranker, rank: int) -> tuple[Ranker, float]:
         down.weight.copy_((root[:, None] * v[:rank]).float())
         up.weight.copy_((u[:, :rank] * root).float())
         up.bias.copy_(layer.bias)
-    thin.trunk[0] = nn.Sequential(down, up)
-    return thin.eval(), float((s[:rank] ** 2).sum() / (s**2).sum())
+    return nn.Sequential(down, up), float((s[:rank] ** 2).sum() / (s**2).sum())

@@ -17,7 +17,7 @@ from tasks.ranker.corpus import Corpus
 from tasks.ranker.judge import Judged
 from tasks.ranker.model import load_model
 from tasks.ranker.profile import Profile
-from tasks.ranker.runtime import PARENT, OpenVinoScorer, Scorer
+from tasks.ranker.runtime import BLEND, PARENT, TREES, OpenVinoScorer, Scorer
 from tasks.ranker.tokens import tokenise
 
 SMALL, LARGE = 100, 1_000  # candidates of the requests that are timed
@@ -47,7 +47,9 @@ def make_variant(name: str, parent: Path, calibration: Sequence[Inputs], rank_ke
         graph = to_openvino(model, stage, tuple(part[:8] for part in samples[0]))
         save_graph(graph if name == "fp32" else to_int8(graph, samples), out / f"{stage}.xml")
     shutil.copyfile(parent / "config.json", out / "config.json")
-    shutil.copyfile(parent / PARENT, out / PARENT)
+    for name in (PARENT, TREES, BLEND):
+        if (parent / name).exists():
+            shutil.copyfile(parent / name, out / name)
     return told
 
 

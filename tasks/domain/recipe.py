@@ -78,6 +78,12 @@ class Network(Record):
     text_width: int = Field(ge=1, description="item text vector after projection")
     head: tuple[int, int] = Field(description="hidden layers of the feature head")
     dropout: float = Field(ge=0, lt=1)
+    pooling: Literal["attention", "mean"] = Field(
+        default="attention", description="how the purchases behind a candidate become one vector"
+    )
+    members: int = Field(
+        default=1, ge=1, le=5, description="so many networks, apart in their start only; scores are means"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Network:
@@ -98,6 +104,21 @@ class Training(Record):
     gradient_clip: float = Field(gt=0)
     calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
     base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
+    listwise_weight: float = Field(default=1.0, ge=0, description="of the slate softmax; 0 trains row by row")
+
+
+class Trees(Record):
+    """LambdaMART on the same rows, blended with the network where lists are re-scored."""
+
+    rounds: int = Field(ge=1)
+    leaves: int = Field(default=63, ge=2)
+    learning_rate: float = Field(default=0.06, gt=0)
+    features: float = Field(default=0.6, gt=0, le=1, description="share of the features that a tree may look at")
+    rows: float = Field(default=0.8, gt=0, le=1, description="share of the rows that a tree is grown on")
+    least_rows: int = Field(default=100, ge=1, description="in a leaf")
+    truncation: int = Field(default=20, ge=1, description="best places whose order counts")
+    objective: Literal["lambdarank", "rank_xendcg", "binary"] = "lambdarank"
+    threads: int = Field(default=1, ge=1, description="the same trees on every machine need the same number")
 
 
 Variant = Literal["fp32", "int8", "int8-low-rank"]
@@ -128,6 +149,7 @@ class Recipe(Record):
     augmentation: Augmentation = Augmentation()
     network: Network
     training: Training
+    trees: Trees | None = None
     compression: Compression
 
     @property

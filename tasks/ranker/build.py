@@ -12,7 +12,7 @@ import numpy as np
 from tasks.ranker.arrays import Floats, Halves, Ints, weekday
 from tasks.ranker.co_purchases import Graph, among, bought_together, counted_on
 from tasks.ranker.features import STATIC
-from tasks.ranker.knowledge import OF_TAXONOMY
+from tasks.ranker.knowledge import OF_ITEM
 from tasks.ranker.log import EventLog, Plans
 from tasks.ranker.neighbours import Neighbours
 from tasks.ranker.retrieve import sales_votes
@@ -23,6 +23,7 @@ CATALOGUE_DAYS, CATALOGUE_EVENTS = 90, 5
 WEEKDAY_DAYS = 56
 STORE_TRIPS = 15  # the user's store is where most of the lines of the last trips were bought
 OLDEST = 90.0
+PLAN_LASTS = 7  # days, at most: a plan that changed earlier says nothing new
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class StateBuilder:
 
     @cached_property
     def _neighbours(self) -> Neighbours:
-        return Neighbours(self.log, self.users)
+        return Neighbours(self.log, self.users, more=self.knowledge)
 
     @cached_property
     def _by_user(self) -> tuple[Ints, Ints]:
@@ -228,13 +229,31 @@ class StateBuilder:
             "category_sales_28d": np.log1p(category),
             "share_in_category": np.log(month / np.maximum(category, 1) + 1e-4),
             "type_rebuys_per_buyer": np.log(np.maximum(rebuys, 1))[items.type],
+            **self._this_plan(day, month),
         }
         return {
             "department": self._departments[rows],
-            "taxonomy": np.stack([columns[name][catalogue] for name in OF_TAXONOMY], axis=1).astype(np.float32),
+            "taxonomy": np.stack([columns[name][catalogue] for name in OF_ITEM], axis=1).astype(np.float32),
             "graph_ptr": graph.ptr,
             "graph_row": graph.target,
             "graph_weight": graph.weight,
+        }
+
+    def _this_plan(self, day: int, month: Floats) -> dict[str, Floats]:
+        """Sales, money off and price since the promotions of `day` began; `month` are the sales of 28 days."""
+        began = day
+        while began > day - PLAN_LASTS and self.plans.same(began, began - 1):
+            began -= 1
+        part = self._part(began, day)
+        sales, cut = self._count(part), self._count(part, (self.log.discount > 0).astype(np.float32))
+        usual = self._price(self._part(day - 28, day), None)
+        price = self._price(part, usual)
+        return {
+            "plan_age": np.full(len(sales), day - began, np.float32),
+            "plan_sales": np.log1p(sales),
+            "plan_discounted": (cut + 0.1) / (sales + 1),
+            "plan_price": np.log(np.maximum(price, 0.01) / np.maximum(usual, 0.01)),
+            "plan_lift": np.log((sales + 1) / (month * (day - began) / 28 + 1)),
         }
 
     @cached_property

@@ -19,6 +19,7 @@ from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.progress import Progress
 from tasks.ranker.arrays import epoch_day, iso_day
+from tasks.ranker.co_purchases import counted_on
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.log import partition_day
 from tasks.ranker.rows import Sampling, training_rows
@@ -26,7 +27,7 @@ from tasks.ranker.rows import Sampling, training_rows
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
 CODE = (
-    "arrays", "log", "state", "build", "neighbours", "co_purchases", "profile", "crowd", "features", "knowledge", "tokens",
+    "arrays", "log", "state", "build", "neighbours", "ease", "co_purchases", "profile", "crowd", "features", "knowledge", "tokens",
     "retrieve", "shown", "slates", "rows",
 )  # fmt: skip
 
@@ -65,8 +66,11 @@ def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, t
         return
     options = [str(dataset), iso_day(train_end), json.dumps(asdict(sampling))]
     processes = []
-    for n in range(min(workers, len(missing))):
-        days = [f"{iso_day(day)}={path}" for day, path in missing[n::workers]]  # dealt out: later days cost more
+    # dealt out, because later days cost more; by the week, because graph and EASE are counted once a week
+    weeks = sorted({counted_on(day) for day, _ in missing})
+    for n in range(min(workers, len(weeks))):
+        mine = set(weeks[n::workers])
+        days = [f"{iso_day(day)}={path}" for day, path in missing if counted_on(day) in mine]
         command = [sys.executable, "-m", "tasks.ranker.days", *options, *days]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         processes.append(

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.ranker.arrays import Floats, Ints, spread
 from tasks.ranker.crowd import Crowd, Owners
 from tasks.ranker.knowledge import KNOWLEDGE, knowledge_columns
-from tasks.ranker.profile import NEVER, Profile
+from tasks.ranker.profile import NEVER, Profile, neighbour_scores
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
 from tasks.ranker.tokens import tokenise
 
@@ -166,7 +166,7 @@ def _of_type(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]
 def _of_market(profile: Profile, candidates: Ints) -> dict[str, Floats]:
     """Neighbours, the user's store, prices and promotions against the user's habits, and text."""
     items, user = profile.items, profile.user
-    neighbours = neighbour_scores(user, candidates)
+    neighbours = neighbour_scores(user, candidates)[:, 0]
     week, month, share = items.sold_at(int(user.store[0]), candidates)
     return {
         "neighbours": np.log1p(100 * neighbours),
@@ -204,11 +204,3 @@ def _household(profile: Profile) -> Floats:
         ],
         np.float32,
     )
-
-
-def neighbour_scores(user: UserHistory, candidates: Ints) -> Floats:
-    """How much similar users buy each candidate; 0 outside the stored list."""
-    if not len(user.cf_rows):
-        return np.zeros(len(candidates), np.float32)
-    at = np.minimum(np.searchsorted(user.cf_rows, candidates), len(user.cf_rows) - 1)
-    return np.where(user.cf_rows[at] == candidates, user.cf_scores[at], np.float32(0))

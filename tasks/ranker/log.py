@@ -183,6 +183,10 @@ class Plans:
         empty = np.zeros(0, np.float32)
         return self.by_day.get(day, (np.zeros(0, np.int32), empty, empty))
 
+    def same(self, day: int, other: int) -> bool:
+        """Whether both days promote the same items in the same shares of stores."""
+        return all(np.array_equal(one, two) for one, two in zip(self.on(day), self.on(other), strict=True))
+
 
 def read_plans(plans: list[Path], log: EventLog) -> Plans:
     """A plan lies in its partition's directory `dt=DAY` and speaks of the day after, known that morning."""

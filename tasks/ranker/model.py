@@ -70,19 +70,28 @@ class Attention(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """Reads [the candidate, its tokens] and answers what the history says about the candidate."""
+    """Reads [the candidate, its tokens] and answers what the history says about the candidate.
+
+    With pooling `mean` the tokens are averaged, and nothing attends to anything.
+    """
 
     def __init__(self, network: Network, inputs: int) -> None:
         super().__init__()
         width = network.width
         self.token = nn.Sequential(nn.Linear(TOKEN_WIDTH, width), nn.GELU(), nn.Linear(width, width))
         self.candidate = nn.Linear(inputs, width)
+        self.pooled = nn.Linear(width, width) if network.pooling == "mean" else None
         self.layers = nn.ModuleList(
-            Attention(width, network.heads, network.feed_forward) for _ in range(network.layers)
+            Attention(width, network.heads, network.feed_forward)
+            for _ in range(0 if network.pooling == "mean" else network.layers)
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, candidate: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.pooled is not None:
+            total = (self.token(tokens) * mask[:, :, None]).sum(1)
+            mean = total / mask.sum(1, keepdim=True).clamp(min=1)
+            return self.norm(self.candidate(candidate) + self.pooled(mean))
         state = torch.cat([self.candidate(candidate)[:, None], self.token(tokens)], 1)
         blocked = torch.cat([torch.zeros_like(candidate[:, :1]), (1 - mask) * -1e4], 1)
         for n, layer in enumerate(self.layers):
@@ -92,6 +101,8 @@ class HistoryEncoder(nn.Module):
 
 
 class Ranker(nn.Module):
+    """The network; with `members` above 1 the mean of so many, each trained by a loss of its own."""
+
     mean: Tensor
     scale: Tensor
     without_text: Tensor
@@ -115,11 +126,25 @@ class Ranker(nn.Module):
         self.delta = nn.Sequential(
             nn.Linear(second + network.width, second), nn.GELU(), Dropout(network.dropout), nn.Linear(second, 1)
         )
+        alone = network.model_copy(update={"members": 1})
+        self.others = nn.ModuleList(Ranker(alone, columns) for _ in range(network.members - 1))
+
+    @property
+    def members(self) -> list[Ranker]:
+        """Itself and the others."""
+        return [self, *(other for other in self.others if isinstance(other, Ranker))]
+
+    def silence(self) -> Ranker:
+        """Zero what comes from transformers, in every member."""
+        for member in self.members:
+            member.zeroed = True
+        return self
 
     def standardise(self, mean: Floats, scale: Floats) -> None:
         """Features enter as (x - mean) * scale, so a scale of 0 leaves one out."""
-        self.mean.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(scale))
+        for member in self.members:
+            member.mean.copy_(torch.from_numpy(mean))
+            member.scale.copy_(torch.from_numpy(scale))
 
     def inputs(self, x: Tensor, item_vec: Tensor) -> Tensor:
         """Standardised features and projected text, side by side."""
@@ -130,15 +155,20 @@ class Ranker(nn.Module):
         return torch.cat([normal, text], 1)
 
     def base(self, x: Tensor, item_vec: Tensor) -> Tensor:
-        return self._base(self.inputs(x, item_vec))[0]
+        own = self._base(self.inputs(x, item_vec))[0]
+        return _mean([own, *(other.base(x, item_vec) for other in self.others)])
 
     def full(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         inputs = self.inputs(x, item_vec)
         base, hidden = self._base(inputs)
-        return base + self._delta(hidden, self.history(inputs, tokens, mask))
+        own = base + self._delta(hidden, self.history(inputs, tokens, mask))
+        return _mean([own, *(other.full(x, item_vec, tokens, mask) for other in self.others)])
 
     def both(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor, cuts: list[tuple[int, int, int]]) -> Any:
-        """(base, full) of rows that are sorted by length: rows a..b have at most `length` tokens, for each cut."""
+        """(base, full) of rows that are sorted by length: rows a..b have at most `length` tokens, for each cut.
+
+        Of this member alone: each is trained by its own loss.
+        """
         inputs = self.inputs(x, item_vec)
         base, hidden = self._base(inputs)
         seen = [self.history(inputs[a:b], tokens[a:b, :length], mask[a:b, :length]) for a, b, length in cuts]
@@ -153,13 +183,16 @@ class Ranker(nn.Module):
         return torch.zeros_like(delta) if self.zeroed else delta
 
 
+def _mean(scores: list[Tensor]) -> Tensor:
+    return scores[0] if len(scores) == 1 else torch.stack(scores).mean(0)
+
+
 def load_model(directory: Path, *, zeroed: bool = False) -> Ranker:
     """The fp32 parent of a model directory, ready to score."""
     config = read_config(directory)
     model = Ranker(Network(**config["network"]), len(inputs_of(config).columns))
     model.load_state_dict(load_file(directory / PARENT))
-    model.zeroed = zeroed
-    return model.eval()
+    return (model.silence() if zeroed else model).eval()
 
 
 def as_numpy(model: Ranker, stage: str, *arrays: Floats) -> Floats:

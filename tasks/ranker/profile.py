@@ -119,3 +119,11 @@ class Profile:
     def discount_habit(self) -> float:
         """Share of the user's lines that had money off."""
         return float(self.user.discounted.mean()) if len(self.user.rows) else 0.0
+
+
+def neighbour_scores(user: UserHistory, candidates: Ints) -> Floats:
+    """[n, columns]: what is known of each candidate from similar users; 0 outside the stored list."""
+    if not len(user.cf_rows):
+        return np.zeros((len(candidates), user.cf_scores.shape[1]), np.float32)
+    at = np.minimum(np.searchsorted(user.cf_rows, candidates), len(user.cf_rows) - 1)
+    return np.where((user.cf_rows[at] == candidates)[:, None], user.cf_scores[at], np.float32(0))

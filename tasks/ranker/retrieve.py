@@ -23,8 +23,9 @@ def candidates_of(profile: Profile, k: int = CANDIDATES) -> Ints:
     items, user = profile.items, profile.user
     past = past_items(profile)[: min(PAST, k)]
     votes = items.sales_votes.copy()
-    similar = top(user.cf_scores, DEPTH)
-    _vote(votes, user.cf_rows[similar], user.cf_scores[similar])
+    for said in user.cf_scores.T:
+        similar = top(said, DEPTH)
+        _vote(votes, user.cf_rows[similar], said[similar])
     for scores in _rankings(profile):
         best = top(scores, DEPTH)
         _vote(votes, best, scores[best])

@@ -21,11 +21,14 @@ from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 
 if TYPE_CHECKING:
     from tasks.ranker.model import Ranker
+    from tasks.ranker.trees import Member
 
 # batch sizes are rounded up to one of these: a new shape costs OpenVINO a compilation
 BASE_SIZES = (16, 64, 128, 256, 512, 1_000)
 FULL_SIZES = (16, 64, 150)
 PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
+TREES = "trees.txt"  # LightGBM's own format, where the recipe asks for trees
+BLEND = "blend.json"  # how they are mixed in
 
 
 class Scorer(Protocol):
@@ -76,6 +79,7 @@ class OpenVinoScorer:
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
         self._inputs = inputs_of(read_config(directory))
+        self._trees = trees_in(directory)
         self._base = compiled(directory / "base.xml", threads).create_infer_request()
         self._full = compiled(directory / "full.xml", threads).create_infer_request()
 
@@ -83,7 +87,17 @@ class OpenVinoScorer:
         return _padded(self._base, BASE_SIZES, self._inputs.complete(x), item_vec)
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
-        return _padded(self._full, FULL_SIZES, self._inputs.complete(x), item_vec, tokens, mask)
+        scores = _padded(self._full, FULL_SIZES, self._inputs.complete(x), item_vec, tokens, mask)
+        return self._trees.added_to(scores, x) if self._trees else scores
+
+
+def trees_in(directory: Path) -> Member | None:
+    """The trees of a model directory; LightGBM is imported only where there are any."""
+    if not (directory / TREES).exists():
+        return None
+    from tasks.ranker.trees import Member
+
+    return Member.load(directory)
 
 
 def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
@@ -101,8 +115,8 @@ def _padded(request: Any, sizes: tuple[int, ...], *inputs: Floats) -> Floats:
 class TorchScorer:
     """The fp32 parent, for evaluation and as the reference of every compressed variant."""
 
-    def __init__(self, model: Ranker, inputs: Inputs) -> None:
-        self._model, self._inputs = model, inputs
+    def __init__(self, model: Ranker, inputs: Inputs, trees: Member | None = None) -> None:
+        self._model, self._inputs, self._trees = model, inputs, trees
 
     @classmethod
     def load(cls, directory: Path, *, zeroed: bool = False) -> TorchScorer:
@@ -112,7 +126,7 @@ class TorchScorer:
         from tasks.ranker.model import load_model
 
         torch.set_num_threads(1)  # single slates: more threads only wait for each other
-        return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)))
+        return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)), trees_in(directory))
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         from tasks.ranker.model import as_numpy
@@ -122,4 +136,5 @@ class TorchScorer:
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
         from tasks.ranker.model import as_numpy
 
-        return as_numpy(self._model, "full", self._inputs.complete(x), item_vec, tokens, mask)
+        scores = as_numpy(self._model, "full", self._inputs.complete(x), item_vec, tokens, mask)
+        return self._trees.added_to(scores, x) if self._trees else scores

@@ -22,7 +22,7 @@ from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
 from tasks.ranker.arrays import Floats, Halves, Ints, epoch_day, iso_day
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2  # 2: several scores for each row of similar users
 
 
 def _no_rows() -> Ints:
@@ -31,6 +31,10 @@ def _no_rows() -> Ints:
 
 def _no_floats() -> Floats:
     return np.zeros(0, np.float32)
+
+
+def _no_scores() -> Floats:
+    return np.zeros((0, 1), np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class ItemState:
     store_sales28: Floats
     # what a recipe's `knowledge` adds, empty without it
     department: Ints = field(default_factory=_no_rows)  # first level of the category path
-    taxonomy: Floats = field(default_factory=_no_floats)  # [size, len(OF_TAXONOMY)]
+    taxonomy: Floats = field(default_factory=_no_floats)  # [size, len(OF_ITEM)]
     graph_ptr: Ints = field(default_factory=_no_rows)  # row r is bought with graph_row[graph_ptr[r]:graph_ptr[r + 1]]
     graph_row: Ints = field(default_factory=_no_rows)
     graph_weight: Floats = field(default_factory=_no_floats)
@@ -160,7 +164,7 @@ class UserHistory:
     discounted: Floats = field(default_factory=_no_floats)  # 1 where there was money off
     store: Ints = field(default_factory=lambda: np.full(1, -1, np.int32))  # the store of most recent trips, -1 unknown
     cf_rows: Ints = field(default_factory=_no_rows)  # catalogue rows that similar users buy, ascending
-    cf_scores: Floats = field(default_factory=_no_floats)
+    cf_scores: Floats = field(default_factory=_no_scores)  # [rows, columns], see neighbours.py
 
 
 HISTORY_FIELDS = tuple(f.name for f in fields(UserHistory))

@@ -137,9 +137,13 @@ class Run:
             yield order[start : start + self.training.slates_a_step]
 
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
+        losses = [self._loss_of(member, batch) for member in model.members]
+        return torch.stack(losses).mean()
+
+    def _loss_of(self, model: Ranker, batch: Batch) -> Tensor:
         base, full = model.both(batch.x, batch.item_vec, batch.tokens, batch.mask, batch.cuts)
         losses = [
-            slate_softmax(scores, batch.gain, batch.weight, batch.slate, batch.slates)
+            self.training.listwise_weight * slate_softmax(scores, batch.gain, batch.weight, batch.slate, batch.slates)
             + self.training.calibration_weight * log_odds(scores, batch.label, batch.odds_weight)
             for scores in (full, base)
         ]

@@ -11,6 +11,7 @@ from tasks.ranker.arrays import iso_day
 from tasks.ranker.co_purchases import EDGES, SHRINK, bought_together, counted_on
 from tasks.ranker.features import FEATURES, feature_names, featurise
 from tasks.ranker.knowledge import NULLABLE
+from tasks.ranker.log import Plans
 from tasks.ranker.state import ItemState
 from tests.ranker_builders import DAY, a_builder, a_log, stocked
 
@@ -106,3 +107,30 @@ def test_knowledge_is_saved_with_the_state(morning, tmp_path):
     rows = np.arange(loaded.size, dtype=np.int32)
     one, other = (featurise(items, morning.histories[0], rows).x for items in (morning.items, loaded))
     np.testing.assert_array_equal(one, other)
+
+
+def plan_of(day, item, share=1.0):
+    return {day: (np.array([item], np.int32), np.array([share], np.float32), np.array([share], np.float32))}
+
+
+def test_sales_of_this_plan_begin_when_the_promotions_changed():
+    by_day = {}
+    for day in range(DAY - 10, DAY + 1):
+        by_day |= plan_of(day, 3 if day >= DAY - 2 else 5)
+    lines = [(DAY - 1, 1, 3), (DAY - 2, 2, 3), (DAY - 3, 1, 3)]
+    morning = a_builder(a_log(stocked(lines)), Plans(by_day), knowledge=True).morning(DAY)
+    assert feature(morning, "plan_age", 3) == 2
+    assert feature(morning, "plan_sales", 3) == pytest.approx(math.log1p(2)), "the third sale was before this plan"
+    assert feature(morning, "plan_price", 3) == pytest.approx(0, abs=1e-6)
+
+
+def test_without_plans_the_last_week_counts(morning):
+    assert feature(morning, "plan_age", 0) == 7
+
+
+def test_variety_is_the_share_of_lines_that_were_other_items(morning):
+    lines = [(DAY - n, 0, item) for n, item in ((9, 0), (8, 0), (7, 1), (6, 9))]
+    shopper = a_builder(a_log(stocked(lines)), knowledge=True).morning(DAY)
+    assert feature(shopper, "type_variety", 2) == pytest.approx(2 / 3), "two items in three lines of the type"
+    assert feature(shopper, "type_variety", 10) == pytest.approx(1.0)
+    assert feature(shopper, "type_variety", 4) == 0

@@ -98,3 +98,42 @@ def test_log_odds_weighs_rows_by_what_they_stand_for():
     assert loss.item() == pytest.approx(np.log(2))
     sure = log_odds(torch.tensor([0.0, -9.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 24.0]))
     assert sure < loss
+
+
+@pytest.fixture(scope="module")
+def averaging():
+    torch.manual_seed(0)
+    return Ranker(load_recipe("tiny").network.model_copy(update={"pooling": "mean"})).eval()
+
+
+def test_pooled_by_mean_padding_and_order_of_the_tokens_are_not_read(averaging, rows):
+    x, vectors, tokens, mask = rows
+    noisy = tokens + 100 * (1 - mask)[:, :, None]
+    with torch.inference_mode():
+        scores = averaging.full(x, vectors, tokens, mask)
+        assert torch.allclose(scores, averaging.full(x, vectors, noisy, mask), atol=1e-5)
+        turned = averaging.full(x, vectors, tokens.flip(1), mask.flip(1))
+        assert torch.allclose(scores, turned, atol=1e-5)
+        assert not torch.allclose(scores, averaging.full(x, vectors, -tokens, mask))
+
+
+def test_pooled_by_mean_groups_of_like_length_are_the_same_function(averaging, rows):
+    with torch.inference_mode():
+        _, full = averaging.both(*rows, cuts=[(0, 2, 0), (2, 6, 3), (6, 9, 10), (9, 12, 20)])
+        assert torch.allclose(full, averaging.full(*rows), atol=1e-5)
+
+
+def test_several_members_score_their_mean_and_start_apart(rows):
+    torch.manual_seed(0)
+    model = Ranker(load_recipe("tiny").network.model_copy(update={"members": 3})).eval()
+    with torch.inference_mode():
+        for stage, given in (("base", rows[:2]), ("full", rows)):
+            together = getattr(model, stage)(*given)
+            alone = [getattr(member, stage)(*given) for member in model.others]
+            assert not torch.allclose(*alone)
+            own = 3 * together - sum(alone)
+            assert torch.allclose(own, model.both(*rows, cuts=[(0, ROWS, MAX_TOKENS)])[stage == "full"], atol=1e-4)
+    thin, energy = with_low_rank_head(model, rank=10_000)
+    assert energy == pytest.approx(1.0)
+    with torch.inference_mode():
+        assert torch.allclose(thin.full(*rows), model.full(*rows), atol=1e-4)

@@ -66,7 +66,7 @@ def test_similar_users_are_those_of_the_plain_count(drawn, rows, size):
     found = Neighbours(log, pool).of(pool, DAY, row_of, size)
     for (cf_rows, cf_scores), user in zip(found, pool, strict=True):
         got = np.zeros(size)
-        got[cf_rows] = cf_scores
+        got[cf_rows] = cf_scores[:, 0]
         assert (np.diff(cf_rows) > 0).all()
         np.testing.assert_allclose(got, plainly(log, DAY, pool, user, row_of, size), rtol=1e-4, atol=1e-6)
 
@@ -77,4 +77,4 @@ def test_only_the_nearest_and_the_best_are_kept(monkeypatch):
     users = np.arange(2, dtype=np.int32)
     (rows, scores), _ = Neighbours(log, users).of(users, DAY, np.arange(12, dtype=np.int32), 12)
     assert rows.tolist() == [0, 4], "item 4 on both trips; of the equal others the lowest row"
-    assert scores == pytest.approx([0.5, 1.0])
+    assert scores[:, 0] == pytest.approx([0.5, 1.0])

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from tasks.domain.errors import InputRejected
 from tasks.ranker.features import featurise
-from tasks.ranker.state import HISTORY_FIELDS, NOBODY, ItemState, UserHistory, View, pack_user, save_view, unpack_user
+from tasks.ranker.state import (
+    HISTORY_FIELDS,
+    NOBODY,
+    VIEW_VERSION,
+    ItemState,
+    UserHistory,
+    View,
+    pack_user,
+    save_view,
+    unpack_user,
+)
 from tests.ranker_builders import DAY, a_builder, a_log, stocked
 
 LINES = [(DAY - 20, 0, 0), (DAY - 4, 0, 1), (DAY - 4, 1, 5), (DAY - 3, 1, 0), (DAY - 2, 2, 7)]
@@ -42,7 +52,7 @@ def test_a_packed_history_unpacks_to_itself(events, similar, seed):
         discounted=rng.integers(0, 2, events).astype(np.float32),
         store=np.array([rng.integers(-1, 9)], np.int32),
         cf_rows=np.sort(rng.integers(0, 99, similar)).astype(np.int32),
-        cf_scores=rng.random(similar, np.float32),
+        cf_scores=rng.random((similar, 1), np.float32),
     )
     assert same(unpack_user(pack_user(user)), user)
 
@@ -77,7 +87,7 @@ def test_a_view_without_users_can_be_written_and_read(morning, tmp_path):
 def test_a_view_of_another_version_is_refused(morning, tmp_path):
     save_view(tmp_path, morning.items, named(morning))
     users = tmp_path / "users.json"
-    users.write_text(users.read_text().replace('"version":1', '"version":99'))
+    users.write_text(users.read_text().replace(f'"version":{VIEW_VERSION}', '"version":99'))
     with pytest.raises(InputRejected, match="version 99"):
         View(tmp_path)
 

@@ -46,7 +46,7 @@ def test_what_cannot_work_is_refused_by_name(tmp_path, section, fields, sentence
 
 @pytest.mark.parametrize("name", ["no-such", "../recipes/tiny", "", "tiny.yaml"])
 def test_an_unknown_recipe_is_told_with_the_known_ones(name):
-    with pytest.raises(InputRejected, match="known: demo, tiny"):
+    with pytest.raises(InputRejected, match="known: demo, production, tiny"):
         load_recipe(name)
 
 

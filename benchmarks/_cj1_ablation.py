@@ -1,0 +1,67 @@
+"""What each part of the ranker earns: one seed of the same recipe on fewer days, each time with one part left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.domain.recipe import Recipe
+from tasks.ranker.arrays import Floats
+from tasks.ranker.knowledge import KNOWLEDGE
+from tasks.ranker.neighbours import MORE
+from tasks.ranker.runtime import Scorer
+
+TRAIN_DAYS = 28
+PROMOTIONS = (
+    "display", "mailer", "display_change", "mailer_change", "mailer_x_habit", "discount_x_habit", "discounted_7d",
+    "discounted_28d", "plan_age", "plan_sales", "plan_discounted", "plan_price", "plan_lift",
+)  # fmt: skip
+SIMILAR_USERS = ("neighbours", "neighbours_known", *MORE)
+GRAPH = ("bought_together", "bought_together_last_trip")
+
+
+class FirstStage:
+    """The head alone: what is re-scored keeps its first score."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return self._scorer.base(x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        return self._scorer.base(x, item_vec)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is different: columns left out, texts left out, fields of the recipe, how the scorer is asked."""
+
+    silent: Sequence[str] = ()
+    text: bool = True
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    asked: Callable[[Scorer], Scorer] = lambda scorer: scorer
+    trained_as: str = ""  # another variant's model
+
+    def recipe(self, name: str, whole: Recipe) -> Recipe:
+        network = whole.network.model_copy(update=dict(self.network))
+        training = whole.training.model_copy(update=dict(self.training))
+        changed = {"name": name, "network": network, "training": training, "trees": None}
+        return whole.model_copy(update=changed)
+
+
+REFERENCE = "whole"
+VARIANTS = {
+    REFERENCE: Variant(),
+    "attention": Variant(network={"pooling": "attention"}),
+    "mean pooling": Variant(network={"pooling": "mean"}),
+    "without the history encoder (first stage)": Variant(asked=FirstStage, trained_as=REFERENCE),
+    "without text": Variant(silent=("text_similarity",), text=False),
+    "without similar users": Variant(silent=SIMILAR_USERS),
+    "without the co-purchase graph": Variant(silent=GRAPH),
+    "without promotions": Variant(silent=PROMOTIONS),
+    "without knowledge": Variant(silent=KNOWLEDGE),
+    "without the listwise loss": Variant(training={"listwise_weight": 0.0}),
+}
