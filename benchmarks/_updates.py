@@ -27,7 +27,7 @@ from tasks.ranker.state import NOBODY, ItemState, View
 
 WORK = Path(".freshrank/bench/training")
 FIRST, UPDATES, EVERY_DAYS = "2017-07-14", 5, 7
-HOUSEHOLDS, TRAIN_DAYS, SEED = 500, 42, 1
+HOUSEHOLDS, TRAIN_DAYS, SEED = 500, 28, 1
 SYSTEMS = ("frozen", "kept", "fresh", "warm", "perturbed")
 METRICS = ("ndcg_at_10[all]", "ndcg_at_10[new]", "ndcg_at_10[repeat]")
 
@@ -38,7 +38,7 @@ def partition(update: int) -> str:
 
 
 def recipe(way: str) -> Recipe:
-    """fresh: the demo on 42 days. warm: from the champion's weights as they are; perturbed: shrunk and perturbed."""
+    """fresh: the demo on 28 days. warm: from the champion's weights as they are; perturbed: shrunk and perturbed."""
     made = demo(train_days=TRAIN_DAYS, holdout_slates=1)  # seven days, so that holdouts do not overlap
     if way == "fresh":
         return made
