@@ -36,7 +36,7 @@ def dataset(work: Path) -> Path:
         return out
     from tasks.build_dataset import build_dataset
 
-    files = _landed(work)
+    files = landed(work)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     events, plans, catalogue = files["events"], files["plans"], files["catalogue"][0]
@@ -44,7 +44,7 @@ def dataset(work: Path) -> Path:
     return out
 
 
-def _landed(work: Path) -> dict[str, list[Path]]:
+def landed(work: Path) -> dict[str, list[Path]]:
     listing = work / "files.json"
     if not listing.exists():
         import polars as pl

@@ -54,7 +54,9 @@ def model_refresh() -> None:
     sound = step("validate_data")(ingest=ingested)
     champion = step("resolve_champion")(validate_data=sound)
     dataset = step("build_dataset")(validate_data=sound, resolve_champion=champion)
-    weights = step("finetune", **gpu(), execution_timeout=timedelta(hours=6))(build_dataset=dataset)
+    weights = step("finetune", **gpu(), execution_timeout=timedelta(hours=6))(
+        build_dataset=dataset, resolve_champion=champion
+    )
     small = step("compress", **gpu())(finetune=weights, build_dataset=dataset)
 
     compare = {"trigger_rule": RUNS_WHERE_OTHERS_SKIP}  # a run for a new state only skips finetune and compress

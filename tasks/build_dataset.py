@@ -159,6 +159,8 @@ def chosen_users(log: EventLog, view: Path) -> Ints:
     found = [number[user] for user in json.loads(path.read_bytes())["users"] if user in number]
     if not found:
         raise InputRejected(f"none of the users of {path} is in the log; was the pseudonym key changed?")
+    if len(found) < 2:
+        raise InputRejected(f"only one user of {path} is in the log; nothing can be learnt from one user")
     return np.sort(np.array(found, np.int32))
 
 

@@ -24,6 +24,7 @@ from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
+from tasks.explain.why_command import why
 from tasks.gate_trials.commands import gate_error_rates
 from tasks.oncall_commands import console, keys_app, pin, releases, unpin
 from tasks.release_commands import diff, lineage, served_in_words
@@ -291,6 +292,7 @@ app.command()(explain)
 app.command()(bundle)
 app.command()(reproduce)
 app.command()(evaluate)
+app.command()(why)
 app.command()(erase)
 app.command()(retention)
 app.command()(lineage)

@@ -77,7 +77,7 @@ def built_on(
     store: Store, manifests: Mapping[str, Manifest], datasets: Collection[str], views: Collection[str] = ()
 ) -> Tainted:
     """Everything that was made from these datasets (runs of build_dataset), or serves one of these views."""
-    lines = {run: set(parents(store, manifest).values()) for run, manifest in manifests.items()}
+    lines = _lines(store, manifests)
     later = descendants(lines, datasets)
     packaged = [manifests[run].summary for run in later if manifests[run].step == "package"]
     made = {str(summary["release"]) for summary in packaged}
@@ -95,6 +95,17 @@ def built_on(
         views=tuple(sorted(theirs)),
         weights=tuple(sorted(weights)),
     )
+
+
+def _lines(store: Store, manifests: Mapping[str, Manifest]) -> dict[str, set[str]]:
+    """Run -> the runs that it was made from. Weights that a training went on from came with a release, and count too."""
+    lines = {run: set(parents(store, manifest).values()) for run, manifest in manifests.items()}
+    trained = {one.summary.get("weights_digest"): run for run, one in manifests.items() if one.step == "finetune"}
+    for run, manifest in manifests.items():
+        before = trained.get(manifest.summary.get("started_from", ""))
+        if before:
+            lines[run].add(before)
+    return lines
 
 
 def package_of(store: Store, release: str) -> Manifest | None:

@@ -26,6 +26,8 @@ LARGEST_PAGE = 4 << 20
 DECISION_PAGE = "gate/decision.html"  # of every refresh, also of one whose data stopped it before the gate
 NAMED = {"gate_error_rates": "gate error rates"}  # steps outside of a refresh: what their run is called
 CURVES = "curves.json"  # [{name: value, ...} of epoch 1, 2, ...], written by a step that has any
+SYSTEM = "system.json"  # [{system/NAME: value, ...}, ...]: MLflow shows metrics of that name on a page of their own
+RECIPE = "recipe.json"  # every choice of the recipe that a step followed
 
 
 def record_step(uri: str, run_key: str, settings: Settings) -> bool:
@@ -70,7 +72,12 @@ def _play_step(registry: Registry, store: Store, uri: str, run_key: str) -> None
     registry.log_artifacts(run_id, _pages(store, manifest))
     if CURVES in manifest.outputs:
         points = json.loads(store.get(store.key(manifest.outputs[CURVES].uri)))
-        registry.log_curves(run_id, _curves(manifest.step, points), manifest.started_at)
+        registry.log_curves(run_id, _curves(points, f"{manifest.step}.curve."), manifest.started_at)
+    if SYSTEM in manifest.outputs:
+        points = json.loads(store.get(store.key(manifest.outputs[SYSTEM].uri)))
+        registry.log_curves(run_id, _curves(points), manifest.started_at)
+    if RECIPE in manifest.outputs:
+        registry.log_params(run_id, _flat(json.loads(store.get(store.key(manifest.outputs[RECIPE].uri))), "recipe"))
     if manifest.step == "build_dataset":
         registry.refresh_run(run_key, manifest.partition, {"data_digest": data_digest(manifest)})
         for dataset in _datasets(uri, manifest):
@@ -189,9 +196,17 @@ def _play_serving(registry: Registry, store: Store, status: Mapping[str, Any]) -
     mirror_serving(registry, store, status)
 
 
-def _curves(step: str, points: list[dict[str, float]]) -> dict[str, list[float]]:
+def _curves(points: list[dict[str, float]], prefix: str = "") -> dict[str, list[float]]:
     names = sorted({name for point in points for name in point} - {"epoch"})
-    return {f"{step}.curve.{name}": [float(point.get(name, "nan")) for point in points] for name in names}
+    return {f"{prefix}{name}": [float(point.get(name, "nan")) for point in points] for name in names}
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    """{"recipe.training.epochs": "3", ...}"""
+    flat: dict[str, str] = {}
+    for name, value in recipe.items():
+        flat |= _flat(value, f"{prefix}.{name}") if isinstance(value, Mapping) else {f"{prefix}.{name}": str(value)}
+    return flat
 
 
 def _pages(store: Store, manifest: Manifest) -> dict[str, bytes]:

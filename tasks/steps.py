@@ -16,7 +16,9 @@ from tasks.domain.manifest import Parameter, digest_of
 from tasks.run import Asked, Call, Step, code_version, lock_digest, read_manifest
 
 if TYPE_CHECKING:
+    from tasks.adapters.store import Store
     from tasks.domain.gate import Decision
+    from tasks.settings import Settings
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -89,13 +91,16 @@ def _finetune(call: Call) -> dict[str, Any]:
     from tasks.domain.recipe import load_recipe
     from tasks.finetune import finetune
 
+    recipe = load_recipe(_recipe(call))
+    warm = recipe.training.start == "champion" and "resolve_champion" in call.inputs
     return finetune(
         dataset=call.inputs["build_dataset"],
-        recipe=load_recipe(_recipe(call)),
+        recipe=recipe,
         workdir=call.work,
         out=call.out,
         seed=call.seed,
         threads=call.settings.threads,
+        champion=_champion_release(call) / "release" / "model" if warm else None,
     )
 
 
@@ -230,12 +235,17 @@ def _champion_release(call: Call) -> Path:
 
 
 def _release(call: Call, digest: str) -> Path:
+    return release_of(call.store, digest, call.settings)
+
+
+def release_of(store: Store, digest: str, settings: Settings) -> Path:
+    """A local copy of a published release, its files and its signature checked."""
     from tasks.adapters.releases import fetch_release
     from tasks.adapters.signing import public_keys
     from tasks.serving.signature import read_public_keys
 
-    keys = read_public_keys(public_keys(call.settings))
-    return fetch_release(call.store, digest, call.settings.data / "releases" / digest, keys)
+    keys = read_public_keys(public_keys(settings))
+    return fetch_release(store, digest, settings.data / "releases" / digest, keys)
 
 
 def _previous(call: Call) -> Path | str:
@@ -326,7 +336,7 @@ STEPS: dict[str, Step] = {
         Step("validate_data", ("ingest",), _validate_data, depends=_landed),
         Step("resolve_champion", (), _resolve_champion, depends=_serving, optional=("validate_data",)),
         Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
-        Step("finetune", ("build_dataset",), _finetune, depends=_training),
+        Step("finetune", ("build_dataset",), _finetune, depends=_training, optional=("resolve_champion",)),
         Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
         Step("evaluate", ("build_dataset",), _evaluate, depends=_groups, optional=("compress", "resolve_champion")),
         Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),

@@ -133,6 +133,10 @@ class Registry(ABC):
         ]
         self._log(run_id, points, {}, {})
 
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """What a run was told. The same again is a no-op."""
+        self._log(run_id, [], params, {})
+
     def log_artifacts(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Small files for people: reports and pictures, never models."""
         for path, content in files.items():

@@ -92,12 +92,32 @@ class Network(Record):
         return self
 
 
-class Training(Record):
-    """AdamW with warm-up, linear decay and gradient clipping; the best epoch on validation is kept."""
+class WarmStart(Record):
+    """How a champion's weights are trained on, where `start` is champion: shrink and perturb (arXiv 1910.08475)."""
 
+    share: float = Field(default=0.2, gt=0, le=1, description="of the slates that a fresh training reads in all epochs")
+    rate: float = Field(default=0.5, gt=0, le=1, description="of learning_rate, at its height")
+    shrink: float = Field(default=1.0, gt=0, le=1, description="weights are multiplied by it; 1 takes them as they are")
+    perturb: float = Field(default=0.0, ge=0, le=1, description="share of freshly drawn weights that is added")
+
+
+class Training(Record):
+    """Warm-up, decay, gradient clipping; the best epoch on validation is kept. Defaults are what paid in the ablation."""
+
+    start: Literal["fresh", "champion"] = Field(
+        default="fresh", description="champion: from its weights, where network, features and labels are the same"
+    )
+    warm: WarmStart = WarmStart()
     epochs: int = Field(ge=1)
+    patience: int = Field(default=0, ge=0, description="stop after so many epochs without a better one; 0 never does")
     slates_a_step: int = Field(ge=1)
+    optimizer: Literal["adamw", "nadam", "adagrad"] = "adamw"
+    schedule: Literal["linear", "cosine"] = "linear"
     learning_rate: float = Field(gt=0)
+    encoder_rate: float = Field(default=1.0, gt=0, le=1, description="of learning_rate, for the history encoder")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of products on the CPU; a GPU multiplies in bf16"
+    )
     final_share: float = Field(ge=0, le=1, description="of the learning rate, reached at the last step")
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)

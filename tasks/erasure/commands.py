@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,22 +88,12 @@ def retention(
 
 
 def _pseudonym(user: str | None, given: str | None, settings: Settings, store: Store) -> str:
-    from tasks.domain.behaviour import pseudonym
-    from tasks.domain.contract import PSEUDONYM
     from tasks.erasure.erase import checked_key_id
+    from tasks.typed_user import typed_user
 
-    if given is not None:
-        if user is not None or not re.fullmatch(PSEUDONYM, given):
-            raise InputRejected("give either the raw id or --pseudonym with 64 hex digits")
-        return given
-    if user is None:
-        user = typer.prompt("User id", hide_input=True)
-    raw = sys.stdin.readline().rstrip("\n") if user == "-" else str(user)
-    if not raw.strip():
-        raise InputRejected("a blank user id names nobody")
-    secrets = settings.secrets
-    checked_key_id(store, secrets.pseudonym_key_id)
-    return pseudonym(raw, bytes.fromhex(secrets.pseudonym_key))
+    if given is None:
+        checked_key_id(store, settings.secrets.pseudonym_key_id)
+    return typed_user(user, given, settings)
 
 
 def _as_json(holdings: Holdings) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from tasks.adapters.store import Store
 from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Manifest
 from tasks.domain.recipe import load_recipe
 from tasks.explain.story import made_by
 from tasks.finetune import finetune
-from tasks.run import code_version, lock_digest, materialise
+from tasks.run import code_version, lock_digest, materialise, read_manifest
 from tasks.settings import Settings
 
 
@@ -43,7 +44,9 @@ def reproduce(store: Store, uri: str, settings: Settings) -> dict[str, Any]:
         work, out = Path(folder) / "work", Path(folder) / "out"
         work.mkdir()
         out.mkdir()
-        again = finetune(dataset, recipe, work, out, seed=manifest.seed, threads=settings.threads)
+        again = finetune(
+            dataset, recipe, work, out, manifest.seed, settings.threads, _champion(store, manifest, settings)
+        )
     recorded = str(manifest.summary["weights_digest"])
     differs = {
         name: f"{was} -> {now}"
@@ -72,6 +75,17 @@ def reproduce(store: Store, uri: str, settings: Settings) -> dict[str, Any]:
         "differs": differs,
         "sentence": sentence,
     }
+
+
+def _champion(store: Store, manifest: Manifest, settings: Settings) -> Path | None:
+    """The model that the training went on from, where it did."""
+    if "started_from" not in manifest.summary:
+        return None
+    from tasks.domain.champion import read_champion
+    from tasks.steps import release_of
+
+    pinned = read_champion(materialise(store, read_manifest(store, manifest.inputs["resolve_champion"]), settings))
+    return release_of(store, pinned.release, settings) / "release" / "model"
 
 
 def _quality(summary: dict[str, Any]) -> str:

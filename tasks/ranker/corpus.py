@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.domain.errors import InputRejected
-from tasks.ranker.arrays import Floats, Halves, ranges
+from tasks.ranker.arrays import Floats, Halves, epoch_day, ranges
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.fitted import Fitted
 from tasks.ranker.model import BUCKETS
@@ -47,6 +47,8 @@ class Corpus:
         """days: read only these training days."""
         parts = list(dataset.training_rows(days))
         self.ptr = _joined_ptr(parts)
+        named = [epoch_day(day) for day in (dataset.split.train_days if days is None else days)]
+        self.days = np.repeat(named, [len(part.ptr) - 1 for part in parts])  # of each slate
         if self.slates == 0:
             raise InputRejected("the training days hold no slate; the recipe's days or users do not fit the data")
         self.fitted = dataset.fitted
@@ -55,6 +57,12 @@ class Corpus:
         self.tokens: Halves = np.concatenate([part.tokens for part in parts])
         self.offset = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self.label = np.concatenate([part.label for part in parts])
+        if self.label.min() == self.label.max():
+            every = "is a positive" if self.label.max() else "is a negative"
+            raise InputRejected(
+                f"each of the {len(self.label):,} training rows {every}, so there is nothing to tell apart; look at the "
+                f"recipe's goal and at keep_bought and keep_other"
+            )
         self.weight: Floats = np.concatenate([part.weight for part in parts])
         self.position = np.concatenate([part.position for part in parts])
         grade, propensity = (

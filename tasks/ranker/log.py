@@ -152,7 +152,9 @@ def _events(path: Path, goal: Sequence[str]) -> pl.DataFrame:
         columns=["event_id", "event_time", "user_id", "item_id", "event_type", *(c for c in optional if c in schema)],
     ).filter(pl.col("event_type").is_in(list(goal)))
     missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in optional.items() if name not in schema]
-    frame = frame.with_columns(missing)
+    # the data rules catch numbers that are none; where a policy lets them pass, they count as unknown
+    numbers = [pl.col(name).cast(pl.Float64) for name in ("quantity", "discount", "value")]
+    frame = frame.with_columns(missing).with_columns(pl.when(number.is_finite()).then(number) for number in numbers)
     if "rating" in goal:  # a bad rating is not what anyone came for
         frame = frame.filter(graded(pl.col("event_type"), pl.col("value")) > 0)
     money = pl.when(pl.col("event_type") == "purchase").then("value").fill_null(0.0)

@@ -27,17 +27,23 @@ BUCKETS = (0, 3, 6, 10, 14, MAX_TOKENS)
 
 
 class Dropout(nn.Module):
-    """Dropout that draws from its own generator: two threads that shared one would draw in an order of their own."""
+    """Dropout that draws from its own generator: two threads that shared one would draw in an order of their own.
+
+    Eight numbers are dropped or kept by one draw of 64 bits, which makes the share a multiple of 1/256.
+    """
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.share = share
+        self.dropped = round(256 * share)
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.share:
+        if not self.training or not self.dropped:
             return x
-        return x * torch.empty_like(x).bernoulli_(1 - self.share, generator=self.generator) / (1 - self.share)
+        draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        draws.random_(-(2**63), None, generator=self.generator)
+        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * (kept * (256 / (256 - self.dropped)))
 
 
 class Attention(nn.Module):
@@ -58,15 +64,23 @@ class Attention(nn.Module):
     def forward(self, context: Tensor, blocked: Tensor, *, first_only: bool) -> Tensor:
         n, length, width = context.shape
         normal = self.norm(context)
+        if self.training and length == 1:  # half of all rows have no history: the only key gets all attention
+            return self._forward(context, nn.functional.linear(normal, *self._value(width)))
         asking = normal[:, :1] if first_only else normal
         query = self.query(asking).view(n, -1, self.heads, width // self.heads).transpose(1, 2)
-        both = self.key_value(normal).view(n, length, 2, self.heads, width // self.heads)
-        key, value = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+        both = self.key_value(normal).chunk(2, 2)
+        key, value = (half.reshape(n, length, self.heads, width // self.heads).transpose(1, 2) for half in both)
         mask = blocked[:, None, None, :].expand(-1, -1, query.shape[2], -1)
         seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         seen = seen.transpose(1, 2).reshape(n, -1, width)
-        state = (context[:, :1] if first_only else context) + self.out(seen)
+        return self._forward(context[:, :1] if first_only else context, seen)
+
+    def _forward(self, asking: Tensor, seen: Tensor) -> Tensor:
+        state = asking + self.out(seen)
         return state + self.contract(nn.functional.gelu(self.expand(self.forward_norm(state))))
+
+    def _value(self, width: int) -> tuple[Tensor, Tensor]:
+        return self.key_value.weight[width:], self.key_value.bias[width:]
 
 
 class HistoryEncoder(nn.Module):
@@ -171,7 +185,11 @@ class Ranker(nn.Module):
         """
         inputs = self.inputs(x, item_vec)
         base, hidden = self._base(inputs)
-        seen = [self.history(inputs[a:b], tokens[a:b, :length], mask[a:b, :length]) for a, b, length in cuts]
+        parts = inputs.split([b - a for a, b, _ in cuts])  # slices would each get a gradient of full size
+        seen = [
+            self.history(part, tokens[a:b, :length], mask[a:b, :length])
+            for part, (a, b, length) in zip(parts, cuts, strict=True)
+        ]
         return base, base + self._delta(hidden, torch.cat(seen))
 
     def _base(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,7 @@ def test_a_proven_candidate_is_packaged_and_only_uris_travel(world: World) -> No
     assert [call.partition for call in world.calls] == [DAY] * 10
     manifest = world.manifest("package")
     assert set(manifest.inputs) == {"gate", "build_dataset", "compress", "resolve_champion"}
+    assert set(world.manifest("finetune").inputs) == {"build_dataset", "resolve_champion"}
     assert world.manifest("finetune").params == {"recipe": "tiny"} and world.manifest("gate").params == {}
     assert set(world.manifest("benchmark").inputs) == {"build_dataset", "resolve_champion", "compress", "evaluate"}
 

@@ -99,27 +99,67 @@ def test_the_same_seed_gives_the_same_weights_on_any_number_of_threads_and_anoth
     assert again["weights_digest"] == model[1]["weights_digest"] != other["weights_digest"]
 
 
-def test_a_training_killed_in_its_second_epoch_ends_as_if_it_had_not_been(model, dataset, home):
-    folder = home / "killed"
-    (folder / "work").mkdir(parents=True)
+def killed_at(step, dataset, folder):
+    """A training that dies by SIGKILL in the middle of this step (1 for the first), with a checkpoint after each."""
+    (folder / "work").mkdir(parents=True, exist_ok=True)
     program = (
         "import os, signal, sys; from pathlib import Path\n"
         "from tasks.domain.recipe import load_recipe; from tasks.finetune import finetune\n"
         "from tasks.ranker import training\n"
-        "step = training.Run._loss\n"
+        "loss = training.Run._loss\n"
         "def dying(self, model, batch):\n"
-        "    if self.epoch == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, model, batch)\n"
-        "training.Run._loss = dying\n"
-        "data, work = map(Path, sys.argv[1:])\n"
+        "    if self.steps_done == int(sys.argv[3]) - 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return loss(self, model, batch)\n"
+        "training.Run._loss, training.SAVED_EVERY_S = dying, 0\n"
+        "data, work = map(Path, sys.argv[1:3])\n"
         "finetune(data, load_recipe('tiny'), work, work, seed=1, threads=1)\n"
     )
-    command = [sys.executable, "-c", program, str(dataset), str(folder / "work")]
+    command = [sys.executable, "-c", program, str(dataset), str(folder / "work"), str(step)]
     died = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    return died.stderr
+
+
+def test_a_training_killed_twice_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(model, dataset, home):
+    folder = home / "killed"
+    (folder / "work").mkdir(parents=True)
+    (folder / "work" / f".{CHECKPOINT}.999999999").write_bytes(b"what a writer that was killed leaves behind")
+    killed_at(4, dataset, folder)
     assert [path.name for path in (folder / "work").iterdir()] == [CHECKPOINT]
+    steps = model[1]["train_slates"] // RECIPE.training.slates_a_step + 1
+    killed_at(steps + 3, dataset, folder)  # in the second epoch
     resumed = trained(dataset, folder)[1]
     assert resumed["weights_digest"] == model[1]["weights_digest"]
+    assert (folder / "out" / "curves.json").read_text() == (model[0] / "curves.json").read_text()
+
+
+def test_a_damaged_checkpoint_is_not_resumed(model, dataset, home):
+    folder = home / "damaged"
+    (folder / "work").mkdir(parents=True)
+    whole = (home / "model" / "work" / CHECKPOINT).read_bytes()
+    (folder / "work" / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    assert trained(dataset, folder)[1]["weights_digest"] == model[1]["weights_digest"]
+
+
+def test_a_training_from_the_champions_weights_is_one_short_epoch_that_begins_lower(model, dataset, home):
+    training = RECIPE.training.model_copy(update={"start": "champion"})
+    warm = RECIPE.model_copy(update={"training": training})
+    for name in ("warm", "alone"):
+        (home / name).mkdir()
+    told = finetune(dataset, warm, home / "warm", home / "warm", seed=2, threads=1, champion=model[0])
+    assert told["started_from"] == model[1]["weights_digest"] != told["weights_digest"]
+    assert told["best_epoch"] == len(json.loads((home / "warm" / "curves.json").read_text())) == 1
+    first = json.loads((model[0] / "curves.json").read_text())[0]
+    assert told["loss"] < first["loss"], "it begins where the champion ended"
+    alone = finetune(dataset, warm, home / "alone", home / "alone", seed=1, threads=1)
+    assert alone["weights_digest"] == model[1]["weights_digest"], "without a champion it starts afresh"
+
+
+def test_system_metrics_and_the_recipe_are_written_beside_the_curves(model):
+    points = json.loads((model[0] / "system.json").read_text())
+    assert points and all(name.startswith("system/") for name in points[0])
+    assert points[-1]["system/process_memory_usage_megabytes"] > 50
+    assert json.loads((model[0] / "recipe.json").read_text())["training"]["epochs"] == RECIPE.training.epochs
 
 
 def test_a_checkpoint_of_another_run_is_not_resumed(model, dataset, home):

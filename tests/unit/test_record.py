@@ -224,3 +224,17 @@ def test_a_full_disk_or_a_bug_in_the_mirror_never_reaches_the_step(tmp_path: Pat
 def test_a_call_that_does_not_exist_is_a_bug_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no call"):
         mirror(Settings(home=tmp_path), MemoryRegistry(), MemoryStore()).call("stepp", uri="memory://x")
+
+
+def test_system_metrics_and_every_choice_of_the_recipe_are_recorded(tmp_path: Path) -> None:
+    store, registry = MemoryStore(), MemoryRegistry()
+    files = {
+        "system.json": json.dumps([{"system/cpu_utilization_percentage": 80.0}] * 2).encode(),
+        "recipe.json": json.dumps({"training": {"epochs": 3, "start": "fresh"}, "name": "tiny"}).encode(),
+    }
+    uri = put(store, "finetune", files)
+    assert mirror(Settings(home=tmp_path), registry, store).call("step", uri=uri, run_key=RUN)
+    (run,) = registry.runs.values()
+    assert run.metrics["system/cpu_utilization_percentage"] == 80.0
+    told = {"recipe.training.epochs": "3", "recipe.training.start": "fresh", "recipe.name": "tiny"}
+    assert run.params.items() >= told.items()

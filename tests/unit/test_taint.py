@@ -55,6 +55,17 @@ def a_dataset(store, day, key, user, **more) -> str:
     return a_run(store, "build_dataset", day, key, {"names.json": names, "log.safetensors": b"numbers"}, **more)
 
 
+def test_weights_that_went_on_from_tainted_weights_are_tainted():
+    store = MemoryStore()
+    dataset, other = a_dataset(store, FIRST, "1", ANNA), a_dataset(store, SECOND, "2", "b2" * 32)
+    first = a_run(store, "finetune", FIRST, "3", {}, [dataset], {"weights_digest": "w1"})
+    warm = a_run(store, "finetune", SECOND, "4", {}, [other], {"weights_digest": "w2", "started_from": "w1"})
+    fresh = a_run(store, "finetune", SECOND, "5", {}, [other], {"weights_digest": "w3"})
+    later = a_run(store, "compress", SECOND, "6", {}, [warm])
+    runs = built_from(store, ANNA, FIRST).tainted.runs
+    assert set(runs) == {first, warm, later} and fresh not in runs
+
+
 def test_a_dataset_is_deleted_whole_and_what_read_it_is_named():
     store = MemoryStore()
     dataset, other = a_dataset(store, SECOND, "1", ANNA), a_dataset(store, SECOND, "2", "b2" * 32)

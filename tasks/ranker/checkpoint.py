@@ -1,0 +1,50 @@
+"""The state of a training run as one safetensors file: written whole or not at all, read only by the run that wrote it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger("freshrank.finetune")
+
+
+def save(path: Path, identity: str, tensors: dict[str, Tensor], told: dict[str, Any]) -> None:
+    """Replace the checkpoint. Whatever kills us meanwhile, also the machine, leaves this one or the one before."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {"identity": identity, "told": json.dumps(told)}
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft, metadata)
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.replace(path)
+
+
+def load(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of the dead are removed."""
+    for draft in path.parent.glob(f".{path.name}.*"):
+        if not psutil.pid_exists(int(draft.suffix[1:])):  # a second live copy of this run still writes its own
+            draft.unlink(missing_ok=True)
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata["identity"] != identity:
+                log.info("checkpoint=%s outcome=ignored reason=other-data-recipe-or-seed", path.name)
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, KeyError, TypeError) as err:
+        log.warning("checkpoint=%s outcome=ignored reason=unreadable why=%s", path.name, err)
+        return None
+    return tensors, json.loads(metadata["told"])
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
