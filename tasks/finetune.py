@@ -97,7 +97,7 @@ def finetune(
 def _prepare_torch() -> torch.device:
     torch.set_num_threads(1)  # inside one operation; a step runs its halves side by side
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is written twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # else every new tensor is written twice
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -170,13 +170,13 @@ class Ranker(nn.Module):
 
     def base(self, x: Tensor, item_vec: Tensor) -> Tensor:
         own = self._base(self.inputs(x, item_vec))[0]
-        return _mean([own, *(other.base(x, item_vec) for other in self.others)])
+        return _mean([own, *(other.base(x, item_vec) for other in self.members[1:])])
 
     def full(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         inputs = self.inputs(x, item_vec)
         base, hidden = self._base(inputs)
         own = base + self._delta(hidden, self.history(inputs, tokens, mask))
-        return _mean([own, *(other.full(x, item_vec, tokens, mask) for other in self.others)])
+        return _mean([own, *(other.full(x, item_vec, tokens, mask) for other in self.members[1:])])
 
     def both(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor, cuts: list[tuple[int, int, int]]) -> Any:
         """(base, full) of rows that are sorted by length: rows a..b have at most `length` tokens, for each cut.

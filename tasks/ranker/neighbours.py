@@ -137,7 +137,7 @@ def _best(scores: sparse.csr_matrix, n: int) -> tuple[Ints, Floats]:
 
 def _best_of_each(scores: Floats) -> tuple[Ints, Floats]:
     """The rows of [size, columns] that are among the largest positive ones of some column, and all that is said of them."""
-    rows, kept = np.arange(len(scores)), np.zeros(len(scores), bool)
+    rows, kept = np.arange(len(scores), dtype=np.int32), np.zeros(len(scores), bool)
     for column in scores.T:
         kept[_largest(column, rows, min(KEPT_OF_EACH, len(rows)))] = True
     chosen = np.flatnonzero(kept & (scores > 0).any(1))

@@ -109,8 +109,8 @@ class Member:
 
 def tree_scores(booster: lightgbm.Booster, x: Floats) -> Floats:
     """Raw scores [n] of feature rows; columns behind those that the trees know are left out."""
-    scores: Floats = booster.predict(x[:, : booster.num_feature()], raw_score=True, num_threads=1).astype(np.float32)
-    return scores
+    scores = booster.predict(x[:, : booster.num_feature()], raw_score=True, num_threads=1)
+    return np.asarray(scores, np.float32)
 
 
 def fit_member(scorer: Scorer, booster: lightgbm.Booster, validation: Sequence[Judged]) -> Member:
@@ -136,7 +136,7 @@ def fit_member(scorer: Scorer, booster: lightgbm.Booster, validation: Sequence[J
     return Member(booster, Blend(share=float(share), temperature=temperature, bias=bias))
 
 
-def _softmax_loss(scores: Floats, found: Floats, starts: NDArray[Any], sizes: Sequence[int]) -> float:
+def _softmax_loss(scores: NDArray[Any], found: NDArray[Any], starts: NDArray[Any], sizes: Sequence[int]) -> float:
     """Mean negative log-share of the positives at the temperature that suits these scores best."""
 
     def loss(scale: float) -> float:
