@@ -114,6 +114,11 @@ class TorchScorer:
         torch.set_num_threads(1)  # single slates: more threads only wait for each other
         return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)))
 
+    def moved(self, device: str) -> TorchScorer:
+        """Itself, with its weights on another device; inputs and scores stay numpy."""
+        self._model.to(device)
+        return self
+
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         from tasks.ranker.model import as_numpy
 
