@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tasks.domain.errors import InputRejected, Unavailable
+from tasks.ranker.device import CUDA, device_of
 from tasks.serving.launch import launch_environment
 from tasks.serving.release import verify
 
@@ -25,6 +26,11 @@ NAME = "freshrank_ranker"
 SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
 # what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
+CUDA_VERSION = "12.8.1"
+INSTALL_TORCH = """#!/bin/sh
+set -e
+pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
+"""
 NEEDED = (
     "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
     "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
@@ -45,7 +51,7 @@ def build_bento(src: Path, digest: str, home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "bentofile.yaml"
-        recipe.write_text(yaml.safe_dump(_recipe(), sort_keys=True))
+        recipe.write_text(yaml.safe_dump(_recipe(src, Path(folder)), sort_keys=True))
         command = [
             sys.executable,
             "-B",
@@ -97,13 +103,19 @@ def locked_requirements(lock: str, needed: tuple[str, ...] = NEEDED) -> list[str
     return [locked[name] for name in sorted(closure)]
 
 
-def _recipe() -> dict[str, object]:
-    return {
+def _recipe(src: Path, folder: Path) -> dict[str, object]:
+    recipe: dict[str, object] = {
         "service": SERVICE,
         "name": NAME,
         "include": ["bentos/**", "tasks/**", "release/**"],
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
     }
+    if device_of(src / "release" / "model") == CUDA:
+        script = folder / "install_torch.sh"  # torch is in no lock of ours, see ADR 6
+        script.write_text(INSTALL_TORCH)
+        script.chmod(0o755)
+        recipe["docker"] = {"cuda_version": CUDA_VERSION, "setup_script": str(script)}
+    return recipe
 
 
 def _keep_hashed(requirements: Path) -> None:

@@ -38,11 +38,17 @@ class Slate:
 
     profile: Profile
     candidates: Ints
+    parts: Floats | None = None  # of each text, for a scorer that takes them in place of text vectors: head_parts.py
 
     @cached_property
     def known(self) -> Ints:
         """Positions of the candidates that can be scored."""
         return np.flatnonzero(self.candidates >= 0).astype(np.int32)
+
+    def texts(self, rows: Ints) -> Floats:
+        """What the scorer reads of the texts of catalogue rows."""
+        items = self.profile.items
+        return items.vectors(rows) if self.parts is None else self.parts[items.text[rows]]
 
     @cached_property
     def x(self) -> Floats:
@@ -137,7 +143,7 @@ def _cascade(slate: Slate, in_time: Callable[[], bool]) -> Generator[Ask, Any, R
         return _sorted(scores, "retrieved")
 
     yield "features", ()
-    vectors = profile.items.vectors(rows)
+    vectors = slate.texts(rows)
     base = np.maximum((yield "base", (slate.x, vectors)), LOWEST + 1)
     scores[known] = base
     if not len(profile.user.rows) or not in_time():

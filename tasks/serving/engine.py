@@ -20,6 +20,7 @@ from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, Reason, 
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.device import open_scorer
 from tasks.ranker.features import FEATURES
+from tasks.ranker.head_parts import PartsScorer
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import LOWEST, Slate, rank_profile, rank_together
 from tasks.ranker.rank import Ranking as Ordered
@@ -95,6 +96,7 @@ class Engine:
     ) -> None:
         self._items = items
         self._scorer = Guarded(scorer)
+        self._parts = scorer.parts_of_items(items) if isinstance(scorer, PartsScorer) else None
         self._encoder = encoder
         self._users = users
         self.metrics: Metrics | None = None
@@ -181,7 +183,7 @@ class Engine:
                 return self._answer(request, prepared, prepared.candidates(), prepared.ranking, source, False)
         rows = self._given(request.candidates) if request.candidates else prepared.candidates()
         budget = Budget(("base", "full"), one.deadline, self._clock, self._times)
-        return _Open(request, prepared, Slate(prepared.profile, rows), source, budget)
+        return _Open(request, prepared, Slate(prepared.profile, rows, self._parts), source, budget)
 
     def _ranked(self, open_: list[_Open]) -> list[Ranking | Exception]:
         try:

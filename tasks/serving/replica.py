@@ -28,7 +28,7 @@ from tasks.serving.online_store import ValkeyOnlineStore
 from tasks.serving.recent import Recorder, purchases_of
 from tasks.serving.release import Release, verify
 from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates
-from tasks.serving.worker import Worker
+from tasks.serving.worker import Groupable, Worker
 
 if TYPE_CHECKING:
     from tasks.serving.engine import Asked, Engine, Ranking
@@ -79,7 +79,7 @@ class RankCall:
 
 
 @dataclass(frozen=True, slots=True)
-class RankJob:
+class RankJob(Groupable):
     """One request for the engine's thread, which does those that wait together."""
 
     engine: Engine

@@ -10,8 +10,9 @@ import logging
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tasks.domain.errors import Unavailable
 
@@ -25,15 +26,17 @@ class Overloaded(Unavailable):
     """The queue is full; the caller may try again in a second."""
 
 
-@runtime_checkable
-class Groupable(Protocol):
+class Groupable(ABC):
     """A job that can be done together with others of its kind."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def __call__(self) -> Any: ...
 
+    @abstractmethod
     def together(self, jobs: Sequence[Any]) -> list[Any]:
         """The results of `jobs`, this one among them, in their order; an exception stands for a job that failed."""
-        ...
 
 
 class Worker:

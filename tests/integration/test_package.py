@@ -15,12 +15,16 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from tasks.adapters.bento import LOCK, locked_requirements
+from tasks.adapters.bento import LOCK, build_bento, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
 from tasks.domain.errors import InputRejected
 from tasks.package import _require_no_skew, package
+from tasks.ranker.device import is_here
+from tasks.serving.engine import Engine
 from tasks.serving.launch import launch_command, launch_environment
+from tasks.serving.release import seal, verify
 from tasks.serving.signature import signature_of
 from tasks.settings import Settings
 from tests.serving_builders import a_release, write_secrets
@@ -102,6 +106,24 @@ def test_the_image_gets_our_lock_and_nothing_else() -> None:
     assert {"bentoml", "openvino", "msgspec", "starlette", "numpy"} <= names
     assert not names & {"torch", "mlflow", "apache-airflow", "transformers", "pandas", "polars"}
     assert all("--hash=sha256:" in line for line in lines)
+
+
+def test_a_release_for_cuda_asks_for_one_gpu_and_a_cuda_image(packed: Packed, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    shutil.copytree(packed[1] / "src", src)
+    config = src / "release/model/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "device": "cuda"}))
+    record = json.loads((src / "release/release.json").read_text())
+    digest = seal(src, {name: record[name] for name in ("kind", "partition", "created", "view")})
+    built = build_bento(src, digest, tmp_path / "bentoml").parent
+    bento = yaml.safe_load((built / "bento.yaml").read_text())
+    assert bento["services"][0]["config"]["resources"] == {"gpu": 1}
+    dockerfile = (built / "env/docker/Dockerfile").read_text()
+    assert "FROM nvidia/cuda:12.8.1-cudnn-runtime" in dockerfile
+    assert "torch==" in (built / "env/docker/setup_script").read_text()
+    if not is_here("cuda"):
+        with pytest.raises(InputRejected, match="CUDA device and this machine shows none"):
+            Engine.open(verify(src), None)
 
 
 def start(packed: Packed, port: int, **more: Any) -> subprocess.Popen[str]:

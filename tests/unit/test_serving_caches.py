@@ -20,7 +20,7 @@ from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import PreparedUsers
 from tasks.serving.release import verify
 from tasks.serving.stage_budget import Budget, StageTimes
-from tasks.serving.worker import Overloaded, Worker
+from tasks.serving.worker import Groupable, Overloaded, Worker
 from tests.serving_builders import ITEMS, PSEUDONYM_KEY, a_morning, a_release
 
 IDS = [f"item-{n:03d}" for n in range(ITEMS)]
@@ -149,7 +149,7 @@ def test_a_stage_that_does_not_fit_in_is_not_begun_and_is_tried_again() -> None:
     assert math.isclose(times.usual("base"), 0.1, rel_tol=0.5)
 
 
-class Together:
+class Together(Groupable):
     """A groupable job that says with how many it was done."""
 
     def __init__(self, gate: threading.Event | None = None) -> None:
