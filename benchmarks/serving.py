@@ -59,8 +59,9 @@ class Bench:
         kept = ("kind", "partition", "created", "view", "train_end", "state_through", "weights_digest", "key_id")
         self.digest = seal(self.src, {name: record.get(name) for name in kept})
         self.bodies, self.pages, self.one_page = write_requests(self.src / "release", options, folder)
-        self.ports = [_free_port() for _ in range(4)]
+        self.ports = [_free_port() for _ in range(5)]
         self.ours = [self._replica(n) for n in range(2)]
+        self._replica(4, "--deadline-ms", "5000")  # leaves no stage out: what is compared is the same work
         self.same, self.transformers = self._stock("SameModel", 2), self._stock("Transformers", 3)
         self.router = self._router()
 
@@ -87,7 +88,7 @@ class Bench:
         for count, times in ((1, 1.3), (32, 3.0)):
             ours, stock = [], []
             for _ in range(2):
-                ours.append(clients(self.url(0), self.bodies, count, self.seconds, self.folder))
+                ours.append(clients(self.url(4), self.bodies, count, self.seconds, self.folder))
                 stock.append(clients(self.url(2), self.bodies, count, self.seconds, self.folder))
             said(*ours, *stock)
             best, peer = max(one.rps for one in ours), max(one.rps for one in stock)
@@ -100,11 +101,14 @@ class Bench:
                 below(f"{name}: answers that are no 200", sum(one.failed + one.refused for one in ours), "", 0),
             ]
         warm = clients(self.url(0, "/recommend"), self.pages, 32, self.seconds, self.folder)
+        before = self.whole_answers(0, 1)
         both = clients(f"{self.router}/rank", self.bodies, 32, self.seconds, self.folder)
+        after = self.whole_answers(0, 1)
         said(warm, both)
         return [
             *rows,
             at_least("requests/s, 2 replicas through Envoy, 32 clients, staged", both.rps, "/s", 500),
+            Row("the same: share answered by every stage", (after[1] - before[1]) / max(after[0] - before[0], 1), ""),
             Row("requests/s, /recommend of users seen before, 1 replica, 32 clients", warm.rps, "/s"),
         ]
 
@@ -142,18 +146,20 @@ class Bench:
         peak = clients(self.url(0), self.bodies, 32, self.seconds, self.folder)
         server = psutil.Process(self.ours[0].pid)
         before = server.memory_info().rss
+        told = self.whole_answers(0)
         flood = open_loop(self.url(0), self.bodies, 3 * peak.rps, 2 * self.seconds, self.folder)
-        grown = server.memory_info().rss / before - 1
+        grown, now = server.memory_info().rss / before - 1, self.whole_answers(0)
         said(peak, flood)
         return [
             at_least("3x overload: goodput as a share of the peak", flood.rps / peak.rps, "", 0.8),
             below("3x overload: p99 of a refusal (429 or 503)", flood.refused_p99, "ms", 50),
             below("3x overload: neither an answer nor a refusal", flood.failed, "", 0),
             below("3x overload: growth of the replica's memory", grown, "", 0.05),
+            Row("3x overload: share answered by every stage", (now[1] - told[1]) / max(now[0] - told[0], 1), ""),
             Row("3x overload: requests sent that were refused", flood.refused / max(flood.good + flood.refused, 1), ""),
         ]
 
-    def _replica(self, n: int) -> subprocess.Popen[bytes]:
+    def _replica(self, n: int, *more: str) -> subprocess.Popen[bytes]:
         command = launch_command(
             self.src,
             self.options.view,
@@ -162,7 +168,14 @@ class Bench:
             secrets=self.options.secrets,
             spool=self.folder / "spool",
         )
+        command += more
         return self.started.enter_context(running(command, launch_environment(), self.url(n, "/readyz"), self.folder))
+
+    def whole_answers(self, *replicas: int) -> tuple[float, float]:
+        """(ranked requests, those of them that no deadline cut short) so far, by the replicas' own counters."""
+        pages = [httpx.get(self.url(n, "/metrics")).text for n in replicas]
+        ranked = sum(_counter(page, "freshrank_rank_seconds_count") for page in pages)
+        return ranked, ranked - sum(_counter(page, "freshrank_cut_short_total") for page in pages)
 
     def _stock(self, service: str, n: int) -> subprocess.Popen[bytes]:
         told = {
@@ -257,6 +270,12 @@ def _wait(url: str, process: subprocess.Popen[bytes] | None, log: Path | None = 
             pass
         time.sleep(0.1)
     raise SystemExit(f"{url} did not answer within a minute")
+
+
+def _counter(page: str, name: str) -> float:
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
+    )
 
 
 def said(*loads: Load) -> None:

@@ -191,20 +191,16 @@ class Engine:
         except Exception as err:
             if len(open_) == 1:
                 return [err]
-            return [
-                told for one in open_ for told in self._ranked([one])
-            ]  # one of them is at fault, not its neighbours
+            # one of them is at fault, and its neighbours are not
+            return [told for one in open_ for told in self._ranked([one])]
         told: list[Ranking | Exception] = []
         for one, ranking in zip(open_, ranked, strict=True):
             one.budget.finish()
             if not one.request.candidates and not one.budget.cut_short:
                 one.prepared.ranking = ranking
+            rows, cut_short = one.slate.candidates, one.budget.cut_short
             try:
-                told.append(
-                    self._answer(
-                        one.request, one.prepared, one.slate.candidates, ranking, one.source, one.budget.cut_short
-                    )
-                )
+                told.append(self._answer(one.request, one.prepared, rows, ranking, one.source, cut_short))
             except Exception as err:
                 told.append(err)
         return told
@@ -306,7 +302,7 @@ class Engine:
         match = self._items.vectors(rows) @ self._query_vector(request.query or "")
         told = zip(rows.tolist(), match.tolist(), scores.tolist(), strict=True)
         return [
-            strongest({"query_match": near, "what_this_user_buys": score - near}) if row >= 0 else []
+            strongest({"query_match": near, "beyond_the_query": score - near}) if row >= 0 else []
             for row, near, score in told
         ]
 

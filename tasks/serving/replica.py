@@ -40,7 +40,7 @@ KEPT_SLATE_ITEMS = 300_000
 TOP = 20
 WARM_UP_ROUNDS = 3
 HOT_USERS, WARM_UP_S = 256, 2.0  # prepared before the first request, as many as fit in
-WAITING_SHARE = 0.5  # of the deadline: who would wait longer is refused at once, with 429
+WAITING_SHARE = 0.8  # of the deadline: who would wait longer is refused at once, with 429
 
 
 class NotReady(Unavailable):
