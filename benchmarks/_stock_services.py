@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import numpy as np
+
+with suppress(ImportError):  # counts no GPUs where the lock has no NVIDIA package: else `bentoml serve` does not start
+    import bentos.ranker.service  # noqa: F401
 
 TOLD: dict[str, Any] = (
     json.loads(Path(os.environ["SERVING_BENCH"]).read_text()) if "SERVING_BENCH" in os.environ else {}

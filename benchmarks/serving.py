@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -251,12 +251,16 @@ def running(
         _wait(ready, process, log)
         yield process
     finally:
-        children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        try:
+            children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:  # it ended by itself
+            children = []
         for child in children:
-            child.terminate()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        for child in alive:
-            child.kill()
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes] | None, log: Path | None = None) -> None:

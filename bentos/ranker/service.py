@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 import time
 from http import HTTPStatus
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -19,6 +22,23 @@ if TYPE_CHECKING:
 
 SRC = Path(__file__).resolve().parents[2]
 adopted: Replica | None = None
+
+
+def _count_gpus_without_nvml() -> None:
+    """`bentoml serve` counts GPUs with a package that our lock leaves out (ADR 6): answer as it does without a driver."""
+    if importlib.util.find_spec("pynvml") is not None:
+        return
+    nvml: Any = ModuleType("pynvml")
+    nvml.NVMLError_LibraryNotFound = nvml.NVMLError_DriverNotLoaded = type("NVMLError", (Exception,), {})
+
+    def no_driver() -> None:
+        raise nvml.NVMLError_LibraryNotFound
+
+    nvml.nvmlInit = nvml.nvmlShutdown = no_driver
+    sys.modules["pynvml"] = nvml
+
+
+_count_gpus_without_nvml()
 
 
 def _resources() -> dict[str, Any]:

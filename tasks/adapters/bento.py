@@ -27,6 +27,7 @@ SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
 # what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
 CUDA_VERSION = "12.8.1"
+SCRIPT = "install_torch.sh"  # torch is in no lock of ours, see ADR 6
 INSTALL_TORCH = """#!/bin/sh
 set -e
 pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
@@ -51,14 +52,15 @@ def build_bento(src: Path, digest: str, home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "bentofile.yaml"
-        recipe.write_text(yaml.safe_dump(_recipe(src, Path(folder)), sort_keys=True))
+        context, told = _context(src, Path(folder))
+        recipe.write_text(yaml.safe_dump(told, sort_keys=True))
         command = [
             sys.executable,
             "-B",
             "-m",
             "bentoml",
             "build",
-            str(src),
+            str(context),
             "-f",
             str(recipe),
             "--version",
@@ -67,7 +69,7 @@ def build_bento(src: Path, digest: str, home: Path) -> Path:
         environment = {**launch_environment(), "BENTOML_HOME": str(home)}
         try:
             done = subprocess.run(
-                command, cwd=src, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                command, cwd=context, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired as err:
             raise Unavailable(f"bentoml build did not end within {TIMEOUT_S} s; run package again") from err
@@ -103,19 +105,22 @@ def locked_requirements(lock: str, needed: tuple[str, ...] = NEEDED) -> list[str
     return [locked[name] for name in sorted(closure)]
 
 
-def _recipe(src: Path, folder: Path) -> dict[str, object]:
+def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
+    """(what BentoML builds from, the recipe). For a CUDA device a copy, because the script must lie in it, and no release
+    holds a file that it does not list.
+    """
     recipe: dict[str, object] = {
         "service": SERVICE,
         "name": NAME,
         "include": ["bentos/**", "tasks/**", "release/**"],
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
     }
-    if device_of(src / "release" / "model") == CUDA:
-        script = folder / "install_torch.sh"  # torch is in no lock of ours, see ADR 6
-        script.write_text(INSTALL_TORCH)
-        script.chmod(0o755)
-        recipe["docker"] = {"cuda_version": CUDA_VERSION, "setup_script": str(script)}
-    return recipe
+    if device_of(src / "release" / "model") != CUDA:
+        return src, recipe
+    context = folder / "src"
+    shutil.copytree(src, context, copy_function=shutil.copyfile)
+    (context / SCRIPT).write_text(INSTALL_TORCH)
+    return context, {**recipe, "docker": {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}}
 
 
 def _keep_hashed(requirements: Path) -> None:

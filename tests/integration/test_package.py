@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -248,6 +249,32 @@ def test_a_taken_port_is_said_in_one_sentence(packed: Packed, port: int) -> None
         assert process.wait(60) == 2
     assert process.stderr is not None
     assert f"port {port} on 127.0.0.1 cannot be used" in process.stderr.read()
+
+
+def test_bentoml_serve_answers_as_the_launcher_does(served: Served, packed: Packed, tmp_path: Path) -> None:
+    _, out = packed
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-B", "-m", "bentoml", "serve", "bentos.ranker.service:Ranker"]
+    environment = {**launch_environment(), "RANKER_VIEW": str(out / "view"), "BENTOML_HOME": str(tmp_path / "bentoml")}
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", port],
+        cwd=out / "src",
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process)
+        for path, body in (("/recommend", {"k": 5}), ("/search", {"query": "milk"})):
+            theirs, ours = (httpx.post(f"{base}{path}", json=body).json() for base in (url, served[1]))
+            assert theirs["items"] == ours["items"] and theirs["release"] == ours["release"]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_feedback_outlives_a_kill(served: Served, tmp_path: Path) -> None:
