@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from tasks.domain.errors import Unavailable
-from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.state import NOBODY, ItemState, UserHistory, history_from_events
 from tasks.serving.metrics import Metrics
 from tasks.serving.online_store import OnlineStore
@@ -70,11 +69,10 @@ def with_purchases(items: ItemState, user: UserHistory | None, purchases: Purcha
     added = history_from_events(items, lines)
     if not len(added.rows):
         return user
-    before = user or NOBODY
-    return replace(before, **_merged(before, added))
+    return _merged(user or NOBODY, added)
 
 
-def _merged(one: UserHistory, other: UserHistory) -> dict[str, Ints | Floats]:
+def _merged(one: UserHistory, other: UserHistory) -> UserHistory:
     """Both, sorted by (day, row), with the lines of one item on one day as one: as a view holds them."""
     days, rows = np.concatenate([one.days, other.days]), np.concatenate([one.rows, other.rows])
     quantity = np.concatenate([one.quantity, other.quantity])
@@ -84,13 +82,14 @@ def _merged(one: UserHistory, other: UserHistory) -> dict[str, Ints | Floats]:
     days, rows = days[order], rows[order]
     starts = np.flatnonzero(np.append(True, (days[1:] != days[:-1]) | (rows[1:] != rows[:-1])))
     total = np.add.reduceat(quantity[order], starts)
-    return {
-        "rows": rows[starts].astype(np.int32),
-        "days": days[starts].astype(np.int32),
-        "quantity": total.astype(np.float32),
-        "price": (np.add.reduceat(spent[order], starts) / np.maximum(total, 1e-6)).astype(np.float32),
-        "discounted": np.maximum.reduceat(discounted[order], starts).astype(np.float32),
-    }
+    return replace(
+        one,
+        rows=rows[starts].astype(np.int32),
+        days=days[starts].astype(np.int32),
+        quantity=total.astype(np.float32),
+        price=(np.add.reduceat(spent[order], starts) / np.maximum(total, 1e-6)).astype(np.float32),
+        discounted=np.maximum.reduceat(discounted[order], starts).astype(np.float32),
+    )
 
 
 class Recorder:
