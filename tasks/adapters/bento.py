@@ -120,6 +120,7 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     context = folder / "src"
     shutil.copytree(src, context, copy_function=shutil.copyfile)
     (context / SCRIPT).write_text(INSTALL_TORCH)
+    (context / SCRIPT).chmod(0o755)
     return context, {**recipe, "docker": {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}}
 
 
