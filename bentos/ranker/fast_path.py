@@ -83,7 +83,8 @@ class FastPath:
         request_id, shadow = _headers(scope)
         try:
             call = replica.open_call(decode(await read_body(scope, receive)), request_id, shadow, arrived, route)
-            reply = replica.answered(call, await self._in_worker(call.job))
+            ranking = call.job.at_once() or await self._in_worker(call.job)
+            reply = replica.answered(call, ranking)
             status, body, extra = 200, _encode(reply), (b"x-request-id", call.request_id.encode())
         except RequestRefused as err:
             status, body, extra = err.status, _error(str(err)), None

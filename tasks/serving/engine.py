@@ -158,6 +158,21 @@ class Engine:
             self.metrics.together.labels(_size_class(len(asked))).inc(len(asked))
         return [told[n] for n in range(len(asked))]
 
+    def at_once(self, one: Asked) -> Ranking | None:
+        """A recommendation that is ready, for any thread: it needs no turn of the engine. None where there is none."""
+        request = one.request
+        if one.pseudonym is None or self._users is None or request.candidates or request.explain or request.query:
+            return None
+        user = self._users.in_memory(one.pseudonym)
+        prepared = self._prepared.in_memory(one.pseudonym, user) if user is not None else None
+        if prepared is None or prepared.ranking is None:
+            return None
+        if self.metrics is not None:
+            for cache in ("history", "profile", "recommendation"):
+                self.metrics.cached(cache, True)
+            self.metrics.views.labels("memory").inc()
+        return self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
+
     def warm_up(self, users: int, seconds: float) -> int:
         """Prepare the users with the longest histories, so that their first request is not slower; return how many."""
         began = time.perf_counter()

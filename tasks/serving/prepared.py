@@ -44,6 +44,11 @@ class PreparedUsers:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def in_memory(self, pseudonym: str, user: UserHistory) -> Prepared | None:
+        """The entry of this very history, for any thread."""
+        kept = self._kept.get(pseudonym)
+        return kept if kept is not None and kept.profile.user is user else None
+
     def of(self, pseudonym: str | None, user: UserHistory | None, metrics: Metrics | None = None) -> Prepared:
         """The user's entry, made anew when the history is another object than the one it was made of."""
         if user is None or not len(user.rows):

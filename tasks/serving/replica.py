@@ -89,6 +89,9 @@ class RankJob(Groupable):
         one = self.asked
         return self.engine.rank(one.request, one.pseudonym, deadline=one.deadline, named=one.named)
 
+    def at_once(self) -> Ranking | None:
+        return self.engine.at_once(self.asked)
+
     def together(self, jobs: Sequence[RankJob]) -> list[Ranking | Exception]:
         return self.engine.rank_together([job.asked for job in jobs])
 

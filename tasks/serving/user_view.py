@@ -72,6 +72,11 @@ class UserView:
             self._kept.popitem(last=False)
         return found.user, found.source
 
+    def in_memory(self, pseudonym: str) -> UserHistory | None:
+        """The history if it is at hand and up to date, for any thread; None says nothing: `find` does."""
+        kept = self._kept.get(pseudonym)
+        return kept.user if kept is not None and not self._news and self._clock() - kept.at < KEPT_FOR_S else None
+
     def heard(self, pseudonym: str, purchases: Purchases) -> None:
         """The user bought something just now: the next request counts it."""
         self._news.append((pseudonym, purchases))

@@ -18,6 +18,7 @@ from tasks.ranker.state import View as Snapshot
 from tasks.serving.engine import FOREVER, Asked, Engine
 from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import PreparedUsers
+from tasks.serving.recent import Purchase
 from tasks.serving.release import verify
 from tasks.serving.stage_budget import Budget, StageTimes
 from tasks.serving.worker import Groupable, Overloaded, Worker
@@ -53,6 +54,19 @@ def test_a_kept_recommendation_is_the_one_that_was_made(release: tuple[Path, Pat
     text = engine.metrics.text().decode()
     assert 'freshrank_cache_hit_ratio{cache="recommendation"} 0.66' in text
     assert 'freshrank_cache_lookups_total{cache="profile",outcome="hit"} 2.0' in text
+
+
+def test_what_is_ready_needs_no_turn_of_the_engine(release: tuple[Path, Path]) -> None:
+    engine = an_engine(release)
+    asked = Asked(recommend(k=7), USERS[1], FOREVER, True)
+    assert engine.at_once(asked) is None
+    made = engine.rank(recommend(k=30), USERS[1])
+    ready = engine.at_once(asked)
+    assert ready is not None and (ready.items, ready.scores) == (made.items[:7], made.scores[:7])
+    assert engine.at_once(Asked(recommend(candidates=IDS[:3]), USERS[1], FOREVER, True)) is None
+    assert engine.at_once(Asked(convert_rank({"surface": "search", "query": "tea"}), USERS[1], FOREVER, True)) is None
+    engine.heard(USERS[1], {"e": Purchase("item-002", "2017-07-01T09:00:00+00:00", 1.0)})
+    assert engine.at_once(asked) is None, "something was bought: it has to be counted first"
 
 
 def test_what_a_deadline_cut_short_is_not_kept(release: tuple[Path, Path]) -> None:
