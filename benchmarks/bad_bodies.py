@@ -42,11 +42,11 @@ def main() -> int:
         command = launch_command(src, view, port, "bad", secrets=secrets, spool=Path(folder) / "spool")
         ready = f"http://127.0.0.1:{port}/readyz"
         server = started.enter_context(running(command, launch_environment(), ready, Path(folder)))
-        rows = tried(psutil.Process(server.pid), port, options.count, options.seed)
+        rows = tried(psutil.Process(server.pid), port, options.count, options.seed, Path(folder) / "spool")
     return 0 if publish("bad_bodies", rows, ("msgspec", "uvicorn", "jsonschema")) else 1
 
 
-def tried(server: psutil.Process, port: int, count: int, seed: int) -> list[Row]:
+def tried(server: psutil.Process, port: int, count: int, seed: int, spool: Path) -> list[Row]:
     hand, refused = by_hand(), breaks_schema(document("bench"))
     statuses: Counter[int] = Counter()
     wrong, slowest, memory = 0, 0.0, 0
@@ -55,6 +55,9 @@ def tried(server: psutil.Process, port: int, count: int, seed: int) -> list[Row]
     for number, body in enumerate(chain(hand, drawn(count, seed))):
         if number == (len(hand) + count) // 4:
             memory = server.memory_info().rss
+        if number % 2_000 == 0:
+            _uploaded(spool)
+            sys.stderr.write(f"{number:,} {json.dumps(dict(sorted(statuses.items())))} accepted wrongly: {wrong}\n")
         sent = time.perf_counter()
         status = _status(connection, body)
         slowest = max(slowest, time.perf_counter() - sent)
@@ -75,6 +78,12 @@ def tried(server: psutil.Process, port: int, count: int, seed: int) -> list[Row]
         Row("share of the bodies that were good enough to be answered", accepted / statuses.total(), ""),
         Row("slowest answer", slowest * 1e3, "ms"),
     ]  # fmt: skip
+
+
+def _uploaded(spool: Path) -> None:
+    """What the uploader does where there is a store: else the spool is full after 64 MiB, and refuses by right."""
+    for segment in spool.glob("*/*.jsonl"):
+        segment.unlink()
 
 
 def _status(connection: http.client.HTTPConnection, body: Body) -> int:

@@ -1,6 +1,6 @@
 """The service against stock BentoML, side by side: latency through Envoy, requests a second, overhead, overload.
 
-    make bench NAME=serving ARGS="--release DIR/release --view VIEW --secrets HOME/secrets.json"
+    .venv/bin/python -m benchmarks.serving --release DIR/release --view VIEW --secrets HOME/secrets.json
 
 DIR/release is any pulled release of Complete Journey, VIEW the view that it names; the code that serves is this checkout's.
 Every process is started and stopped here. Real requests: households of the view, 100 items each, half of them things that
@@ -100,7 +100,8 @@ class Bench:
                 Row(f"requests/s, {name}, each user once", best, "/s", peers={"BentoML, same model": peer}),
                 below(f"{name}: answers that are no 200", sum(one.failed + one.refused for one in ours), "", 0),
             ]
-        warm = clients(self.url(0, "/recommend"), self.pages, 32, self.seconds, self.folder)
+        clients(self.url(4, "/recommend"), self.pages, 8, self.seconds, self.folder)
+        warm = clients(self.url(4, "/recommend"), self.pages, 32, self.seconds, self.folder)
         before = self.whole_answers(0, 1)
         both = clients(f"{self.router}/rank", self.bodies, 32, self.seconds, self.folder)
         after = self.whole_answers(0, 1)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from tasks.domain.behaviour import pseudonym, visitor_pseudonym
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest
-from tasks.serving.feedback import Shown, Spool, event_rows
+from tasks.serving.events import Shown, event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
 from tasks.serving.metrics import Metrics
 from tasks.serving.online_store import ValkeyOnlineStore

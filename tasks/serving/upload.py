@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.domain.contract import EVENT, arrow_schema
-from tasks.serving.feedback import impression_rows
+from tasks.serving.events import impression_rows
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,8 @@ import pytest
 from tasks.adapters.store import S3Store
 from tasks.domain.contract import EVENT
 from tasks.domain.requests import Feedback, FeedbackEvent
-from tasks.serving.feedback import Spool, event_rows
+from tasks.serving.events import event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.metrics import Metrics
 from tasks.serving.rings import Slate
 from tasks.settings import Settings

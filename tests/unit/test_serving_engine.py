@@ -16,7 +16,8 @@ from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.requests import Feedback, FeedbackEvent, convert_rank
 from tasks.ranker.rank import LOWEST
 from tasks.serving.engine import Engine
-from tasks.serving.feedback import Spool, event_rows
+from tasks.serving.events import event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
 from tasks.serving.metrics import Metrics
 from tasks.serving.release import RELEASE_JSON, seal, verify
