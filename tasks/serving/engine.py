@@ -145,6 +145,7 @@ class Engine:
         told: dict[int, Ranking | Exception] = {}
         open_: list[tuple[int, _Open]] = []
         for n, one in enumerate(asked):
+            found: _Open | Ranking | Exception
             try:
                 found = self._search_for(one) if one.request.surface == "search" else self._open(one)
             except Exception as err:

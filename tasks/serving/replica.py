@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tasks.domain.behaviour import pseudonym, visitor_pseudonym
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest
+from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest, Reason
 from tasks.serving.events import Shown, event_rows
 from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
@@ -194,7 +194,7 @@ class Replica:
     def answered(self, call: RankCall, ranking: Ranking) -> RankReply:
         """Remember the slate, land it, count it; the reply to send."""
         seconds = time.perf_counter() - call.arrived
-        reasons = ranking.reasons or [None] * len(ranking.items)
+        reasons: Sequence[list[Reason] | None] = ranking.reasons or [None] * len(ranking.items)
         reply = RankReply(
             request_id=call.request_id,
             release=self.digest,
