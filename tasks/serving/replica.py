@@ -39,6 +39,7 @@ KEPT_RECORDS = 5_000
 RECORD_TIMEOUT_S = 0.5
 KEPT_SLATE_ITEMS = 300_000
 TOP = 20
+SEEN_EVENTS = 50  # of one feedback that the judge is told: 5,000 of them with 1,000 events each would take the memory
 WARM_UP_ROUNDS = 3
 HOT_USERS, WARM_UP_S = 256, 2.0  # prepared before the first request, as many as fit in
 WAITING_SHARE = 0.8  # of the deadline: who would wait longer is refused at once, with 429
@@ -246,8 +247,8 @@ class Replica:
                 FeedbackSeen(
                     n=self.feedback_seen.next_number,
                     request_id=feedback.request_id,
-                    item_ids=[event.item_id for event in feedback.events],
-                    event_types=[event.event_type for event in feedback.events],
+                    item_ids=[event.item_id for event in feedback.events[:SEEN_EVENTS]],
+                    event_types=[event.event_type for event in feedback.events[:SEEN_EVENTS]],
                     at=time.time(),
                 )
             )
