@@ -7,6 +7,7 @@ file, so equal inputs make equal digests. The view (user histories) lies beside 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from tasks.domain.evidence import Check
 from tasks.domain.manifest import canonical_json, digest_of
 from tasks.lineage import PARTITIONS_JSON
 
+log = logging.getLogger("freshrank.package")
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/domain")
 READY_WITHIN_S = 120
@@ -86,7 +88,7 @@ def package(
     signed_by = sign(src, keys)
     built = build_bento(src, digest, bento_home)
     shutil.copyfile(signature_of(src), signature_of(built))
-    checked, skew = _try_service(built, view, digest, keys.public)
+    checked, skew = _try_service(built, view, digest, keys.public) if _can_try(release / "model") else (0, None)
     files = [path for path in src.rglob("*") if path.is_file()]
     return {
         "release": digest,
@@ -99,7 +101,7 @@ def package(
         "weights_digest": facts["weights_digest"],
         "bento_tag": f"{NAME}:{digest[:12]}",
         "golden_requests": checked,
-        "skew": skew.model_dump(mode="json"),
+        "skew": skew.model_dump(mode="json") if skew else None,
         "users": users,
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
@@ -170,7 +172,7 @@ def _write_provenance(release: Path, dataset: Path, told: Mapping[str, Any]) -> 
 
 
 def _record_golden(release: Path) -> None:
-    from tasks.ranker.runtime import OpenVinoScorer
+    from tasks.ranker.device import reference_scorer
     from tasks.ranker.state import ItemState
     from tasks.ranker.text import QueryEncoder
     from tasks.serving.engine import Engine
@@ -178,7 +180,7 @@ def _record_golden(release: Path) -> None:
 
     items = ItemState.load(release / "items")
     encoder = QueryEncoder(release / "text") if (release / "text" / "encoder.xml").exists() else None
-    engine = Engine(items, OpenVinoScorer(release / "model"), encoder)
+    engine = Engine(items, reference_scorer(release / "model"), encoder)
     requests = golden_requests(items)
     if encoder is None:
         requests = [request for request in requests if request["surface"] != "search"]
@@ -210,6 +212,16 @@ def golden_requests(items: Any) -> list[dict[str, Any]]:
         *({"surface": "search", "query": query, "k": 20} for query in GOLDEN_QUERIES),
         {"surface": "search", "query": GOLDEN_QUERIES[0], "history": history(sellers[:40]), "candidates": slate},
     ]
+
+
+def _can_try(model: Path) -> bool:
+    """A release for a CUDA device is tried where there is one; elsewhere its replicas prove themselves at start."""
+    from tasks.ranker.device import device_of, is_here
+
+    if is_here(device_of(model)):
+        return True
+    log.warning("device=%s outcome=not_tried the service answers its golden requests when it starts", device_of(model))
+    return False
 
 
 def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> tuple[int, Check]:

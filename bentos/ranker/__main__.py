@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -128,6 +129,7 @@ def _load(replica: Replica, server: Any, failure: list[str]) -> None:
 
     try:
         replica.load()
+        _settle_garbage()
     except FreshrankError as err:
         failure.append(str(err))
     except Exception as err:
@@ -135,6 +137,13 @@ def _load(replica: Replica, server: Any, failure: list[str]) -> None:
         failure.append(f"the release could not be loaded ({type(err).__name__}: {err}); serve the previous one")
     if failure:
         server.should_exit = True
+
+
+def _settle_garbage() -> None:
+    """What was loaded stays until the end, so the collector need not walk over it: that was a third of a cheap request."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _server_class(uvicorn: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,16 +18,18 @@ import msgspec
 from bentos.ranker.openapi import document
 from tasks.domain.errors import Unavailable
 from tasks.domain.requests import (
+    DECODERS,
     MAX_BODY_BYTES,
     MAX_REQUEST_ID,
     Feedback,
     FeedbackAccepted,
+    RankRequest,
     RequestRefused,
     decode_feedback,
-    decode_rank,
 )
 from tasks.serving.metrics import CONTENT_TYPE
 from tasks.serving.replica import Replica, log_failure
+from tasks.serving.worker import Overloaded
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -46,7 +49,7 @@ class FastPath:
         self._replica = replica
         self._pages = pages
         self._routes: dict[str, tuple[str, Callable[[Scope, Receive, Send], Awaitable[None]]]] = {
-            "/rank": ("POST", self._rank),
+            **{path: ("POST", partial(self._rank, path, decode)) for path, decode in DECODERS.items()},
             "/feedback": ("POST", self._feedback),
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
@@ -72,24 +75,28 @@ class FastPath:
         else:
             await self._refuse(send, 404, "there is nothing here; POST /rank ranks, GET /docs explains")
 
-    async def _rank(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _rank(
+        self, path: str, decode: Callable[[bytes], RankRequest], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         arrived = time.perf_counter()
-        replica = self._replica
+        replica, route = self._replica, path[1:]
         request_id, shadow = _headers(scope)
         try:
-            request = decode_rank(await read_body(scope, receive))
-            call = replica.open_call(request, request_id, shadow, arrived)
-            reply = replica.answered(call, await self._in_worker(call.job))
+            call = replica.open_call(decode(await read_body(scope, receive)), request_id, shadow, arrived, route)
+            ranking = call.job.at_once() or await self._in_worker(call.job)
+            reply = replica.answered(call, ranking)
             status, body, extra = 200, _encode(reply), (b"x-request-id", call.request_id.encode())
         except RequestRefused as err:
             status, body, extra = err.status, _error(str(err)), None
+        except Overloaded as err:  # 429, not 503: the router repeats a 503, and more of the same is what hurts here
+            status, body, extra = 429, _error(str(err)), (b"retry-after", b"1")
         except Unavailable as err:
             status, body, extra = 503, _error(str(err)), (b"retry-after", b"1")
         except Exception as err:
             log_failure(err)
             status, body, extra = 500, _error("the ranker failed on this request; the failure was logged"), None
         if status != 200:
-            replica.failed(request_id, status, arrived, shadow)
+            replica.failed(request_id, status, arrived, shadow, route)
         await self._answer(send, status, body, extra)
 
     async def _feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,7 +127,7 @@ class FastPath:
 
             replica.spool.append(rows, done)
             await written
-        replica.feedback_written(feedback, accepted)
+        replica.feedback_written(feedback, rows, accepted)
         return accepted
 
     async def _in_worker(self, job: Callable[[], Any]) -> Any:

@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from tasks.domain.requests import MAX_CANDIDATES, Feedback, FeedbackAccepted, RankReply, RankRequest
+from tasks.domain.requests import (
+    MAX_CANDIDATES,
+    Feedback,
+    FeedbackAccepted,
+    RankReply,
+    RankRequest,
+    RecommendRequest,
+    SearchRequest,
+)
 
 HERE = Path(__file__).parent
 REFUSALS = {
@@ -18,21 +26,29 @@ REFUSALS = {
     "413": "the body is larger than 256 KiB",
     "415": "not application/json",
     "422": "the body does not fit the schema; the field is named",
-    "503": "not ready, or too many requests are waiting; see retry-after",
+    "429": "too many requests are waiting; see retry-after",
+    "503": "not ready; see retry-after",
 }
+
+
+LINES = [{"item_id": "1082185", "event_time": "2017-06-28T17:20:00Z", "quantity": 1, "value": 1.29}]
 
 
 @cache
 def document(release: str) -> dict[str, Any]:
-    structs = (RankRequest, RankReply, Feedback, FeedbackAccepted)
-    (request, reply, feedback, accepted), components = msgspec.json.schema_components(
+    structs = (RankRequest, RecommendRequest, SearchRequest, RankReply, Feedback, FeedbackAccepted)
+    (rank, recommend, search, reply, feedback, accepted), components = msgspec.json.schema_components(
         structs, ref_template="#/components/schemas/{name}"
     )
-    components["RankRequest"]["properties"]["candidates"]["description"] = (
-        f"1 to {MAX_CANDIDATES:,} distinct items; an unknown one is ranked last"
-    )
+    for name in ("RankRequest", "SearchRequest"):
+        components[name]["properties"]["candidates"]["description"] = (
+            f"1 to {MAX_CANDIDATES:,} distinct items; an unknown one is ranked last"
+        )
     components["Error"] = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    examples = [json.loads((HERE / name).read_text()) for name in ("smoke_request.json", "smoke_reply.json")]
+    asked, answer = (json.loads((HERE / name).read_text()) for name in ("smoke_request.json", "smoke_reply.json"))
+    because = [{"feature": "days_since", "effect": 0.84}, {"feature": "purchase_history", "effect": 0.31}]
+    explained = {**answer, "items": [{**answer["items"][0], "because": because}, *answer["items"][1:3]]}
+    found = {**answer, "stage": "search", "items": answer["items"][:2]}
     shopping = {"request_id": "3f0c", "events": [{"item_id": "1082185", "event_type": "purchase", "value": 1.29}]}
     return {
         "openapi": "3.1.0",
@@ -42,11 +58,32 @@ def document(release: str) -> dict[str, Any]:
             "description": "Ranks a catalogue's items for a user or a query. Every reply names its release.",
         },
         "paths": {
-            "/rank": {"post": _operation("Rank candidates, or retrieve and rank", request, reply, "200", *examples)},
+            "/rank": {
+                "post": _operation(
+                    "Rank candidates on either surface; without candidates, retrieve and rank", rank, reply, "200",
+                    {"a slate": (asked, answer), "the best of the catalogue": ({**asked, "candidates": None, "k": 3}, answer)},
+                )
+            },
+            "/recommend": {
+                "post": _operation(
+                    "Retrieve, rank and return the best k for a user", recommend, reply, "200",
+                    {
+                        "a user": ({"user_id": "household-1", "k": 3}, answer),
+                        "a history, with reasons": ({"history": LINES, "k": 3, "explain": True}, explained),
+                        "nobody in particular": ({}, {**answer, "stage": "popularity"}),
+                    },
+                )
+            },
+            "/search": {
+                "post": _operation(
+                    "Find, rank and return the best k for a query", search, reply, "200",
+                    {"a query": ({"query": "whole milk", "user_id": "household-1", "k": 2}, found)},
+                )
+            },
             "/feedback": {
                 "post": _operation(
-                    "Say what the user did with a served list", feedback, accepted, "202", shopping,
-                    {"accepted": 1, "joined": True},
+                    "Say what the user did with a served list", feedback, accepted, "202",
+                    {"a purchase": (shopping, {"accepted": 1, "joined": True})},
                 )
             },
             "/healthz": {"get": _page("The process is up")},
@@ -59,19 +96,28 @@ def document(release: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _operation(summary: str, takes: Any, gives: Any, status: str, example: Any, answer: Any) -> dict[str, Any]:
+def _operation(
+    summary: str, takes: Any, gives: Any, status: str, examples: dict[str, tuple[Any, Any]]
+) -> dict[str, Any]:
+    """`examples`: name -> (request, reply)."""
     refusals = {
         code: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
         for code, text in REFUSALS.items()
     }
+    sent = {name: {"value": _without_nulls(request)} for name, (request, _) in examples.items()}
+    answered = {name: {"value": reply} for name, (_, reply) in examples.items()}
     return {
         "summary": summary,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": takes, "example": example}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": takes, "examples": sent}}},
         "responses": {
-            status: {"description": "done", "content": {"application/json": {"schema": gives, "example": answer}}},
+            status: {"description": "done", "content": {"application/json": {"schema": gives, "examples": answered}}},
             **refusals,
         },
     }
+
+
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in value.items() if part is not None}
 
 
 def _page(summary: str) -> dict[str, Any]:

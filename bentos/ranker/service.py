@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import sys
 import time
 from http import HTTPStatus
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -20,15 +24,40 @@ SRC = Path(__file__).resolve().parents[2]
 adopted: Replica | None = None
 
 
+def _count_gpus_without_nvml() -> None:
+    """`bentoml serve` counts GPUs with a package that our lock leaves out (ADR 6): answer as it does without a driver."""
+    if importlib.util.find_spec("pynvml") is not None:
+        return
+    nvml: Any = ModuleType("pynvml")
+    nvml.NVMLError_LibraryNotFound = nvml.NVMLError_DriverNotLoaded = type("NVMLError", (Exception,), {})
+
+    def no_driver() -> None:
+        raise nvml.NVMLError_LibraryNotFound
+
+    nvml.nvmlInit = nvml.nvmlShutdown = no_driver
+    sys.modules["pynvml"] = nvml
+
+
+_count_gpus_without_nvml()
+
+
+def _resources() -> dict[str, Any]:
+    """A release for a CUDA device asks for one; read when BentoML builds and when it serves."""
+    config = SRC / "release" / "model" / "config.json"
+    device = json.loads(config.read_bytes()).get("device") if config.exists() else None
+    return {"gpu": 1} if device == "cuda" else {"cpu": "1"}
+
+
 @bentoml.service(
     name="freshrank_ranker",
     workers=1,
+    resources=_resources(),
     traffic={"timeout": 10, "max_concurrency": 256},
     metrics={"enabled": True},
     logging={"access": {"enabled": False}},
 )
 class Ranker:
-    """POST /rank and POST /feedback; a user is hashed on entry, a slate comes back as a permutation of itself."""
+    """POST /rank, /recommend, /search and /feedback; a user is hashed on entry, a slate comes back as a permutation of itself."""
 
     def __init__(self) -> None:
         from tasks.serving.replica import Replica, ReplicaOptions
@@ -40,19 +69,35 @@ class Ranker:
     @bentoml.api(route="/rank")
     def rank(self, body: dict[str, Any], /, ctx: bentoml.Context) -> dict[str, Any]:
         """Rank `candidates`, or retrieve and rank the best `k`. /docs.json of the fast path has the full schema."""
+        return self._ranked("/rank", body, ctx)
+
+    @bentoml.api(route="/recommend")
+    def recommend(self, body: dict[str, Any], /, ctx: bentoml.Context) -> dict[str, Any]:
+        """Retrieve and rank the best `k` for a user."""
+        return self._ranked("/recommend", body, ctx)
+
+    @bentoml.api(route="/search")
+    def search(self, body: dict[str, Any], /, ctx: bentoml.Context) -> dict[str, Any]:
+        """The best `k` for a query text."""
+        return self._ranked("/search", body, ctx)
+
+    def _ranked(self, path: str, body: dict[str, Any], ctx: bentoml.Context) -> dict[str, Any]:
         import msgspec
 
         from tasks.domain.errors import Unavailable
         from tasks.domain.requests import RequestRefused, convert_rank
+        from tasks.serving.worker import Overloaded
 
         arrived = time.perf_counter()
         ctx.response.headers["x-freshrank-release"] = self.replica.digest
         request_id = ctx.request.headers.get("x-request-id")
         try:
-            call = self.replica.open_call(convert_rank(body), request_id, False, arrived)
+            call = self.replica.open_call(convert_rank(body, path), request_id, False, arrived, path[1:])
             reply = self.replica.answered(call, self.replica.worker.run(call.job))
         except RequestRefused as err:
             return _refusal(ctx, err.status, err)
+        except Overloaded as err:
+            return _refusal(ctx, HTTPStatus.TOO_MANY_REQUESTS, err)
         except Unavailable as err:
             return _refusal(ctx, HTTPStatus.SERVICE_UNAVAILABLE, err)
         ctx.response.headers["x-request-id"] = call.request_id
@@ -77,7 +122,7 @@ class Ranker:
             return _refusal(ctx, err.status, err)
         except Unavailable as err:
             return _refusal(ctx, HTTPStatus.SERVICE_UNAVAILABLE, err)
-        self.replica.feedback_written(feedback, accepted)
+        self.replica.feedback_written(feedback, rows, accepted)
         ctx.response.status_code = HTTPStatus.ACCEPTED
         kept: dict[str, Any] = msgspec.to_builtins(accepted)
         return kept
@@ -115,15 +160,16 @@ class Screen:
         self._app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in ("/rank", "/feedback"):
+        from bentos.ranker.fast_path import answer_json, read_body
+        from tasks.domain.requests import DECODERS, RequestRefused, decode_feedback
+
+        decoders = {**DECODERS, "/feedback": decode_feedback}
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in decoders:
             await self._app(scope, receive, send)
             return
-        from bentos.ranker.fast_path import answer_json, read_body
-        from tasks.domain.requests import RequestRefused, decode_feedback, decode_rank
-
         try:
             body = await read_body(scope, receive)
-            (decode_rank if scope["path"] == "/rank" else decode_feedback)(body)
+            decoders[scope["path"]](body)
         except RequestRefused as err:
             await answer_json(send, err.status, {"error": str(err)})
             return

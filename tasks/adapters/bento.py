@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tasks.domain.errors import InputRejected, Unavailable
+from tasks.ranker.device import CUDA, device_of
 from tasks.serving.launch import launch_environment
 from tasks.serving.release import verify
 
@@ -25,6 +26,12 @@ NAME = "freshrank_ranker"
 SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
 # what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
+CUDA_VERSION = "12.8.1"
+SCRIPT = "install_torch.sh"  # torch is in no lock of ours, see ADR 6
+INSTALL_TORCH = """#!/bin/sh
+set -e
+pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
+"""
 NEEDED = (
     "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
     "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
@@ -45,14 +52,15 @@ def build_bento(src: Path, digest: str, home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "bentofile.yaml"
-        recipe.write_text(yaml.safe_dump(_recipe(), sort_keys=True))
+        context, told = _context(src, Path(folder))
+        recipe.write_text(yaml.safe_dump(told, sort_keys=True))
         command = [
             sys.executable,
             "-B",
             "-m",
             "bentoml",
             "build",
-            str(src),
+            str(context),
             "-f",
             str(recipe),
             "--version",
@@ -61,7 +69,7 @@ def build_bento(src: Path, digest: str, home: Path) -> Path:
         environment = {**launch_environment(), "BENTOML_HOME": str(home)}
         try:
             done = subprocess.run(
-                command, cwd=src, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                command, cwd=context, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired as err:
             raise Unavailable(f"bentoml build did not end within {TIMEOUT_S} s; run package again") from err
@@ -97,13 +105,23 @@ def locked_requirements(lock: str, needed: tuple[str, ...] = NEEDED) -> list[str
     return [locked[name] for name in sorted(closure)]
 
 
-def _recipe() -> dict[str, object]:
-    return {
+def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
+    """(what BentoML builds from, the recipe). For a CUDA device a copy, because the script must lie in it, and no release
+    holds a file that it does not list.
+    """
+    recipe: dict[str, object] = {
         "service": SERVICE,
         "name": NAME,
         "include": ["bentos/**", "tasks/**", "release/**"],
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
     }
+    if device_of(src / "release" / "model") != CUDA:
+        return src, recipe
+    context = folder / "src"
+    shutil.copytree(src, context, copy_function=shutil.copyfile)
+    (context / SCRIPT).write_text(INSTALL_TORCH)
+    (context / SCRIPT).chmod(0o755)
+    return context, {**recipe, "docker": {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}}
 
 
 def _keep_hashed(requirements: Path) -> None:

@@ -21,6 +21,7 @@ TIMEOUT = "5s"
 NEVER_ARRIVED = "connect-failure,refused-stream"
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
 NO_PAGE = "there is no such page; see /docs"
+RANKED = ("/rank", "/recommend", "/search")
 PAGES = ("/", "/docs", "/docs.json", "/schema.json", "/livez", "/healthz", "/readyz")
 EVERYBODY = Access()
 PAGE_FOLDERS = ("/static_content/", "/assets/")
@@ -83,7 +84,7 @@ def version(resources: Any) -> str:
 
 def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     live = {release: weight for release, weight in traffic.weights.items() if weight}
-    rank, feedback = {"path": "/rank"}, {"path": "/feedback"}
+    feedback = {"path": "/feedback"}
     post = {"name": ":method", "string_match": {"exact": "POST"}}
     get = {"name": ":method", "string_match": {"exact": "GET"}}
     if not live:
@@ -92,10 +93,14 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     first = max(live, key=lambda release: (live[release], release))
     forced = [
         {
-            "match": rank | {"headers": [post, {"name": FORCE_HEADER, "string_match": {"prefix": release[:12]}}]},
+            "match": {
+                "path": path,
+                "headers": [post, {"name": FORCE_HEADER, "string_match": {"prefix": release[:12]}}],
+            },
             "route": {"cluster": cluster_name(release), **_patience(retry=False)},
         }
         for release in sorted(traffic.backends)
+        for path in RANKED
     ]
     ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
     if traffic.mirror:
@@ -106,7 +111,7 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     keyless = envoy_edge.open_to_all(access)
     return [
         *forced,
-        {"match": rank | {"headers": [post]}, "route": ranked},
+        *({"match": {"path": path, "headers": [post]}, "route": ranked} for path in RANKED),
         # feedback must not be stored twice, so it is sent again only if it never arrived
         {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry(NEVER_ARRIVED)}},
         *(

@@ -104,6 +104,11 @@ def session_pseudonym(raw_id: str, key: bytes) -> str:
     return hmac.digest(_checked(key), b"session\0" + raw_id.encode(), "sha256").hex()
 
 
+def visitor_pseudonym(request_id: str, key: bytes) -> str:
+    """Who a request is of that names nobody: a user of this one request, so that its events belong together."""
+    return hmac.digest(_checked(key), b"request\0" + request_id.encode(), "sha256").hex()
+
+
 def _checked(key: bytes) -> bytes:
     if len(key) < 32:
         raise InputRejected(

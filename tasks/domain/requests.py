@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -35,7 +35,10 @@ Amount = Annotated[float, Meta(ge=0, le=1e9)]
 Moment = Annotated[datetime, Meta(tz=True, description="with its offset, e.g. 2017-07-02T18:00:00Z")]
 Surface = Literal["recommendation", "search"]
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating"]
-ContextValue = str | int | float | bool | None
+Query = Annotated[str, Meta(max_length=MAX_QUERY_CHARACTERS)]
+ContextValue = Annotated[str, Meta(max_length=256)] | int | float | bool | None
+Context = Annotated[dict[Annotated[str, Meta(max_length=64)], ContextValue], Meta(max_length=MAX_CONTEXT_KEYS)]
+K = Annotated[int, Meta(ge=1, le=MAX_K)]
 
 
 class RequestRefused(InputRejected):
@@ -58,31 +61,61 @@ class HistoryEvent(Struct, frozen=True, forbid_unknown_fields=True):
     store_id: Annotated[str, Meta(max_length=64)] | None = None
 
 
+History = Annotated[list[HistoryEvent], Meta(max_length=MAX_HISTORY)]
+
+
 class RankRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Rank `candidates`, or retrieve and rank the best `k`. With both, the best `k` of the candidates.
 
     A user is named by `user_id`, or described by `history`, or left out (popularity answers). `context` is a flat map;
-    the part 1 model reads nothing from it.
+    the part 1 model reads nothing from it. `explain` adds to each of the best 10 items what moved it.
     """
 
     surface: Surface
     user_id: UserId | None = None
-    query: Annotated[str, Meta(max_length=MAX_QUERY_CHARACTERS)] | None = None
-    history: Annotated[list[HistoryEvent], Meta(max_length=MAX_HISTORY)] | None = None
-    context: (
-        Annotated[
-            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)] | int | float | bool | None],
-            Meta(max_length=MAX_CONTEXT_KEYS),
-        ]
-        | None
-    ) = None
+    query: Query | None = None
+    history: History | None = None
+    context: Context | None = None
     candidates: list[ItemId] | None = None
-    k: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
+    k: K | None = None
+    explain: bool = False
 
 
-class RankedItem(Struct, frozen=True):
+class RecommendRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Retrieve and rank the best `k` (10) for a user, for what `history` tells, or for nobody in particular."""
+
+    user_id: UserId | None = None
+    history: History | None = None
+    context: Context | None = None
+    k: K | None = None
+    explain: bool = False
+
+
+class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The best `k` (10) items for a query text; with `candidates`, the order of those."""
+
+    query: Query
+    user_id: UserId | None = None
+    history: History | None = None
+    context: Context | None = None
+    candidates: list[ItemId] | None = None
+    k: K | None = None
+    explain: bool = False
+
+
+class Reason(Struct, frozen=True):
+    """What one input did to one score: the score as it is, less the score with this input as it typically is."""
+
+    feature: str
+    effect: float
+
+
+class RankedItem(Struct, frozen=True, omit_defaults=True):
+    """`because` holds what moved the item most, on request; its effects need not add up to the score."""
+
     item_id: str
     score: float
+    because: list[Reason] | None = None
 
 
 class RankReply(Struct, frozen=True):
@@ -90,13 +123,15 @@ class RankReply(Struct, frozen=True):
 
     `stage` is the last stage that set the order: `full` (history transformer), `base` (feature head), `retrieved`
     (counters only), each the fallback of the one before it when the deadline has passed; `popularity` is the feature
-    head when nothing is known about the user. For a query `search`, and `cosine` past the deadline.
+    head when nothing is known about the user. For a query `search`, and `cosine` past the deadline. `cut_short` says
+    that the deadline left a stage out.
     """
 
     request_id: str
     release: str
     items: list[RankedItem]
     stage: str
+    cut_short: bool
     latency_ms: float
 
 
@@ -126,6 +161,8 @@ class FeedbackAccepted(Struct, frozen=True):
 
 
 _rank_decoder = msgspec.json.Decoder(RankRequest)
+_recommend_decoder = msgspec.json.Decoder(RecommendRequest)
+_search_decoder = msgspec.json.Decoder(SearchRequest)
 _feedback_decoder = msgspec.json.Decoder(Feedback)
 
 
@@ -133,13 +170,32 @@ def decode_rank(body: bytes) -> RankRequest:
     return checked_rank(_decode(_rank_decoder, body))
 
 
+def decode_recommend(body: bytes) -> RankRequest:
+    """A body of POST /recommend as the rank request that it stands for."""
+    sent: RecommendRequest = _decode(_recommend_decoder, body)
+    return checked_rank(RankRequest(surface="recommendation", **msgspec.structs.asdict(sent)))
+
+
+def decode_search(body: bytes) -> RankRequest:
+    """A body of POST /search as the rank request that it stands for."""
+    sent: SearchRequest = _decode(_search_decoder, body)
+    return checked_rank(RankRequest(surface="search", **msgspec.structs.asdict(sent)))
+
+
 def decode_feedback(body: bytes) -> Feedback:
     return checked_feedback(_decode(_feedback_decoder, body))
 
 
-def convert_rank(value: Any) -> RankRequest:
+DECODERS: Mapping[str, Callable[[bytes], RankRequest]] = {
+    "/rank": decode_rank,
+    "/recommend": decode_recommend,
+    "/search": decode_search,
+}
+
+
+def convert_rank(value: Any, path: str = "/rank") -> RankRequest:
     """The same limits for a body that something else has parsed already."""
-    return decode_rank(_strict_json(value))
+    return DECODERS[path](_strict_json(value))
 
 
 def convert_feedback(value: Any) -> Feedback:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from tasks.ranker.arrays import Floats, Ints
-from tasks.ranker.features import columns
+from tasks.ranker.crowd import Crowd
+from tasks.ranker.features import columns, crowd_columns
 from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import Scorer
@@ -17,6 +19,7 @@ from tasks.ranker.state import NOBODY, ItemState, UserHistory
 from tasks.ranker.tokens import tokenise
 
 RESCORED = 150
+Ask = tuple[str, tuple[Floats, ...]]  # features, base or full, and what its scorer reads
 LOWEST = np.float32(-40.0)  # score of an item that the state does not know
 
 
@@ -35,11 +38,17 @@ class Slate:
 
     profile: Profile
     candidates: Ints
+    parts: Floats | None = None  # of each text, for a scorer that takes them in place of text vectors: head_parts.py
 
     @cached_property
     def known(self) -> Ints:
         """Positions of the candidates that can be scored."""
         return np.flatnonzero(self.candidates >= 0).astype(np.int32)
+
+    def texts(self, rows: Ints) -> Floats:
+        """What the scorer reads of the texts of catalogue rows."""
+        items = self.profile.items
+        return items.vectors(rows) if self.parts is None else self.parts[items.text[rows]]
 
     @cached_property
     def x(self) -> Floats:
@@ -71,6 +80,59 @@ def rank_profile(
 
 
 def rank_slate(scorer: Scorer, slate: Slate, in_time: Callable[[], bool] = lambda: True) -> Ranking:
+    return rank_together(scorer, [slate], [in_time])[0]
+
+
+def rank_together(scorer: Scorer, slates: Sequence[Slate], in_time: Sequence[Callable[[], bool]]) -> list[Ranking]:
+    """Rank several slates of one morning, with one pass over features and one call of the scorer a stage for all of them.
+
+    No score depends on the other rows of a call (Scorer), so each is ranked as it would be alone.
+    """
+    cascades = [_cascade(slate, told) for slate, told in zip(slates, in_time, strict=True)]
+    rankings: dict[int, Ranking] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(slates)))
+    while answers:
+        asked: dict[str, list[tuple[int, tuple[Floats, ...]]]] = {}
+        for n, answer in answers.items():
+            try:
+                stage, inputs = cascades[n].send(answer)
+                asked.setdefault(stage, []).append((n, inputs))
+            except StopIteration as done:
+                rankings[n] = done.value
+        answers = {}
+        for stage, group in asked.items():
+            members = [n for n, _ in group]
+            if stage == "features":
+                share_features([slates[n] for n in members])
+                answers |= dict.fromkeys(members)
+            else:
+                answers |= dict(zip(members, _scored(scorer, stage, [inputs for _, inputs in group]), strict=True))
+    return [rankings[n] for n in range(len(slates))]
+
+
+def _scored(scorer: Scorer, stage: str, inputs: list[tuple[Floats, ...]]) -> list[Floats]:
+    score = scorer.base if stage == "base" else scorer.full
+    if len(inputs) == 1:
+        return [score(*inputs[0])]
+    ends = np.cumsum([len(parts[0]) for parts in inputs])
+    return np.split(score(*(np.concatenate(parts) for parts in zip(*inputs, strict=True))), ends[:-1])
+
+
+def share_features(slates: Sequence[Slate]) -> None:
+    """Make the features of several slates of one morning at once and leave each its own: numpy is called once for all."""
+    open_ = [slate for slate in slates if "x" not in slate.__dict__ and len(slate.known)]
+    if len(open_) < 2:
+        return
+    rows = [slate.candidates[slate.known] for slate in open_]
+    sizes = [len(part) for part in rows]
+    crowd = Crowd(tuple(slate.profile for slate in open_))
+    x = crowd_columns(crowd, np.concatenate(rows), np.repeat(np.arange(len(open_)), sizes))
+    for slate, part in zip(open_, np.split(x, np.cumsum(sizes)[:-1]), strict=True):
+        slate.__dict__["x"] = part  # what the cached property would hold
+
+
+def _cascade(slate: Slate, in_time: Callable[[], bool]) -> Generator[Ask, Any, Ranking]:
+    """Asks for scores, one stage after the other, and returns the ranking: who answers may ask for many at once."""
     profile, known = slate.profile, slate.known
     rows = slate.candidates[known]
     scores = np.full(len(slate.candidates), LOWEST, np.float32)
@@ -80,14 +142,16 @@ def rank_slate(scorer: Scorer, slate: Slate, in_time: Callable[[], bool] = lambd
         scores[known] = LOWEST + 1 + profile.items.sales28[rows] * np.float32(1e-6)
         return _sorted(scores, "retrieved")
 
-    vectors = profile.items.vectors(rows)
-    base = np.maximum(scorer.base(slate.x, vectors), LOWEST + 1)
+    yield "features", ()
+    vectors = slate.texts(rows)
+    base = np.maximum((yield "base", (slate.x, vectors)), LOWEST + 1)
     scores[known] = base
     if not len(profile.user.rows) or not in_time():
         return _sorted(scores, "base")
 
     best = np.argsort(-base, kind="stable")[:RESCORED]
-    full = np.maximum(scorer.full(slate.x[best], vectors[best], *tokenise(profile, rows[best])), LOWEST + 1)
+    told = yield "full", (slate.x[best], vectors[best], *tokenise(profile, rows[best]))
+    full = np.maximum(told, LOWEST + 1)
     # the stages are on one scale but not of one mind: what was not re-scored stays below what was
     scores[known] = np.minimum(base, full.min())
     scores[known[best]] = full

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tasks.ranker.trees import Member
 
 # batch sizes are rounded up to one of these: a new shape costs OpenVINO a compilation
-BASE_SIZES = (16, 64, 128, 256, 512, 1_000)
-FULL_SIZES = (16, 64, 150)
+BASE_SIZES = (16, 64, 100, 128, 256, 512, 1_000)
+FULL_SIZES = (16, 64, 100, 150)
 PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
 TREES = "trees.txt"  # LightGBM's own format, where the recipe asks for trees
 BLEND = "blend.json"  # how they are mixed in
@@ -62,6 +62,13 @@ def compiled(path: Path, threads: int | None, *, exact: bool = True) -> Any:
     """An OpenVINO model on the CPU. `exact` keeps fp32 between the layers also where bf16 would be faster."""
     from openvino import Core  # heavy: only who runs a model pays for it
 
+    return compiled_model(Core().read_model(path), threads, exact=exact)
+
+
+def compiled_model(model: Any, threads: int | None, *, exact: bool = True) -> Any:
+    """The same of a model in memory."""
+    from openvino import Core
+
     core = Core()
     options: dict[str, Any] = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     if threads is not None:
@@ -71,7 +78,7 @@ def compiled(path: Path, threads: int | None, *, exact: bool = True) -> Any:
     # On a thread of its own: the CPU plugin gives the calling thread a signal stack that holds one signal on a CPU with
     # AMX. On the main thread a second signal at the same time (a child's end during SIGTERM) killed the process.
     with ThreadPoolExecutor(1) as aside:
-        return aside.submit(lambda: core.compile_model(core.read_model(path), "CPU", options)).result()
+        return aside.submit(lambda: core.compile_model(model, "CPU", options)).result()
 
 
 class OpenVinoScorer:
@@ -127,6 +134,11 @@ class TorchScorer:
 
         torch.set_num_threads(1)  # single slates: more threads only wait for each other
         return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)), trees_in(directory))
+
+    def moved(self, device: str) -> TorchScorer:
+        """Itself, with its weights on another device; inputs and scores stay numpy."""
+        self._model.to(device)
+        return self
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         from tasks.ranker.model import as_numpy

@@ -240,6 +240,10 @@ class View:
         bounds = {name: self._bounds(name, n) for name in HISTORY_FIELDS}
         return UserHistory(**{name: self._slices[name][a:b] for name, (a, b) in bounds.items()})
 
+    def busiest(self, n: int) -> list[str]:
+        """The n users with the most events, the most first."""
+        return [self.user_ids[at] for at in np.argsort(-np.diff(self._events), kind="stable")[:n].tolist()]
+
     def _bounds(self, name: str, n: int) -> tuple[int, int]:
         if name == "store":
             return n, n + 1

@@ -16,16 +16,23 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, RequestRefused
+from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, Reason, RequestRefused
 from tasks.ranker.arrays import Floats, Ints
+from tasks.ranker.device import open_scorer
 from tasks.ranker.features import FEATURES
+from tasks.ranker.head_parts import PartsScorer
 from tasks.ranker.profile import Profile
-from tasks.ranker.rank import LOWEST, rank_profile
-from tasks.ranker.retrieve import candidates_of, similar_to
-from tasks.ranker.runtime import OpenVinoScorer, Scorer
-from tasks.ranker.state import NOBODY, ItemState, UserHistory, history_from_events
+from tasks.ranker.rank import LOWEST, Slate, rank_profile, rank_together
+from tasks.ranker.rank import Ranking as Ordered
+from tasks.ranker.retrieve import similar_to
+from tasks.ranker.runtime import Scorer
+from tasks.ranker.state import ItemState, UserHistory, history_from_events
 from tasks.serving.metrics import Metrics
+from tasks.serving.prepared import Prepared, PreparedUsers
+from tasks.serving.reasons import reasons_of, strongest
+from tasks.serving.recent import Purchases
 from tasks.serving.release import Release
+from tasks.serving.stage_budget import Budget, StageTimes
 from tasks.serving.user_view import UserView, open_view
 
 KEPT_QUERIES = 4_096
@@ -47,6 +54,18 @@ class Ranking:
     stage: str
     user_known: bool
     view_source: str
+    cut_short: bool = False  # the deadline left a stage out
+    reasons: list[list[Reason]] | None = None  # of the items, where the caller asked
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, who it is of, and by when it is to be answered; `named` says that the caller named a user."""
+
+    request: RankRequest
+    pseudonym: str | None
+    deadline: float
+    named: bool
 
 
 class Guarded:
@@ -77,11 +96,14 @@ class Engine:
     ) -> None:
         self._items = items
         self._scorer = Guarded(scorer)
+        self._parts = scorer.parts_of_items(items) if isinstance(scorer, PartsScorer) else None
         self._encoder = encoder
         self._users = users
         self.metrics: Metrics | None = None
         self._clock = clock
         self._queries: OrderedDict[str, Floats] = OrderedDict()
+        self._prepared = PreparedUsers(items)
+        self._times = StageTimes()
         items.row_of  # noqa: B018  # counted now, not in the first request
 
     @classmethod
@@ -95,13 +117,13 @@ class Engine:
     ) -> Engine:
         """Load a checked release. Raises InputRejected where its parts, or the view, do not belong together."""
         items = ItemState.load(release.directory / "items")
-        users = open_view(view, release.record.view, items.digest, valkey_url) if view is not None else None
+        users = open_view(view, release.record.view, items, valkey_url) if view is not None else None
         encoder: Encoder | None = None
         if (release.directory / "text" / "encoder.xml").exists():
             from tasks.ranker.text import QueryEncoder
 
             encoder = QueryEncoder(release.directory / "text", threads)
-        return cls(items, OpenVinoScorer(release.directory / "model", threads), encoder, users)
+        return cls(items, open_scorer(release.directory / "model", threads), encoder, users)
 
     def rank(
         self, request: RankRequest, pseudonym: str | None = None, *, deadline: float = FOREVER, named: bool = False
@@ -109,33 +131,116 @@ class Engine:
         """Order the request's candidates, or retrieve and order; an unknown item goes last, ties by position.
 
         Args:
-            deadline: on this engine's clock; past it, no further stage is begun and the order so far is the answer.
+            deadline: on this engine's clock; a stage that would not be over by then is not begun, and the order so far
+                is the answer.
             named: the caller named a user, known or not.
         """
-        user, source = self._user(request, pseudonym)
-        if named and user is None and self.metrics is not None:
-            self.metrics.unknown_users.inc()
-        profile = Profile(self._items, user or NOBODY, self._items.day)
-        known = len(profile.user.rows) > 0
+        told = self.rank_together([Asked(request, pseudonym, deadline, named)])[0]
+        if isinstance(told, Exception):
+            raise told
+        return told
 
-        def in_time() -> bool:
-            return self._clock() < deadline
+    def rank_together(self, asked: Sequence[Asked]) -> list[Ranking | Exception]:
+        """What `rank` answers to each, or raises; recommendations share features and calls of the scorer."""
+        told: dict[int, Ranking | Exception] = {}
+        open_: list[tuple[int, _Open]] = []
+        for n, one in enumerate(asked):
+            found: _Open | Ranking | Exception
+            try:
+                found = self._search_for(one) if one.request.surface == "search" else self._open(one)
+            except Exception as err:
+                found = err
+            if isinstance(found, _Open):
+                open_.append((n, found))
+            else:
+                told[n] = found
+        told |= zip((n for n, _ in open_), self._ranked([one for _, one in open_]), strict=True)
+        if self.metrics is not None:
+            self.metrics.together.labels(_size_class(len(asked))).inc(len(asked))
+        return [told[n] for n in range(len(asked))]
 
-        if request.surface == "search":
-            rows, scores, stage = self._search(request, profile, in_time)
-        else:
-            rows = self._given(request.candidates) if request.candidates else candidates_of(profile)
-            ranked = rank_profile(self._scorer, profile, rows, in_time)
-            scores = np.empty(len(rows), np.float32)
-            scores[ranked.order] = ranked.scores
-            stage = "popularity" if ranked.stage == "base" and not known else ranked.stage
-            return self._ranking(request, rows, ranked.order, scores, stage, known, source)
+    def at_once(self, one: Asked) -> Ranking | None:
+        """A recommendation that is ready, for any thread: it needs no turn of the engine. None where there is none."""
+        request = one.request
+        if one.pseudonym is None or self._users is None or request.candidates or request.explain or request.query:
+            return None
+        user = self._users.in_memory(one.pseudonym)
+        prepared = self._prepared.in_memory(one.pseudonym, user) if user is not None else None
+        if prepared is None or prepared.ranking is None:
+            return None
+        if self.metrics is not None:
+            for cache in ("history", "profile", "recommendation"):
+                self.metrics.cached(cache, True)
+            self.metrics.views.labels("memory").inc()
+        return self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
+
+    def warm_up(self, users: int, seconds: float) -> int:
+        """Prepare the users with the longest histories, so that their first request is not slower; return how many."""
+        began = time.perf_counter()
+        for n, pseudonym in enumerate(self._users.busiest(users) if self._users is not None else []):
+            if time.perf_counter() - began > seconds:
+                return n
+            self.rank(RankRequest(surface="recommendation"), pseudonym)
+        return users
+
+    def heard(self, pseudonym: str, purchases: Purchases) -> None:
+        """Any thread may say so: the user bought these just now."""
+        if self._users is not None:
+            self._users.heard(pseudonym, purchases)
+
+    def _open(self, one: Asked) -> _Open | Ranking:
+        """A recommendation up to where the model is needed; a kept one is answered at once."""
+        prepared, source = self._prepared_for(one)
+        request = one.request
+        if not request.candidates:
+            if self.metrics is not None:
+                self.metrics.cached("recommendation", prepared.ranking is not None)
+            if prepared.ranking is not None:
+                return self._answer(request, prepared, prepared.candidates(), prepared.ranking, source, False)
+        rows = self._given(request.candidates) if request.candidates else prepared.candidates()
+        budget = Budget(("base", "full"), one.deadline, self._clock, self._times)
+        return _Open(request, prepared, Slate(prepared.profile, rows, self._parts), source, budget)
+
+    def _ranked(self, open_: list[_Open]) -> list[Ranking | Exception]:
+        try:
+            ranked = rank_together(self._scorer, [one.slate for one in open_], [one.budget for one in open_])
+        except Exception as err:
+            if len(open_) == 1:
+                return [err]
+            # one of them is at fault, and its neighbours are not
+            return [told for one in open_ for told in self._ranked([one])]
+        told: list[Ranking | Exception] = []
+        for one, ranking in zip(open_, ranked, strict=True):
+            one.budget.finish()
+            if not one.request.candidates and not one.budget.cut_short:
+                one.prepared.ranking = ranking
+            rows, cut_short = one.slate.candidates, one.budget.cut_short
+            try:
+                told.append(self._answer(one.request, one.prepared, rows, ranking, one.source, cut_short))
+            except Exception as err:
+                told.append(err)
+        return told
+
+    def _search_for(self, one: Asked) -> Ranking:
+        prepared, source = self._prepared_for(one)
+        budget = Budget(("personal", "base", "full"), one.deadline, self._clock, self._times)
+        rows, scores, stage = self._search(one.request, prepared.profile, budget)
+        budget.finish()
         order = np.argsort(-scores, kind="stable").astype(np.int32)
-        return self._ranking(request, rows, order, scores, stage, known, source)
+        return self._answer(one.request, prepared, rows, Ordered(order, scores[order], stage), source, budget.cut_short)
 
     def close(self) -> None:
         if self._users is not None:
             self._users.close()
+
+    def _prepared_for(self, one: Asked) -> tuple[Prepared, str]:
+        user, source = self._user(one.request, one.pseudonym)
+        if self.metrics is not None:
+            if one.named and user is None:
+                self.metrics.unknown_users.inc()
+            if source and source != "request":
+                self.metrics.cached("history", source == "memory")
+        return self._prepared.of(one.pseudonym, user, self.metrics), source
 
     def _user(self, request: RankRequest, pseudonym: str | None) -> tuple[UserHistory | None, str]:
         if request.history is not None:
@@ -178,6 +283,8 @@ class Engine:
 
     def _query_vector(self, query: str) -> Floats:
         kept = self._queries.get(query)
+        if self.metrics is not None:
+            self.metrics.cached("query", kept is not None)
         if kept is None:
             if self._encoder is None:
                 raise RequestRefused(400, "this release answers no search; send surface recommendation")
@@ -189,17 +296,46 @@ class Engine:
             self._queries.move_to_end(query)
         return kept
 
-    def _ranking(
-        self, request: RankRequest, rows: Ints, order: Ints, scores: Floats, stage: str, known: bool, source: str
+    def _answer(
+        self, request: RankRequest, prepared: Prepared, rows: Ints, ranked: Ordered, source: str, cut_short: bool
     ) -> Ranking:
         limit = request.k if request.k is not None else (None if request.candidates else DEFAULT_K)
-        order = order[:limit]
-        ids: Sequence[str] = self._items.ids
+        order, scores = ranked.order[:limit], ranked.scores[:limit]
         if request.candidates:
             items = [request.candidates[position] for position in order.tolist()]
         else:
-            items = [ids[row] for row in rows[order].tolist()]
-        return Ranking(items, scores[order].tolist(), stage, known, source)
+            items = [self._items.ids[row] for row in rows[order].tolist()]
+        known = len(prepared.profile.user.rows) > 0
+        stage = "popularity" if ranked.stage == "base" and not known else ranked.stage
+        reasons = self._reasons(request, prepared.profile, rows[order], scores, stage) if request.explain else None
+        return Ranking(items, scores.tolist(), stage, known, source, cut_short, reasons)
+
+    def _reasons(
+        self, request: RankRequest, profile: Profile, rows: Ints, scores: Floats, stage: str
+    ) -> list[list[Reason]]:
+        if request.surface == "recommendation":
+            return reasons_of(self._scorer, profile, rows, scores, stage)
+        match = self._items.vectors(rows) @ self._query_vector(request.query or "")
+        told = zip(rows.tolist(), match.tolist(), scores.tolist(), strict=True)
+        return [
+            strongest({"query_match": near, "beyond_the_query": score - near}) if row >= 0 else []
+            for row, near, score in told
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A recommendation that waits for the model."""
+
+    request: RankRequest
+    prepared: Prepared
+    slate: Slate
+    source: str
+    budget: Budget
+
+
+def _size_class(n: int) -> str:
+    return str(n) if n < 3 else "3-8" if n <= 8 else "9-16"
 
 
 def _purchases(history: Sequence[HistoryEvent]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Feedback events on disk before they are acknowledged, and off to the object store when there is one.
+"""Feedback events on disk before they are acknowledged, served lists soon after; both go to the object store.
 
 A segment is a JSONL file; a torn last line was never acknowledged and is skipped. Uploading runs in a process of its
 own (`tasks.serving.upload`): importing the store's client would hold this process's interpreter for a second while
@@ -8,55 +8,33 @@ requests wait. The spool is bounded: when it is full, feedback is refused, never
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from tasks.domain.errors import Unavailable
-from tasks.domain.requests import Feedback
+from tasks.serving.events import Shown
 from tasks.serving.metrics import Metrics
-from tasks.serving.rings import Slate
 
 log = logging.getLogger("freshrank.serving")
 MAX_SPOOL_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 256
+MAX_SHOWN = 4_096  # lists that wait for the disk
+SHOWN_EVERY_S = 0.5
 FLUSH_EVERY_S = 20.0
 UPLOAD_TIMEOUT_S = 60.0
+_encode = msgspec.json.Encoder().encode
 LAST_UPLOAD_S = 6.0  # at the end; what it does not take, the next process of this spool uploads
-
-
-def event_rows(feedback: Feedback, slate: Slate | None, pseudonym: str | None, now: datetime) -> list[dict[str, Any]]:
-    """Rows of the event contract. An event's id depends on what it says, so sending it twice makes one event."""
-    rows = []
-    for event in feedback.events:
-        when = event.event_time
-        said = [feedback.request_id, event.item_id, event.event_type, when.isoformat() if when else None]
-        rows.append(
-            {
-                "event_id": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32],
-                "event_time": (when or now).astimezone(UTC).isoformat(),
-                "user_id": (slate.pseudonym if slate else None) or pseudonym,
-                "surface": slate.surface if slate else None,
-                "query": slate.query if slate else None,
-                "item_id": event.item_id,
-                "event_type": event.event_type,
-                "position": slate.position(event.item_id) if slate else None,
-                "value": event.value,
-                "request_id": feedback.request_id,
-            }
-        )
-    return rows
 
 
 class Spool:
@@ -86,6 +64,7 @@ class Spool:
         self._segment = 0
         self._written = 0
         self._waiting: queue.Queue[tuple[bytes, Callable[[Exception | None], None]]] = queue.Queue(MAX_WAITING)
+        self._shown: deque[tuple[bytes, int]] = deque()
         self._stop = threading.Event()
         self._turn = threading.Lock()  # a segment is either written or handed over
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -104,6 +83,13 @@ class Spool:
             self._waiting.put_nowait((body, done))
         except queue.Full:
             raise Unavailable("feedback comes faster than the disk takes it; try again in a second") from None
+
+    def show(self, shown: Shown) -> None:
+        """Queue a served list. Nobody waits for it: it is on disk within half a second, or counted as dropped."""
+        if len(self._shown) >= MAX_SHOWN:
+            self._metrics.impressions.labels("dropped").inc(len(shown.shown))
+            return
+        self._shown.append((_encode(shown) + b"\n", len(shown.shown)))
 
     def append_and_wait(self, rows: list[dict[str, Any]]) -> None:
         """For callers with a thread of their own."""
@@ -124,20 +110,32 @@ class Spool:
                 self._upload(LAST_UPLOAD_S)
 
     def _write_loop(self) -> None:
-        while not (self._stop.is_set() and self._waiting.empty()):
+        while not (self._stop.is_set() and self._waiting.empty() and not self._shown):
+            batch = []
             try:
-                batch = [self._waiting.get(timeout=0.5)]
+                batch.append(self._waiting.get(timeout=SHOWN_EVERY_S))
             except queue.Empty:
-                continue
+                pass
             while not self._waiting.empty():  # one fsync for all that came meanwhile
                 batch.append(self._waiting.get_nowait())
-            with self._turn:
-                error = self._write(b"".join(body for body, _ in batch))
-            for _, done in batch:
-                done(error)
+            if batch:
+                with self._turn:
+                    error = self._write(b"".join(body for body, _ in batch), self._max_bytes)
+                for _, done in batch:
+                    done(error)
+            self._write_shown()
 
-    def _write(self, body: bytes) -> Exception | None:
-        if self._used() + len(body) > self._max_bytes:
+    def _write_shown(self) -> None:
+        lists = [self._shown.popleft() for _ in range(len(self._shown))]
+        if not lists:
+            return
+        with self._turn:  # what users did is worth more than what they saw: a quarter of the room is kept for it
+            error = self._write(b"".join(body for body, _ in lists), self._max_bytes * 3 // 4)
+        outcome = "dropped" if error else "spooled"
+        self._metrics.impressions.labels(outcome).inc(sum(items for _, items in lists))
+
+    def _write(self, body: bytes, room: int) -> Exception | None:
+        if self._used() + len(body) > room:
             return Unavailable(f"the feedback spool is full ({self._max_bytes >> 20} MiB): the store takes nothing")
         path = self._directory / f"{self._stem}-{self._segment:05d}.jsonl"
         before = path.stat().st_size if path.exists() else 0

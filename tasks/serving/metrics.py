@@ -21,6 +21,15 @@ class Metrics:
         self.feedback = counter("feedback_events", "Feedback events put on disk", "joined")
         self.spool_refused = counter("feedback_refused", "Feedback refused because the spool was full or broken")
         self.uploads = counter("feedback_uploads", "Runs of the uploader", "outcome")
+        self.impressions = counter("impressions", "Items of served lists, by whether they reached the spool", "outcome")
+        self.recent = counter("recent_purchases", "Purchases told to the online store at once", "outcome")
+        self.cut_short = counter("cut_short", "Ranked requests whose deadline left a stage out")
+        self.together = counter("ranked_together", "Ranked requests by how many were ranked in one go", "size")
+        self.cache = counter("cache_lookups", "Lookups in memory", "cache", "outcome")
+        self.hit_ratio = Gauge(
+            "freshrank_cache_hit_ratio", "Share of lookups that were answered", ("cache",), registry=self.registry
+        )
+        self._looked_up: dict[str, list[int]] = {}
         self.latency = Histogram(
             "freshrank_rank_seconds",
             "Arrival to reply of ranked requests",
@@ -33,7 +42,14 @@ class Metrics:
         info = Gauge("freshrank_info", "Which release this is", ("release", "replica"), registry=self.registry)
         info.labels(release, replica).set(1)
 
+    def cached(self, cache: str, hit: bool) -> None:
+        counts = self._looked_up.setdefault(cache, [0, 0])
+        counts[hit] += 1
+        self.cache.labels(cache, "hit" if hit else "miss").inc()
+
     def text(self) -> bytes:
+        for cache, (missed, hit) in list(self._looked_up.items()):
+            self.hit_ratio.labels(cache).set(hit / (missed + hit))
         return generate_latest(self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -12,30 +12,37 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.domain.behaviour import pseudonym
+from tasks.domain.behaviour import pseudonym, visitor_pseudonym
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest
-from tasks.serving.feedback import Spool, event_rows
+from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest, Reason
+from tasks.serving.events import Shown, event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
 from tasks.serving.metrics import Metrics
+from tasks.serving.online_store import ValkeyOnlineStore
+from tasks.serving.recent import Recorder, purchases_of
 from tasks.serving.release import Release, verify
 from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates
-from tasks.serving.worker import Worker
+from tasks.serving.worker import Groupable, Worker
 
 if TYPE_CHECKING:
-    from tasks.serving.engine import Engine, Ranking
+    from tasks.serving.engine import Asked, Engine, Ranking
 
 log = logging.getLogger("freshrank.serving")
 KEPT_RECORDS = 5_000
+RECORD_TIMEOUT_S = 0.5
 KEPT_SLATE_ITEMS = 300_000
 TOP = 20
+SEEN_EVENTS = 50  # of one feedback that the judge is told: 5,000 of them with 1,000 events each would take the memory
 WARM_UP_ROUNDS = 3
+HOT_USERS, WARM_UP_S = 256, 2.0  # prepared before the first request, as many as fit in
+WAITING_SHARE = 0.8  # of the deadline: who would wait longer is refused at once, with 429
 
 
 class NotReady(Unavailable):
@@ -69,7 +76,26 @@ class RankCall:
     request_id: str
     shadow: bool
     arrived: float
-    job: Callable[[], Ranking]
+    route: str
+    job: RankJob
+
+
+@dataclass(frozen=True, slots=True)
+class RankJob(Groupable):
+    """One request for the engine's thread, which does those that wait together."""
+
+    engine: Engine
+    asked: Asked
+
+    def __call__(self) -> Ranking:
+        one = self.asked
+        return self.engine.rank(one.request, one.pseudonym, deadline=one.deadline, named=one.named)
+
+    def at_once(self) -> Ranking | None:
+        return self.engine.at_once(self.asked)
+
+    def together(self, jobs: Sequence[RankJob]) -> list[Ranking | Exception]:
+        return self.engine.rank_together([job.asked for job in jobs])
 
 
 class Replica:
@@ -80,13 +106,14 @@ class Replica:
         self.state = "loading"
         self.reason = "the release is being loaded"
         self.release: Release | None = None
-        self.worker = Worker(options.queue)
+        self.worker = Worker(options.queue, patience_s=options.deadline_ms * WAITING_SHARE / 1e3)
         self.metrics = Metrics("", options.name)
         self.served: Ring[Served] = Ring(KEPT_RECORDS)
         self.feedback_seen: Ring[FeedbackSeen] = Ring(KEPT_RECORDS)
         self._slates = Slates(KEPT_SLATE_ITEMS)
         self._engine: Engine | None = None
         self._spool: Spool | None = None
+        self._recorder: Recorder | None = None
         self._key: bytes | None = None
         self._lock = threading.Lock()
 
@@ -116,20 +143,22 @@ class Replica:
             asked = 0
             for _ in range(WARM_UP_ROUNDS):
                 asked = self.worker.run(lambda: replay(engine, release.directory / "golden.json"), timeout_s=120)
+            engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
+            hot = self.worker.run(lambda: engine.warm_up(HOT_USERS, WARM_UP_S), timeout_s=120)
+            self._recorder = _recorder(options, release, self.metrics)
             if options.spool is not None:
                 self._spool = Spool(options.spool, release.digest, options.name, self.metrics, options.store_config)
         except Exception as err:
             self.state, self.reason = "broken", str(err)
             raise
-        engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
         self._engine = engine
         with self._lock:
             if self.state == "loading":
                 self.state, self.reason = "ready", ""
                 self.metrics.ready.set(1)
         log.info(
-            "replica=%s release=%s view=%s golden=%d state=%s seconds=%.2f",
-            options.name, release.short, release.record.view[:12], asked, self.state, time.perf_counter() - began,
+            "replica=%s release=%s view=%s golden=%d hot_users=%d state=%s seconds=%.2f",
+            options.name, release.short, release.record.view[:12], asked, hot, self.state, time.perf_counter() - began,
         )  # fmt: skip
 
     def drain(self) -> None:
@@ -143,59 +172,83 @@ class Replica:
         self.worker.finish(timeout_s)
         if self._spool is not None:
             self._spool.close()
+        if self._recorder is not None:
+            self._recorder.close()
         if self._engine is not None:
             self._engine.close()
         self.state, self.reason = "closed", "this replica has left"
 
-    def open_call(self, request: RankRequest, request_id: str | None, shadow: bool, arrived: float) -> RankCall:
+    def open_call(
+        self, request: RankRequest, request_id: str | None, shadow: bool, arrived: float, route: str = "rank"
+    ) -> RankCall:
         """Hash the user, fix the deadline. Raises NotReady before the golden requests have passed."""
+        from tasks.serving.engine import Asked
+
         engine = self._engine
         if engine is None or self.state not in ("ready", "draining"):
             raise NotReady(f"{self.reason}; try again in a second")
         user = self._hashed(request.user_id)
-        deadline = arrived + self.options.deadline_ms / 1e3
-        named = request.user_id is not None
-        return RankCall(
-            request, user, request_id or os.urandom(16).hex(), shadow, arrived,
-            lambda: engine.rank(request, user, deadline=deadline, named=named),
-        )  # fmt: skip
+        asked = Asked(request, user, arrived + self.options.deadline_ms / 1e3, request.user_id is not None)
+        job = RankJob(engine, asked)
+        return RankCall(request, user, request_id or os.urandom(16).hex(), shadow, arrived, route, job)
 
     def answered(self, call: RankCall, ranking: Ranking) -> RankReply:
-        """Remember the slate and count it; the reply to send."""
+        """Remember the slate, land it, count it; the reply to send."""
         seconds = time.perf_counter() - call.arrived
+        reasons: Sequence[list[Reason] | None] = ranking.reasons or [None] * len(ranking.items)
         reply = RankReply(
             request_id=call.request_id,
             release=self.digest,
-            items=[RankedItem(item, score) for item, score in zip(ranking.items, ranking.scores, strict=True)],
+            items=[RankedItem(*one) for one in zip(ranking.items, ranking.scores, reasons, strict=True)],
             stage=ranking.stage,
+            cut_short=ranking.cut_short,
             latency_ms=round(seconds * 1e3, 3),
         )
-        self._slates.remember(
-            call.request_id, Slate(call.request.surface, call.request.query, call.pseudonym, ranking.items)
-        )
-        self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking)
+        slate = Slate(call.request.surface, call.request.query, call.pseudonym, ranking.items)
+        self._slates.remember(call.request_id, slate)
+        if not call.shadow:  # what nobody saw is no impression
+            self._show(call.request_id, slate, ranking.scores)
+        self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking, call.route)
         self.metrics.latency.observe(seconds)
         self.metrics.stages.labels(ranking.stage).inc()
+        if ranking.cut_short:
+            self.metrics.cut_short.inc()
         return reply
 
-    def failed(self, request_id: str | None, status: int, arrived: float, shadow: bool) -> None:
-        self._record(request_id or "", status, round((time.perf_counter() - arrived) * 1e3, 3), shadow, None)
+    def _show(self, request_id: str, slate: Slate, scores: list[float]) -> None:
+        visitor = slate.pseudonym or self._visitor(request_id)
+        if self._spool is None or visitor is None:
+            self.metrics.impressions.labels("not_kept").inc(len(slate.items))
+            return
+        at = datetime.now(UTC).isoformat()
+        self._spool.show(Shown(at, request_id, self.digest, slate.surface, slate.query, visitor, slate.items, scores))
+
+    def failed(self, request_id: str | None, status: int, arrived: float, shadow: bool, route: str = "rank") -> None:
+        self._record(request_id or "", status, round((time.perf_counter() - arrived) * 1e3, 3), shadow, None, route)
 
     def open_feedback(self, feedback: Feedback) -> tuple[list[dict[str, object]], FeedbackAccepted]:
         """Rows for the spool, joined to the slate where this replica served it, and the reply to send once on disk."""
         slate = self._slates.find(feedback.request_id)
         user = self._hashed(feedback.user_id)
+        if user is None and slate is not None:
+            user = self._visitor(feedback.request_id)
         rows = event_rows(feedback, slate, user, datetime.now(UTC))
         return rows, FeedbackAccepted(len(rows), slate is not None)
 
-    def feedback_written(self, feedback: Feedback, accepted: FeedbackAccepted) -> None:
+    def feedback_written(self, feedback: Feedback, rows: list[dict[str, object]], accepted: FeedbackAccepted) -> None:
+        """Tell the judge, and let purchases count in the user's next request."""
+        for user, purchases in purchases_of(rows).items():
+            if self._engine is not None:
+                self._engine.heard(user, purchases)
+            if self._recorder is not None:
+                self._recorder.put(user, purchases)
         with self._lock:
             self.feedback_seen.append(
                 FeedbackSeen(
                     n=self.feedback_seen.next_number,
                     request_id=feedback.request_id,
-                    item_ids=[event.item_id for event in feedback.events],
-                    event_types=[event.event_type for event in feedback.events],
+                    item_ids=[event.item_id for event in feedback.events[:SEEN_EVENTS]],
+                    event_types=[event.event_type for event in feedback.events[:SEEN_EVENTS]],
                     at=time.time(),
                 )
             )
@@ -209,7 +262,12 @@ class Replica:
     def _hashed(self, user_id: str | None) -> str | None:
         return pseudonym(user_id, self._key) if user_id is not None and self._key is not None else None
 
-    def _record(self, request_id: str, status: int, latency_ms: float, shadow: bool, ranking: Ranking | None) -> None:
+    def _visitor(self, request_id: str) -> str | None:
+        return visitor_pseudonym(request_id, self._key) if self._key is not None else None
+
+    def _record(
+        self, request_id: str, status: int, latency_ms: float, shadow: bool, ranking: Ranking | None, route: str
+    ) -> None:
         with self._lock:
             self.served.append(
                 Served(
@@ -225,7 +283,13 @@ class Replica:
                     shadow=shadow,
                 )
             )
-        self.metrics.requests.labels("rank", str(status)).inc()
+        self.metrics.requests.labels(route, str(status)).inc()
+
+
+def _recorder(options: ReplicaOptions, release: Release, metrics: Metrics) -> Recorder | None:
+    if options.valkey_url is None or options.view is None:
+        return None
+    return Recorder(release.record.view, ValkeyOnlineStore(options.valkey_url, RECORD_TIMEOUT_S), metrics)
 
 
 def log_failure(err: BaseException) -> None:

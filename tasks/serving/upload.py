@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.domain.contract import EVENT, arrow_schema
+from tasks.serving.events import impression_rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,9 +56,9 @@ def sealed_segments(spool: Path, own: str, before: int) -> Iterator[Path]:
 
 
 def read_segment(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; a torn last line was never acknowledged."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    """Every whole line as rows, a served list as its impressions; a torn last line was never acknowledged."""
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+    return [row for line in lines for row in (impression_rows(line) if "shown" in line else [line])]
 
 
 def by_day(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -68,7 +69,7 @@ def by_day(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def parquet_of(rows: list[dict[str, Any]]) -> bytes:
-    """The event contract as Parquet, one row an event id, sorted by it: the same rows make the same bytes.
+    """The event contract, release and score as Parquet, one row an event id, sorted by it: equal rows make equal bytes.
 
     Feedback that no slate was found for may lack user and surface; validate_data puts such rows aside.
     """
@@ -78,6 +79,7 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     first = {row["event_id"]: row for row in reversed(rows)}
     unique = [{**row, "event_time": datetime.fromisoformat(row["event_time"])} for _, row in sorted(first.items())]
     fields = [field.with_nullable(True) for field in arrow_schema(EVENT)]
+    fields += [pa.field("release", pa.string()), pa.field("score", pa.float64())]
     columns = [pa.array([row.get(field.name) for row in unique], field.type) for field in fields]
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=pa.schema(fields)), sink, compression="zstd")

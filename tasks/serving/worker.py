@@ -1,6 +1,7 @@
 """One thread that owns the engine, behind a bounded queue: more work than it can do is refused at the door, at once.
 
-It never sleeps to fill a batch and never holds more than `limit` requests, so memory and waiting time stay bounded.
+Greedy batches: what queued up while it was busy is done together, and it never waits for more. A request that would wait
+longer than `patience_s` is refused while others can still be answered in time.
 """
 
 from __future__ import annotations
@@ -9,24 +10,42 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tasks.domain.errors import Unavailable
 
 log = logging.getLogger("freshrank.serving")
 Deliver = Callable[[Any, BaseException | None], None]
+MOST_TOGETHER = 16
+WEIGHT = 0.05  # of the newest measurement of what a job takes
 
 
 class Overloaded(Unavailable):
     """The queue is full; the caller may try again in a second."""
 
 
-class Worker:
-    """Runs jobs one at a time in the order they came. `deliver` is called on the worker's thread."""
+class Groupable(ABC):
+    """A job that can be done together with others of its kind."""
 
-    def __init__(self, limit: int, name: str = "engine") -> None:
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self) -> Any: ...
+
+    @abstractmethod
+    def together(self, jobs: Sequence[Any]) -> list[Any]:
+        """The results of `jobs`, this one among them, in their order; an exception stands for a job that failed."""
+
+
+class Worker:
+    """Runs jobs in the order they came, groupable ones of a batch first. `deliver` is called on the worker's thread."""
+
+    def __init__(self, limit: int, name: str = "engine", patience_s: float = float("inf")) -> None:
         self._limit = limit
+        self._patience_s = patience_s
+        self._usual_s = 0.0  # time of one job, as part of its batch
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Deliver] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pending = 0
@@ -39,9 +58,9 @@ class Worker:
         return self._pending
 
     def submit(self, job: Callable[[], Any], deliver: Deliver) -> None:
-        """Queue a job. Raises Overloaded without waiting when `limit` jobs are queued or running."""
+        """Queue a job. Raises Overloaded without waiting when too many are queued or running."""
         with self._lock:
-            if self._pending >= self._limit:
+            if self._pending >= self._limit or (self._pending > 1 and self._pending * self._usual_s > self._patience_s):
                 raise Overloaded(f"{self._pending} requests are waiting already; try again in a second")
             self._pending += 1
         self._jobs.put((job, deliver))
@@ -73,18 +92,41 @@ class Worker:
         return clean
 
     def _run(self) -> None:
-        while (entry := self._jobs.get()) is not None:
-            job, deliver = entry
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = job()
-            except Exception as err:  # the caller gets it; the thread must live on
-                error = err
+        ended = False
+        while not ended:
+            entries = [self._jobs.get()]
+            while len(entries) < MOST_TOGETHER and entries[-1] is not None:
+                try:
+                    entries.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            ended = entries[-1] is None
+            self._do([entry for entry in entries if entry is not None])
+
+    def _do(self, entries: list[tuple[Callable[[], Any], Deliver]]) -> None:
+        """Groupable jobs of one batch together, the others alone; each caller gets its own result or error."""
+        grouped = [entry for entry in entries if isinstance(entry[0], Groupable)]
+        alone = [entry for entry in entries if not isinstance(entry[0], Groupable)]
+        for part in ([grouped] if grouped else []) + [[entry] for entry in alone]:
+            began = time.perf_counter()
+            results = _done([job for job, _ in part])
+            took = (time.perf_counter() - began) / len(part)
             with self._idle:
-                self._pending -= 1
+                if part is grouped:
+                    self._usual_s += WEIGHT * (took - self._usual_s)
+                self._pending -= len(part)
                 self._idle.notify_all()
-            try:
-                deliver(result, error)
-            except Exception:  # a closed event loop: nobody waits any more
-                log.info("reply=undelivered")
+            for (_, deliver), result in zip(part, results, strict=True):
+                failed = isinstance(result, BaseException)
+                try:
+                    deliver(None if failed else result, result if failed else None)
+                except Exception:  # a closed event loop: nobody waits any more
+                    log.info("reply=undelivered")
+
+
+def _done(jobs: list[Callable[[], Any]]) -> list[Any]:
+    try:
+        first = jobs[0]
+        return first.together(jobs) if isinstance(first, Groupable) else [first()]
+    except Exception as err:  # the callers get it; the thread must live on
+        return [err] * len(jobs)

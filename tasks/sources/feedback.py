@@ -32,6 +32,7 @@ from tasks.sources import Trip
 
 SEGMENT = re.compile(r"feedback/dt=[0-9-]{10}/(?P<release>[0-9a-f]{12})-[^/]+\.parquet")
 ITEMS = "catalogue/items.parquet"  # a team puts its item table here
+OF_SERVING = ("release", "score")  # of an impression, for whoever asks what was served; training does not read them
 LATE_DAYS = 7  # later than that is too stale to train on, see tasks/policies/data.yaml
 MOST_MISSED = 30  # days that one run lands at most: a client's clock must not make a thousand empty ones
 
@@ -102,7 +103,9 @@ class Feedback:
 
     def _segment(self, key: str) -> pl.DataFrame:
         uri = self._store.uri(key)
-        table, _ = conform(_parquet(self._store, key), EVENT, uri)
+        sent = _parquet(self._store, key)
+        known = [name for name in sent.column_names if name not in OF_SERVING]
+        table, _ = conform(sent.select(known), EVENT, uri)
         frame = frame_of(table)
         named = SEGMENT.fullmatch(key)
         if named is None or not frame["user_id"].drop_nulls().str.contains(PSEUDONYM).all():

@@ -13,7 +13,8 @@ import pytest
 from tasks.adapters.store import S3Store
 from tasks.domain.contract import EVENT
 from tasks.domain.requests import Feedback, FeedbackEvent
-from tasks.serving.feedback import Spool, event_rows
+from tasks.serving.events import event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.metrics import Metrics
 from tasks.serving.rings import Slate
 from tasks.settings import Settings
@@ -72,6 +73,6 @@ def test_what_one_process_could_not_upload_the_next_one_does(
     assert list((tmp_path / "spool").rglob("*.jsonl")) == []
     tables = [pq.read_table(io.BytesIO(bucket.get(key))) for key in keys]
     assert {row["request_id"] for table in tables for row in table.to_pylist()} == {"first", "second"}
-    assert all(tuple(table.schema.names) == EVENT.names for table in tables)
+    assert all(tuple(table.schema.names) == (*EVENT.names, "release", "score") for table in tables)
     bought = next(row for row in tables[0].to_pylist() if row["event_type"] == "purchase")
     assert (bought["position"], bought["value"], bought["event_time"]) == (0, 1.5, NOON)

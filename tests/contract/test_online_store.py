@@ -81,6 +81,22 @@ def test_views_do_not_see_each_other(online: OnlineStore) -> None:
     assert online.get(OTHER, HISTORIES[0][0]) == b"other"
 
 
+def test_what_a_user_did_since_lies_beside_the_history(online: OnlineStore) -> None:
+    anna, bert = HISTORIES[0][0], HISTORIES[1][0]
+    online.publish(VIEW, HISTORIES[:2])
+    assert online.recent(VIEW, anna) == {}
+    online.add_recent(VIEW, anna, {"e1": b"milk", "e2": b"tea"})
+    online.add_recent(VIEW, anna, {"e1": b"something else", "e3": b"soap"})
+    online.add_recent(VIEW, bert, {"e4": b"salt"})
+    assert online.recent(VIEW, anna) == {"e1": b"milk", "e2": b"tea", "e3": b"soap"}, "an event is told once"
+    assert online.recent(OTHER, anna) == {}
+    assert online.get(VIEW, anna) == HISTORIES[0][1]
+    assert online.forget([VIEW], [anna]) == 1
+    assert online.recent(VIEW, anna) == {} and online.recent(VIEW, bert) == {"e4": b"salt"}
+    assert online.retire(VIEW) == 1
+    assert online.recent(VIEW, bert) == {}
+
+
 def test_an_erased_user_is_gone_from_every_view_and_nobody_else_is(online: OnlineStore) -> None:
     (erased, _), (other, packed) = HISTORIES[3], HISTORIES[4]
     for view in (VIEW, OTHER):

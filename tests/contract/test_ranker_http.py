@@ -128,6 +128,52 @@ def test_rank(entry: Entry, fast: Entry, replica: Replica, body: Any, status: in
     assert answer["stage"] == expected["stage"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "same_as", "status"),
+    [
+        pytest.param("/recommend", {"user_id": "user-3", "k": 5}, {"surface": "recommendation"}, 200, id="a user"),
+        pytest.param("/recommend", {}, {"surface": "recommendation"}, 200, id="nobody"),
+        pytest.param("/search", {"query": "milk", "user_id": "user-3"}, {"surface": "search"}, 200, id="a query"),
+        pytest.param(
+            "/search",
+            {"query": "tea", "candidates": ["item-001", "item-002"]},
+            {"surface": "search"},
+            200,
+            id="a slate",
+        ),
+        pytest.param("/recommend", {"query": "milk"}, None, 422, id="a query where none is taken"),
+        pytest.param("/recommend", {"candidates": ["item-001"]}, None, 422, id="candidates where none are taken"),
+        pytest.param("/recommend", {"surface": "recommendation"}, None, 422, id="the path says the surface"),
+        pytest.param("/recommend", {"user_id": "u", "history": []}, None, 400, id="user and history"),
+        pytest.param("/search", {"user_id": "u"}, None, 422, id="no query"),
+        pytest.param("/search", {"query": " "}, None, 400, id="an empty query"),
+        pytest.param("/search", b"[", None, 422, id="not an object"),
+    ],
+)
+def test_the_surfaces_have_routes_of_their_own(
+    entry: Entry, fast: Entry, path: str, body: Any, same_as: dict[str, Any] | None, status: int
+) -> None:
+    reply = entry.post(path, body)
+    assert reply.status_code == status, reply.text
+    if same_as is None:
+        assert reply.json()["error"]
+        return
+    expected = fast.post("/rank", {**same_as, **body}).json()
+    assert {**reply.json(), "request_id": "", "latency_ms": 0} == {**expected, "request_id": "", "latency_ms": 0}
+
+
+@pytest.mark.parametrize("path", ["/recommend", "/search"])
+def test_reasons_are_given_on_request_only(entry: Entry, path: str) -> None:
+    body = {"user_id": "user-3", "k": 12} | ({"query": "milk"} if path == "/search" else {})
+    plain = entry.post(path, body).json()["items"]
+    explained = entry.post(path, {**body, "explain": True}).json()["items"]
+    assert not any("because" in item for item in plain)
+    assert [item["item_id"] for item in plain] == [item["item_id"] for item in explained]
+    assert all(item["because"] for item in explained[:10])
+    effects = [abs(reason["effect"]) for reason in explained[0]["because"]]
+    assert effects == sorted(effects, reverse=True)
+
+
 def test_feedback(entry: Entry) -> None:
     entry.post("/rank", {"surface": "recommendation", "user_id": "user-3"}, **{"x-request-id": "r-2"})
     reply = entry.post("/feedback", {"request_id": "r-2", "events": [{"item_id": "item-001", "event_type": "click"}]})
@@ -148,9 +194,12 @@ def test_the_document_describes_what_is_enforced(fast: Entry) -> None:
     request = document["components"]["schemas"]["RankRequest"]
     assert request["additionalProperties"] is False
     assert request["required"] == ["surface"]
-    operation = document["paths"]["/rank"]["post"]
-    example = operation["requestBody"]["content"]["application/json"]["example"]
-    reply = fast.post("/rank", example)
-    assert reply.status_code == 200
-    promised = operation["responses"]["200"]["content"]["application/json"]["example"]
-    assert set(promised) == set(reply.json())
+    for path, status in (("/rank", 200), ("/recommend", 200), ("/search", 200), ("/feedback", 202)):
+        operation = document["paths"][path]["post"]
+        sent = operation["requestBody"]["content"]["application/json"]["examples"]
+        promised = operation["responses"][str(status)]["content"]["application/json"]["examples"]
+        assert sent and sent.keys() == promised.keys()
+        for name, example in sent.items():
+            reply = fast.post(path, example["value"])
+            assert reply.status_code == status, (path, name, reply.text)
+            assert set(promised[name]["value"]) == set(reply.json())

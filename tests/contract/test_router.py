@@ -69,7 +69,7 @@ async def backends(
     for number, backend in enumerate(found.values()):
         port = stack.settings.port("first_replica") + number
         routes = [
-            Route("/rank", backend.rank, methods=["POST"]),
+            *(Route(path, backend.rank, methods=["POST"]) for path in envoy.RANKED),
             Route("/feedback", backend.told, methods=["POST"]),
             Route("/readyz", backend.readyz),
         ]
@@ -208,6 +208,7 @@ def test_pages_feedback_and_refusals(stack: Stack) -> None:
             await settled(router, A)
             assert (await client.post("/feedback", json={})).status_code == 202 and found[A].feedback == 1
             assert (await client.get("/readyz")).json() == {"release": A}
+            assert [(await client.post(path, json={})).json() for path in envoy.RANKED] == [{"release": A}] * 3
             for method, path in (("GET", "/rank"), ("GET", "/metrics"), ("GET", "/served"), ("POST", "/nope")):
                 refused = await client.request(method, path)
                 assert refused.status_code == 404 and "error" in refused.json(), path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -15,12 +16,16 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from tasks.adapters.bento import LOCK, locked_requirements
+from tasks.adapters.bento import LOCK, build_bento, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
 from tasks.domain.errors import InputRejected
 from tasks.package import _require_no_skew, package
+from tasks.ranker.device import is_here
+from tasks.serving.engine import Engine
 from tasks.serving.launch import launch_command, launch_environment
+from tasks.serving.release import seal, verify
 from tasks.serving.signature import signature_of
 from tasks.settings import Settings
 from tests.serving_builders import a_release, write_secrets
@@ -102,6 +107,24 @@ def test_the_image_gets_our_lock_and_nothing_else() -> None:
     assert {"bentoml", "openvino", "msgspec", "starlette", "numpy"} <= names
     assert not names & {"torch", "mlflow", "apache-airflow", "transformers", "pandas", "polars"}
     assert all("--hash=sha256:" in line for line in lines)
+
+
+def test_a_release_for_cuda_asks_for_one_gpu_and_a_cuda_image(packed: Packed, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    shutil.copytree(packed[1] / "src", src)
+    config = src / "release/model/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "device": "cuda"}))
+    record = json.loads((src / "release/release.json").read_text())
+    digest = seal(src, {name: record[name] for name in ("kind", "partition", "created", "view")})
+    built = build_bento(src, digest, tmp_path / "bentoml").parent
+    bento = yaml.safe_load((built / "bento.yaml").read_text())
+    assert bento["services"][0]["config"]["resources"] == {"gpu": 1}
+    dockerfile = (built / "env/docker/Dockerfile").read_text()
+    assert "FROM nvidia/cuda:12.8.1-cudnn-runtime" in dockerfile
+    assert "torch==" in (built / "env/docker/setup_script").read_text()
+    if not is_here("cuda"):
+        with pytest.raises(InputRejected, match="CUDA device and this machine shows none"):
+            Engine.open(verify(src), None)
 
 
 def start(packed: Packed, port: int, **more: Any) -> subprocess.Popen[str]:
@@ -226,6 +249,32 @@ def test_a_taken_port_is_said_in_one_sentence(packed: Packed, port: int) -> None
         assert process.wait(60) == 2
     assert process.stderr is not None
     assert f"port {port} on 127.0.0.1 cannot be used" in process.stderr.read()
+
+
+def test_bentoml_serve_answers_as_the_launcher_does(served: Served, packed: Packed, tmp_path: Path) -> None:
+    _, out = packed
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-B", "-m", "bentoml", "serve", "bentos.ranker.service:Ranker"]
+    environment = {**launch_environment(), "RANKER_VIEW": str(out / "view"), "BENTOML_HOME": str(tmp_path / "bentoml")}
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", port],
+        cwd=out / "src",
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process)
+        for path, body in (("/recommend", {"k": 5}), ("/search", {"query": "milk"})):
+            theirs, ours = (httpx.post(f"{base}{path}", json=body).json() for base in (url, served[1]))
+            assert theirs["items"] == ours["items"] and theirs["release"] == ours["release"]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_feedback_outlives_a_kill(served: Served, tmp_path: Path) -> None:

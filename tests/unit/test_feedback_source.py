@@ -16,7 +16,7 @@ from tasks.domain.requests import Feedback as Sent
 from tasks.domain.requests import FeedbackEvent
 from tasks.ingest import ingest
 from tasks.run import read_manifest, run
-from tasks.serving.feedback import event_rows
+from tasks.serving.events import event_rows
 from tasks.serving.rings import Slate
 from tasks.serving.upload import by_day, parquet_of
 from tasks.settings import Settings

@@ -16,7 +16,8 @@ from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.requests import Feedback, FeedbackEvent, convert_rank
 from tasks.ranker.rank import LOWEST
 from tasks.serving.engine import Engine
-from tasks.serving.feedback import Spool, event_rows
+from tasks.serving.events import event_rows
+from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
 from tasks.serving.metrics import Metrics
 from tasks.serving.release import RELEASE_JSON, seal, verify
@@ -83,20 +84,25 @@ def test_k_cuts_and_defaults_to_ten(engine: Engine) -> None:
     assert engine.rank(asked(k=2, candidates=IDS[:5])).items == engine.rank(asked(candidates=IDS[:5])).items[:2]
 
 
-def test_a_deadline_returns_the_order_of_the_stage_before(release: tuple[Path, Path]) -> None:
-    times = iter(())
+@pytest.mark.parametrize(
+    ("stage", "times"),
+    [("full", (0, 1, 2)), ("base", (0, 9)), ("retrieved", (9,))],
+)
+def test_a_deadline_returns_the_order_of_the_stage_before(
+    release: tuple[Path, Path], stage: str, times: tuple[int, ...]
+) -> None:
     engine = Engine.open(verify(release[0]), release[1])
-    engine._clock = lambda: next(times)
-    request = asked(candidates=IDS[:20], history=history(IDS[:5]))
-    stages = {}
-    for name, passed in (("full", (0, 0)), ("base", (0, 9)), ("retrieved", (9, 9))):
-        times = iter(passed)
-        stages[name] = engine.rank(request, deadline=5.0)
-        assert stages[name].stage == name
-        assert sorted(stages[name].items) == sorted(IDS[:20])
-    assert stages["full"].scores != stages["base"].scores
-    times = iter((9, 9))
-    assert engine.rank(asked("search", query="milk"), deadline=5.0).stage == "cosine"
+    engine._clock = iter((*times, *[99] * 9)).__next__
+    ranking = engine.rank(asked(candidates=IDS[:20], history=history(IDS[:5])), deadline=5.0)
+    assert (ranking.stage, ranking.cut_short) == (stage, stage != "full")
+    assert sorted(ranking.items) == sorted(IDS[:20])
+
+
+def test_a_search_past_its_deadline_is_answered_by_text_alone(release: tuple[Path, Path]) -> None:
+    engine = Engine.open(verify(release[0]), release[1])
+    engine._clock = lambda: 9.0
+    ranking = engine.rank(asked("search", query="milk"), deadline=5.0)
+    assert (ranking.stage, ranking.cut_short) == ("cosine", True)
 
 
 def test_search_follows_the_text_and_breaks_near_ties_by_the_person(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tasks.serving.breaker import Breaker
 from tasks.serving.online_store import MemoryOnlineStore
 from tasks.serving.release import verify
 from tasks.serving.user_view import UserView, open_view, publish, retire
-from tests.serving_builders import PSEUDONYM_KEY, USERS, a_release
+from tests.serving_builders import DAY, PSEUDONYM_KEY, USERS, a_morning, a_release
 
 KNOWN = pseudonym("user-3", bytes.fromhex(PSEUDONYM_KEY))
 
@@ -98,7 +99,7 @@ def test_a_breaker_stops_its_probe(release: tuple[Path, Path]) -> None:
 def test_a_view_of_other_items_is_refused(release: tuple[Path, Path]) -> None:
     src, view_dir = release
     with pytest.raises(InputRejected, match="numbers items"):
-        open_view(view_dir, verify(src).record.view, "0" * 64, None)
+        open_view(view_dir, verify(src).record.view, replace(a_morning().items, day=DAY + 1), None)
 
 
 def test_histories_are_kept_for_a_while_only(release: tuple[Path, Path]) -> None:

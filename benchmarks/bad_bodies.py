@@ -1,0 +1,103 @@
+"""A hundred thousand generated bodies and the hand-made ones against a replica over HTTP: no 5xx, nothing accepted that the
+published schema refuses, memory flat.
+
+    make bench NAME=bad_bodies          (another seed or count: python -m benchmarks.bad_bodies --count 1000000 --seed 2)
+
+The replica serves the tests' small release: what is tried is everything in front of the model. Memory is compared after
+the first quarter, which fills the caches and rings, and at the end. schemathesis runs in tests/contract/test_bad_bodies.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+import psutil
+
+from benchmarks._bodies import PATHS, Body, breaks_schema, by_hand, drawn
+from benchmarks._table import Row, below, publish
+from benchmarks.serving import _free_port, running
+from bentos.ranker.openapi import document
+from tasks.serving.launch import launch_command, launch_environment
+from tests.serving_builders import a_release, write_secrets
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
+        src, view = a_release(Path(folder))
+        port = _free_port()
+        secrets = write_secrets(Path(folder) / "secrets.json")
+        command = launch_command(src, view, port, "bad", secrets=secrets, spool=Path(folder) / "spool")
+        ready = f"http://127.0.0.1:{port}/readyz"
+        server = started.enter_context(running(command, launch_environment(), ready, Path(folder)))
+        rows = tried(psutil.Process(server.pid), port, options.count, options.seed, Path(folder) / "spool")
+    return 0 if publish("bad_bodies", rows, ("msgspec", "uvicorn", "jsonschema")) else 1
+
+
+def tried(server: psutil.Process, port: int, count: int, seed: int, spool: Path) -> list[Row]:
+    hand, refused = by_hand(), breaks_schema(document("bench"))
+    statuses: Counter[int] = Counter()
+    wrong, slowest, memory = 0, 0.0, 0
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    began = time.monotonic()
+    for number, body in enumerate(chain(hand, drawn(count, seed))):
+        if number == (len(hand) + count) // 4:
+            memory = server.memory_info().rss
+        if number % 2_000 == 0:
+            _uploaded(spool)
+            sys.stderr.write(f"{number:,} {json.dumps(dict(sorted(statuses.items())))} accepted wrongly: {wrong}\n")
+        sent = time.perf_counter()
+        status = _status(connection, body)
+        slowest = max(slowest, time.perf_counter() - sent)
+        statuses[status] += 1
+        if status >= 500 or status == 0:
+            sys.stderr.write(f"{status} {body.path} {body.content[:200]!r}\n")
+        elif status < 400 and refused(body):
+            wrong += 1
+            sys.stderr.write(f"accepted {body.path} {body.content[:200]!r}\n")
+    grown = server.memory_info().rss / max(memory, 1) - 1
+    sys.stderr.write(f"{json.dumps(dict(sorted(statuses.items())))} in {time.monotonic() - began:.0f} s\n")
+    accepted = sum(n for status, n in statuses.items() if 200 <= status < 300)
+    return [
+        below(f"5xx, or no answer, of {count:,} drawn and {len(hand)} hand-made bodies on {len(PATHS)} routes",
+              sum(n for status, n in statuses.items() if status >= 500 or status == 0), "", 0),
+        below("bodies accepted that break the published schema", wrong, "", 0),
+        below("growth of the replica's memory over the last three quarters", grown, "", 0.05),
+        Row("share of the bodies that were good enough to be answered", accepted / statuses.total(), ""),
+        Row("slowest answer", slowest * 1e3, "ms"),
+    ]  # fmt: skip
+
+
+def _uploaded(spool: Path) -> None:
+    """What the uploader does where there is a store: else the spool is full after 64 MiB, and refuses by right."""
+    for segment in spool.glob("*/*.jsonl"):
+        segment.unlink()
+
+
+def _status(connection: http.client.HTTPConnection, body: Body) -> int:
+    """0 where there was no answer. A connection that the server closed is opened again once."""
+    for _ in range(2):
+        try:
+            connection.request("POST", body.path, body.content, body.headers)
+            reply = connection.getresponse()
+            reply.read()
+            return reply.status
+        except (http.client.HTTPException, OSError):
+            connection.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
