@@ -18,7 +18,7 @@ from tasks.domain.rollout import PENDING, Action, CanaryStep, Position, next_act
 from tasks.domain.rollout_log import Draft, Kind
 from tasks.domain.rollout_state import RolloutState, fold
 from tasks.policies import load_policy
-from tests.rollout_builders import NOON, A, B, C, D, a_policy
+from tests.rollout_builders import NOON, A, B, C, D, a_draft, a_policy
 
 
 class History:
@@ -100,6 +100,22 @@ def test_the_demo_policy_bakes_at_most_75_seconds() -> None:
     policy = load_policy("demo").rollout
     assert sum(policy.bake_s(step) for step in range(policy.last_step + 1)) <= 75
     assert len(policy.steps) == 1
+
+
+def test_the_production_policy_climbs_1_5_25_50_100() -> None:
+    policy = load_policy("production").rollout
+    assert [policy.weight(step) for step in range(policy.last_step + 1)] == [0, 1, 5, 25, 50, 100]
+    assert policy.max_restarts == 0
+
+
+def test_a_log_of_an_older_version_stays_readable() -> None:
+    """Rows keep the policy of their rollout: a field that was added later must not be missed in them."""
+    later = {"max_latency_ratio_p99", "max_timeout_rate", "max_refused_rate", "max_short_rate", "min_rank_correlation"}
+    told = a_policy().model_dump(mode="json", exclude=later | {"max_online_drop"})
+    row = a_draft("old", Kind.START, to_release=A, details={"kind": "bootstrap", "policy": told})
+    log = MemoryLog()
+    log.append(row, expected=0, at=NOON)
+    assert fold(log.rows()).rollout is not None
 
 
 def test_weights_climb_one_rung_at_a_time_and_sum_to_100() -> None:
