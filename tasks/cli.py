@@ -99,7 +99,7 @@ def status(as_json: AsJson = False) -> None:
         f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none"
     )
     if told["frozen"]:
-        screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
+        screen.print(f"frozen ({told['frozen_because']}): no promotion until `freshrank unfreeze --reason TEXT`")
     _show_alerts(told["alerts"], told["alerts_unknown"])
     _show_services(told["services"])
 

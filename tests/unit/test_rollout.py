@@ -52,6 +52,12 @@ class History:
             self.step()
         return self
 
+    def unfreeze(self) -> History:
+        self.presses += 1
+        return self.add(
+            commands.freeze(self.state, op=f"op-{self.presses}", actor="on-call", reason="found it", on=False)
+        )
+
     def roll_back(self, **more: Any) -> History:
         self.presses += 1
         return self.add(commands.roll_back(self.state, op=f"op-{self.presses}", actor="on-call", reason="bad", **more))
@@ -153,7 +159,7 @@ def test_two_people_who_press_because_of_one_canary_do_not_unseat_the_champion()
 
 
 def test_a_press_after_the_next_rollout_counts_again() -> None:
-    history = History().promoted(A).promoted(B).submit(C).step().roll_back().submit(D).step()
+    history = History().promoted(A).promoted(B).submit(C).step().roll_back().unfreeze().submit(D).step()
     assert history.state.rollout is not None
     history.add(commands.stop_by_judge(history.state, history.state.rollout, "slow", {}))
     assert history.roll_back().state.weights == {A: 100}
@@ -167,8 +173,34 @@ def test_what_was_rolled_back_is_not_tried_again() -> None:
         history.roll_back(to=B)
 
 
+@pytest.mark.parametrize("how", ["judge", "abort", "rollback", "rollback in a canary"])
+def test_a_stopped_release_freezes_promotion_until_a_person_releases_it(how: str) -> None:
+    history = History().promoted(A).promoted(B)
+    if how != "rollback":
+        history.submit(C).step().step()
+    state = history.state
+    if how == "judge":
+        assert state.rollout is not None
+        history.add(commands.stop_by_judge(state, state.rollout, "slow", {}))
+    elif how == "abort":
+        history.add(commands.stop(state, op="x", actor="on-call", reason="slow"))
+    else:
+        history.roll_back()
+    assert history.state.frozen and history.state.stopped == 1
+    with pytest.raises(Conflict, match=r"rollouts are frozen \(revision \d+, (abort|rollback) of"):
+        history.submit(D)
+    assert history.unfreeze().submit(D).state.rollout is not None, "released by a person"
+
+
+def test_a_release_that_never_got_ready_freezes_nothing() -> None:
+    history = History().promoted(A).submit(B)
+    assert history.state.rollout is not None
+    history.add(commands.stop_by_judge(history.state, history.state.rollout, "store away", {}))
+    assert not history.state.frozen and history.submit(B).state.rollout is not None
+
+
 def test_after_a_new_promotion_rollback_works_again() -> None:
-    history = History().promoted(A).promoted(B).roll_back().promoted(C).roll_back()
+    history = History().promoted(A).promoted(B).roll_back().unfreeze().promoted(C).roll_back()
     assert history.state.weights == {A: 100}
 
 
@@ -249,6 +281,6 @@ def test_a_log_that_promotes_before_100_percent_is_refused() -> None:
 
 
 def test_folding_in_parts_is_folding_at_once() -> None:
-    rows = History().promoted(A).promoted(B).roll_back().submit(C).step().log.rows()
+    rows = History().promoted(A).promoted(B).roll_back().unfreeze().submit(C).step().log.rows()
     for cut in range(len(rows) + 1):
         assert fold(rows[cut:], fold(rows[:cut])) == fold(rows)
