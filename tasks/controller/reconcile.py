@@ -115,7 +115,7 @@ class Reconciler:
         """
         async with self._routing:
             traffic = self.traffic(self.state())
-            if traffic is None or (traffic.weights == {} and not traffic.backends):
+            if traffic is None:
                 return
             now = self.clock()
             if self._confirmed and self._confirmed[0] == traffic and now - self._confirmed[1] < RECHECK:

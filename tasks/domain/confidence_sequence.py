@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-HALVINGS = 40  # of the unit interval: bounds are exact to 1e-12
+HALVINGS = 28  # of the unit interval: bounds are exact to 4e-9
 GROWTH = 1.02
 TINY = 1e-6
 
