@@ -28,8 +28,9 @@ from tasks.domain.rollout import SHADOW, Action, Position, next_action
 from tasks.domain.rollout_judgement import FALSE_ABORTS, RULES, Sample, Window, judge
 from tasks.policies import load_policy
 
-RATE, ROLLOUTS, SEEDS = 200, 500, 20
-LOOK_S, FAULT_LOOK_S = 5.0, 0.5  # 480 looks at a good rollout; the controller looks twice a second
+RATE, ROLLOUTS = 200, 500
+SEEDS = {0: 20, 2: 8, 3: 8}  # rollouts for each fault, by the step in which it begins
+LOOK_S, FAULT_LOOK_S = 10.0, 0.5  # 240 looks at a good rollout; the controller looks twice a second
 PIECES = Path(__file__).parent / "results" / "pieces"
 BURST = 0.03  # share of looks in which the machine is three times slower, for both
 TROUBLE = 0.004  # share of looks in which one request in twenty fails, for both
@@ -61,7 +62,7 @@ class Fault:
 
 SLOW_TAIL = Sketch.of(
     np.where(
-        random.random(100_000) < 0.02, random.lognormal(1.8, 0.35, 100_000) * 8, random.lognormal(1.8, 0.35, 100_000)
+        random.random(100_000) < 0.02, random.lognormal(1.8, 0.35, 100_000) * 10, random.lognormal(1.8, 0.35, 100_000)
     )
 )
 FAULTS = (
@@ -242,7 +243,7 @@ def piece(number: int, of: int) -> Path:
     told = {"a_a": [a_a(seed) for seed in range(number, ROLLOUTS, of)], "faults": {}}
     for fault in FAULTS[number::of]:
         told["faults"][fault.name] = {
-            str(step): [detected(fault, seed, step) for seed in range(SEEDS)] for step in (0, 2, 3)
+            str(step): [detected(fault, seed, step) for seed in range(seeds)] for step, seeds in SEEDS.items()
         }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told))
