@@ -21,6 +21,7 @@ from rich.table import Table
 from tasks import firing, telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.drill_command import drill
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
@@ -296,3 +297,4 @@ app.command()(retention)
 app.command()(lineage)
 app.command()(diff)
 app.command()(gate_error_rates)
+app.command()(drill)
