@@ -140,7 +140,6 @@ class Commands:
             "rollout": self._summary(last) if last else None,
             "frozen": state.frozen,
             "frozen_because": state.frozen_because or None,
-            "stopped": state.stopped,
             "revision": state.revision,
         }
 

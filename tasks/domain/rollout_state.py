@@ -58,7 +58,6 @@ class RolloutState(Record):
     refused: frozenset[str] = frozenset()
     champions: tuple[str, ...] = ()  # every release that ever was champion, oldest first
     ended: tuple[Rollout, ...] = ()
-    stopped: int = 0  # aborts and rollbacks so far
 
     @property
     def challenger(self) -> str | None:
@@ -165,9 +164,10 @@ def _rollback(state: RolloutState, row: Row) -> RolloutState:
 
 def _stopped(state: RolloutState, row: Row) -> dict[str, Any]:
     """Rows of a version that did not freeze yet do not say so, and mean what they meant then."""
+    if not row.details.get("freeze"):
+        return {}
     why = state.frozen_because or f"revision {row.rev}, {row.kind} of {short(row.from_release)}: {row.reason}"
-    told = {"frozen": True, "frozen_because": why} if row.details.get("freeze") else {}
-    return told | {"stopped": state.stopped + 1}
+    return {"frozen": True, "frozen_because": why}
 
 
 def _freeze(state: RolloutState, row: Row) -> RolloutState:
