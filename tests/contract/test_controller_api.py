@@ -135,7 +135,6 @@ def test_an_empty_controller_has_nothing_to_show(door: Door) -> None:
         "previous": None,
         "rollout": None,
         "frozen_because": None,
-        "stopped": 0,
     }
 
 
