@@ -173,14 +173,16 @@ async def _one(
             await asyncio.sleep(2)
         result = _judged(controller, kind, champion, release, told["rollout"], ended, seen, pressed)
         status = controller.status()
-        if status["frozen"]:
+        if status["frozen"] and release[:12] in status["frozen_because"]:  # not one that a person made meanwhile
             controller.unfreeze(actor=ACTOR, reason=f"drill over: {kind} was {ended['state']}")
     return result
 
 
-async def _press(controller: ControllerClient, rollout: str) -> float:
-    """Wait until callers get the release, then press. When it was pressed, in the time of the loop's clock."""
-    while not (await asyncio.to_thread(controller.rollout, rollout))["step"].startswith("canary"):
+async def _press(controller: ControllerClient, rollout: str) -> float | None:
+    """Wait until callers get the release, then press. When it was pressed; None: the rollout ended before that."""
+    while not (now := await asyncio.to_thread(controller.rollout, rollout))["step"].startswith("canary"):
+        if now["ended"]:
+            return None
         await asyncio.sleep(0.1)
     await asyncio.sleep(2)
     pressed = time.time()
@@ -207,7 +209,7 @@ def _judged(
     stopped = ended["state"] in ("rolled_back", "failed", "aborted")
     still = (controller.status()["champion"] or {}).get("release") == champion
     quick = back is not None and back <= PRESS_WITHIN_S
-    unseen = kind == "press" or not users
+    unseen = not users if kind != "press" else pressed is not None
     return Result(
         kind=kind,
         what=KINDS[kind],
