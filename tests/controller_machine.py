@@ -253,6 +253,12 @@ class ControllerMachine(RuleBasedStateMachine):
         else:
             self.twin.router_up()
 
+    @rule(release=releases)
+    def submit_in_a_freeze(self, release: str) -> None:
+        self.full_rollout(RELEASES[5])
+        self.ask("freeze", on=True)
+        self.submit(release, "canary", False)
+
     @rule()
     def freeze_in_a_canary(self) -> None:
         """The canary is held, and watched anew afterwards."""
