@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from tasks.controller import log as log_module
 from tasks.controller import reconcile
@@ -161,10 +163,11 @@ def _unwatched_time_counts(original: Any) -> Any:
 
 
 def _one_window(original: Any) -> Any:
-    kept: dict[tuple[str, str], Any] = {}
+    kept: Any = WeakKeyDictionary()  # by event loop: each order of events has its own
 
     def evidence(challenger: str, champion: str) -> Any:
-        return kept.setdefault((challenger, champion), original(challenger, champion))
+        ours = kept.setdefault(asyncio.get_running_loop(), {})
+        return ours.setdefault((challenger, champion), original(challenger, champion))
 
     return evidence
 

@@ -108,6 +108,14 @@ class ControllerMachine(RuleBasedStateMachine):
             must(self.twin.model.active is None, "a rollout waits for evidence forever")
 
     @rule(release=releases)
+    def traffic_stops_in_a_canary(self, release: str) -> None:
+        """What was seen in the step before says nothing about this one."""
+        self.full_rollout(RELEASES[6])
+        self.submit(release, "canary", False)
+        self.twin.passes(4, seconds=4)
+        self.twin.passes(4, requests=0, seconds=4)
+
+    @rule(release=releases)
     def press_while_the_router_is_away(self, release: str) -> None:
         """The press is written, and the person is told that traffic has not moved yet."""
         self.two_champions(release)
