@@ -14,7 +14,9 @@ from tests.e2e.test_rollout_real_service import packaged
 from tests.rollout_stack import FAST, Stack
 
 pytestmark = pytest.mark.stack
-POLICY = RolloutPolicy.model_validate(FAST | {"shadow_s": 6, "steps": [{"weight": 5, "bake_s": 20}], "max_restarts": 0})
+POLICY = RolloutPolicy.model_validate(
+    FAST | {"shadow_s": 12, "steps": [{"weight": 5, "bake_s": 20}], "max_restarts": 0}
+)
 
 
 @pytest.fixture
