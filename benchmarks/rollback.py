@@ -2,7 +2,8 @@
 
     make run && make bench NAME=rollback        (FRESHRANK_HOME and FRESHRANK_PORT_BASE say which stack)
 
-The stack needs a champion and a previous release; afterwards it serves the previous one.
+The stack needs a champion and a previous release; afterwards it serves the previous one and promotions are frozen
+(`freshrank unfreeze --reason TEXT`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from rich.table import Table
 from tasks import firing, telemetry_off
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.drill_command import drill
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
@@ -100,7 +101,7 @@ def status(as_json: AsJson = False) -> None:
         f"rollout: {rollout['state']} (step {rollout['step']}): {rollout['reason']}" if rollout else "rollout: none"
     )
     if told["frozen"]:
-        screen.print("frozen: no promotion until `freshrank unfreeze --reason TEXT`")
+        screen.print(f"frozen ({told['frozen_because']}): no promotion until `freshrank unfreeze --reason TEXT`")
     _show_alerts(told["alerts"], told["alerts_unknown"])
     _show_services(told["services"])
 
@@ -298,3 +299,4 @@ app.command()(retention)
 app.command()(lineage)
 app.command()(diff)
 app.command()(gate_error_rates)
+app.command()(drill)

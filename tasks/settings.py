@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     recipe: str = Field(default="demo", description="how to train: a file of tasks/recipes")
     policy: str = Field(default="demo", description="what is acceptable: a file of tasks/policies")
     threads: int = Field(default=2, ge=1, description="compute threads of a training or evaluation step")
+    replica_memory_mib: int = Field(
+        default=4096,
+        ge=256,
+        description="a ranker process that holds more is ended; a canary that does it is rolled back",
+    )
     gpu_queue: str = Field(
         default="default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it"
     )

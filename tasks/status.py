@@ -14,7 +14,7 @@ def read_status(settings: Settings, controller: ControllerClient) -> dict[str, A
     """{champion, challenger, previous, weights, rollout, frozen, alerts, alerts_unknown, services}. Needs the controller,
     nothing else; `alerts_unknown` says why nobody knows what fires, and is empty while the watch is at work."""
     told = controller.status()
-    keys = ("champion", "challenger", "previous", "weights", "rollout", "frozen")
+    keys = ("champion", "challenger", "previous", "weights", "rollout", "frozen", "frozen_because")
     alerts, unknown = firing.read(settings)
     found = {key: told.get(key) for key in keys} | {"alerts": alerts, "alerts_unknown": unknown}
     return found | {"services": services(settings)}

@@ -44,6 +44,10 @@ async def rank(request: Request) -> Response:
     status = 500 if BEHAVIOUR.get("fail_every") and number % BEHAVIOUR["fail_every"] == 0 else 200
     items = ITEMS[::-1] if BEHAVIOUR.get("reversed") else ITEMS
     scores: list[float | None] = [1 / place for place in range(1, 21)]
+    if BEHAVIOUR.get("slow_every") and number % BEHAVIOUR["slow_every"] == 0:
+        await asyncio.sleep(BEHAVIOUR["slow_ms"] / 1000)
+    if BEHAVIOUR.get("constant"):
+        scores = [1.0] * 20
     if BEHAVIOUR.get("nan"):
         scores[3] = None  # what a NaN is in JSON
     milliseconds = (time.perf_counter() - began) * 1000

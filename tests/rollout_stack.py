@@ -100,8 +100,9 @@ def put_in_place(settings: Settings, digest: str, src: Path, view_digest: str, v
 class Stack:
     """Started in order, ended in full: no process of it survives the test."""
 
-    def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home, port_base=free_port_base())
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.changed = settings
+        self.settings = Settings(home=home, port_base=free_port_base(), **settings)
         self.serving = self.settings.data / "serving"
         self.controller: subprocess.Popen[bytes] | None = None
         self.envoy: subprocess.Popen[bytes] | None = None
@@ -133,6 +134,7 @@ class Stack:
     def start_controller(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FRESHRANK_")}
         own = {"FRESHRANK_HOME": str(self.settings.home), "FRESHRANK_PORT_BASE": str(self.settings.port_base)}
+        own |= {f"FRESHRANK_{name}".upper(): str(value) for name, value in self.changed.items()}
         with (self.settings.logs / "controller.log").open("ab") as log:
             self.controller = subprocess.Popen(
                 [sys.executable, "-m", "tasks.controller"], env=kept | own, stdout=log, stderr=log

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from tasks.domain.manifest import canonical_json
 from tasks.machine import MARKER, is_taken
 from tasks.serving.launch import launch_command, launch_environment
 from tasks.settings import PORT_OFFSETS, REPLICA_PORTS, Settings
+
+log = logging.getLogger(__name__)
 
 PROBE_S = 2.0  # timeout of one readiness probe, and its period once ready
 SILENT_S = 20.0  # a ready replica that does not answer for this long is killed and started again
@@ -102,11 +105,23 @@ class ProcessLauncher:
             elif replica.state == "stopping":
                 if watch.kill_at is not None and time.monotonic() > watch.kill_at:
                     _kill_group(replica.pid, self._settings.home)
-            else:
+            elif not self._too_large(replica):
                 await self._probe(replica, watch)
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    def _too_large(self, replica: Replica) -> bool:
+        """End what takes the machine's memory from the others: a crash like any other, and counted as one."""
+        try:
+            held = psutil.Process(replica.pid).memory_info().rss >> 20
+        except psutil.Error:
+            return False
+        if held <= self._settings.replica_memory_mib:
+            return False
+        log.warning("replica=%s event=killed memory_mib=%d", replica.name, held)
+        _kill_group(replica.pid, self._settings.home)
+        return True
 
     async def _on_exit(self, replica: Replica, watch: _Watch) -> None:
         if replica.state == "stopping":

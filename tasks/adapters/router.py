@@ -33,6 +33,7 @@ class Counts(Record):
 
     requests: int = 0
     errors: int = 0  # 5xx, resets, timeouts, refused connections; also those that a retry hid from the caller
+    timeouts: int = 0  # those of them that took longer than a try may
     active: int = 0
     healthy: bool = False
 
@@ -198,7 +199,7 @@ class EnvoyFileRouter:
 
 
 def _counts(hosts: list[dict[str, Any]]) -> Counts:
-    totals = {"rq_total": 0, "rq_error": 0, "cx_connect_fail": 0, "rq_active": 0}
+    totals = {"rq_total": 0, "rq_error": 0, "rq_timeout": 0, "cx_connect_fail": 0, "rq_active": 0}
     for host in hosts:
         for stat in host.get("stats", []):
             if stat["name"] in totals:
@@ -209,6 +210,7 @@ def _counts(hosts: list[dict[str, Any]]) -> Counts:
         # a refused connection is an error that never became a request
         requests=max(totals["rq_total"] + totals["cx_connect_fail"], totals["rq_error"]),
         errors=totals["rq_error"],
+        timeouts=totals["rq_timeout"],
         active=totals["rq_active"],
         healthy=healthy,
     )

@@ -139,6 +139,7 @@ class Commands:
             "weights": state.weights,
             "rollout": self._summary(last) if last else None,
             "frozen": state.frozen,
+            "frozen_because": state.frozen_because or None,
             "revision": state.revision,
         }
 
@@ -216,7 +217,8 @@ class Commands:
 
     def _append(self, draft: Draft, state: RolloutState) -> Row:
         row = self._loop.log.append(draft, expected=state.revision, at=self._loop.clock())
-        log.info(
+        say = log.warning if row.kind in (Kind.ABORT, Kind.ROLLBACK) else log.info
+        say(
             "revision=%d kind=%s from=%s to=%s actor=%s reason=%s",
             row.rev, row.kind, short(row.from_release), short(row.to_release), row.actor, row.reason,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import httpx
@@ -10,11 +11,11 @@ import httpx
 from tasks.adapters.launcher import Replica
 from tasks.adapters.router import Counts
 from tasks.domain.errors import Unavailable
-from tasks.domain.rollout_judgement import Sample, Window
+from tasks.domain.rollout_judgement import Window
 
 PAGE = 1_000
 TOP = 10
-KEPT_SLATES = 20_000  # per step; a long bake forgets the oldest
+KEPT_SLATES = 20_000  # to pair answers and to join feedback; a long bake forgets the oldest
 
 
 class Reader(Protocol):
@@ -57,39 +58,57 @@ class Meter:
         self.total = 0
         self._last: int | None = None
 
-    def read(self, value: int) -> None:
+    def read(self, value: int) -> int:
         if self._last is not None:
             self.total += value - self._last if value >= self._last else value
         self._last = value
+        return self.total
+
+
+@dataclass(slots=True)
+class _Request:
+    """A list that a user saw, and what became of it; either half may be known first."""
+
+    release: str | None = None
+    items: list[str] = field(default_factory=list)
+    wanted: set[str] = field(default_factory=set)
+    bought: bool = False
+    ndcg: float | None = None
+    converted: bool = False
 
 
 class Evidence:
-    """The window of one step. Begins empty: what happened before the step says nothing about it."""
+    """The window of one step. Begins empty: what happened before the step says nothing about it.
+
+    Memory is bounded however long the step takes: sums and sketches, and the last `KEPT_SLATES` lists of each release.
+    """
 
     def __init__(self, challenger: str, champion: str) -> None:
         self.releases = (challenger, champion)
-        self._meters = {release: (Meter(), Meter()) for release in self.releases}
+        self._window = Window()
+        self._samples = {challenger: self._window.challenger, champion: self._window.champion}
+        self._meters = {release: (Meter(), Meter(), Meter()) for release in self.releases}
         self._slates: dict[str, dict[str, list[str]]] = {release: {} for release in self.releases}
-        self._latencies: dict[str, list[float]] = {release: [] for release in self.releases}
-        self._bought: dict[str, set[str]] = {}
+        self._requests: dict[str, _Request] = {}
         self._cursors: dict[tuple[str, str], tuple[int, int]] = {}  # (replica, page) -> process, last number
-        self._restarts: dict[str, int] = {}
-        self._crashes = 0
-        self._unusable = 0
-        self._constant = 0
+        self._crashes: int | None = None
 
     async def gather(self, reader: Reader, replicas: dict[str, Replica], counts: dict[str, Counts]) -> None:
         """Add what happened since the last call. A silent replica adds nothing; the router counts that."""
-        for release in self.releases:
+        for release, sample in self._samples.items():
             seen = counts.get(release[:12])
             if seen:
-                requests, errors = self._meters[release]
-                requests.read(seen.requests)
-                errors.read(seen.errors)
+                requests, errors, timeouts = self._meters[release]
+                sample.requests = requests.read(seen.requests)
+                sample.errors = errors.read(seen.errors)
+                sample.timeouts = timeouts.read(seen.timeouts)
         challenger = replicas.get(self.releases[0])
         if challenger:
-            self._crashes += max(0, challenger.restarts - self._restarts.get(challenger.release, challenger.restarts))
-            self._restarts[challenger.release] = challenger.restarts
+            # a process that ended is a crash now, not when its successor starts
+            crashes = challenger.restarts + (challenger.state == "down")
+            before = challenger.restarts if self._crashes is None else self._crashes
+            self._window.restarts += max(0, crashes - before)
+            self._crashes = max(crashes, before)
         for release, replica in replicas.items():
             if replica.state != "ready":
                 continue
@@ -98,31 +117,12 @@ class Evidence:
                     for one in await self._new(reader, replica, "served"):
                         self._add(release, one)
                 for one in await self._new(reader, replica, "feedback"):
-                    self._bought.setdefault(str(one["request_id"]), set()).update(_wanted(one))
+                    self._tell(one)
             except Unavailable:
                 continue
 
     def window(self) -> Window:
-        challenger, champion = self.releases
-        ours, theirs = self._slates[challenger], self._slates[champion]
-        both = ours.keys() & theirs.keys()
-        overlaps = [_overlap(ours[request], theirs[request]) for request in both]
-        online = {
-            who: [_ndcg(slates[r], self._bought[r]) for r in slates.keys() & self._bought.keys()]
-            for who, slates in (("challenger", ours), ("champion", theirs))
-        }
-        return Window(
-            challenger=self._sample(challenger),
-            champion=self._sample(champion),
-            paired=len(both),
-            overlap_at_10=sum(overlaps) / len(overlaps) if overlaps else None,
-            slates=len(self._latencies[challenger]),
-            unusable=self._unusable,
-            constant=self._constant,
-            restarts=self._crashes,
-            online_ndcg={who: sum(values) / len(values) for who, values in online.items() if values},
-            online_slates={who: len(values) for who, values in online.items() if values},
-        )
+        return self._window
 
     async def _new(self, reader: Reader, replica: Replica, page: str) -> list[dict[str, Any]]:
         process, after = self._cursors.get((replica.name, page), (replica.pid, -1))
@@ -140,37 +140,91 @@ class Evidence:
         return [] if first else found  # the first read only finds out where the window begins
 
     def _add(self, release: str, one: dict[str, Any]) -> None:
+        sample = self._samples[release]
+        sample.answered += 1
+        sample.refused += 400 <= one["status"] < 500
         if one["status"] != 200:
             return
-        self._latencies[release].append(float(one["latency_ms"]))
-        scores = one["scores"]
+        items, scores = [str(item) for item in one["items"]], one["scores"]
+        sample.slates += 1
+        sample.short += len(items) < TOP
+        sample.empty += not items
+        sample.latencies_ms.add(float(one["latency_ms"]))
+        usable = all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores)
+        if usable and scores:
+            sample.best_scores.add(max(scores))
+            sample.spreads.add(max(scores) - min(scores))
         if release == self.releases[0]:
-            if any(not isinstance(score, (int, float)) or not math.isfinite(score) for score in scores):
-                self._unusable += 1
-            elif len(scores) > 1 and min(scores) == max(scores):
-                self._constant += 1
+            self._window.unusable += not usable
+            self._window.constant += usable and len(scores) > 1 and min(scores) == max(scores)
+        self._remember(release, str(one["request_id"]), items, shadow=bool(one.get("shadow", False)))
+
+    def _remember(self, release: str, request: str, items: list[str], *, shadow: bool) -> None:
         slates = self._slates[release]
-        slates[str(one["request_id"])] = [str(item) for item in one["items"]]
+        slates[request] = items
         if len(slates) > KEPT_SLATES:
             del slates[next(iter(slates))]
+        other = self._slates[next(one for one in self.releases if one != release)].get(request)
+        if other is not None:
+            self._window.paired += 1
+            self._window.overlap += overlap(items, other)
+            if (tau := rank_correlation(items, other)) is not None:
+                self._window.correlated += 1
+                self._window.correlation += tau
+        if not shadow:
+            seen = self._request(request)
+            if seen.release is None:
+                seen.release, seen.items = release, items
+                self._samples[release].shown += 1
+                self._settle(seen)
 
-    def _sample(self, release: str) -> Sample:
-        requests, errors = self._meters[release]
-        return Sample(requests=requests.total, errors=errors.total, latencies_ms=tuple(self._latencies[release]))
+    def _tell(self, one: dict[str, Any]) -> None:
+        """Feedback may arrive before its list was read, in parts, and at another release's replica."""
+        kinds = one.get("event_types") or ["purchase"] * len(one["item_ids"])
+        told = list(zip(map(str, one["item_ids"]), kinds, strict=True))
+        if wanted := {item for item, kind in told if kind != "impression"}:
+            seen = self._request(str(one["request_id"]))
+            seen.wanted |= wanted
+            seen.bought |= "purchase" in kinds
+            self._settle(seen)
+
+    def _request(self, request: str) -> _Request:
+        found = self._requests.get(request)
+        if found is None:
+            found = self._requests[request] = _Request()
+            if len(self._requests) > 2 * KEPT_SLATES:
+                del self._requests[next(iter(self._requests))]
+        return found
+
+    def _settle(self, seen: _Request) -> None:
+        """Count what is known of it by now."""
+        if seen.release is None or not seen.wanted:
+            return
+        sample, value = self._samples[seen.release], ndcg(seen.items, seen.wanted)
+        sample.told += seen.ndcg is None
+        sample.ndcg += value - (seen.ndcg or 0.0)
+        sample.converted += seen.bought and not seen.converted
+        seen.ndcg, seen.converted = value, seen.bought
 
 
-def _overlap(one: list[str], other: list[str]) -> float:
+def overlap(one: list[str], other: list[str]) -> float:
+    """Share of common items among the top 10 of both; of two empty lists, 1."""
     depth = min(TOP, max(len(one), len(other)))
     return len(set(one[:TOP]) & set(other[:TOP])) / depth if depth else 1.0
 
 
-def _wanted(one: dict[str, Any]) -> list[str]:
-    kinds = one.get("event_types") or ["purchase"] * len(one["item_ids"])
-    return [str(item) for item, kind in zip(one["item_ids"], kinds, strict=True) if kind != "impression"]
+def rank_correlation(one: list[str], other: list[str]) -> float | None:
+    """Kendall's tau of the items that both lists hold; None below three: one swap of two says too little."""
+    place = {item: number for number, item in enumerate(other)}
+    ranks = [place[item] for item in one if item in place]
+    pairs = len(ranks) * (len(ranks) - 1) // 2
+    if len(ranks) < 3:
+        return None
+    agree = sum(ranks[i] < later for i in range(len(ranks)) for later in ranks[i + 1 :])
+    return 2 * agree / pairs - 1
 
 
-def _ndcg(items: list[str], wanted: set[str]) -> float:
-    if not wanted:
-        return 0.0
+def ndcg(items: list[str], wanted: set[str]) -> float:
+    """NDCG@10 with one gain for every item that the user took."""
     gain = sum(1 / math.log2(place + 2) for place, item in enumerate(items[:TOP]) if item in wanted)
     return gain / sum(1 / math.log2(place + 2) for place in range(min(TOP, len(wanted))))

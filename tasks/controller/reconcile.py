@@ -20,7 +20,7 @@ from tasks.domain.gate import Outcome
 from tasks.domain.rollout import PENDING, SHADOW, Action, Position, next_action
 from tasks.domain.rollout_commands import step_forward, stop_by_judge
 from tasks.domain.rollout_judgement import Finding, Judgement, judge
-from tasks.domain.rollout_log import Draft, short
+from tasks.domain.rollout_log import Draft, Kind, short
 from tasks.domain.rollout_state import Rollout, RolloutState, fold
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Reconciler:
         """
         async with self._routing:
             traffic = self.traffic(self.state())
-            if traffic is None or (traffic.weights == {} and not traffic.backends):
+            if traffic is None:
                 return
             now = self.clock()
             if self._confirmed and self._confirmed[0] == traffic and now - self._confirmed[1] < RECHECK:
@@ -274,7 +274,8 @@ class Reconciler:
             row = self.log.append(draft, expected=state.revision, at=self.clock())
         except Conflict:
             return  # somebody moved first; the next pass looks again
-        log.info(
+        say = log.warning if row.kind in (Kind.ABORT, Kind.ROLLBACK) else log.info
+        say(
             "revision=%d kind=%s from=%s to=%s weight=%d reason=%s",
             row.rev, row.kind, short(row.from_release), short(row.to_release), row.weight, row.reason,
         )  # fmt: skip

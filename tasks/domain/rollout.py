@@ -39,12 +39,25 @@ class RolloutPolicy(Record):
     full_bake_s: float = Field(ge=0, le=LONGEST_BAKE_S)
     hold_s: float = Field(gt=0, description="how long after its bake time a step waits for evidence, then rolls back")
     min_requests: int = Field(ge=1, description="of challenger and champion, in each step")
-    max_error_rate: float = Field(ge=0, lt=1)
+    max_error_rate: float = Field(
+        ge=0, lt=1, description="of the challenger, or the champion's own where that is higher"
+    )
     max_latency_ratio_p50: float = Field(gt=1)
     max_latency_ratio_p95: float = Field(gt=1)
     latency_slack_ms: float = Field(ge=0, description="a difference below this never counts as slower")
     min_overlap_at_10: float = Field(ge=0, le=1, description="mean share of common items in the top 10, shadow only")
     max_restarts: int = Field(ge=0, description="crashes of the challenger that a step forgives")
+    # a log keeps the policy of each rollout, so what was added later has a default: old logs must stay readable
+    max_latency_ratio_p99: float | None = Field(default=None, gt=1, description="empty: as of the p95")
+    max_timeout_rate: float = Field(default=0.005, ge=0, lt=1)
+    max_refused_rate: float = Field(default=0.01, ge=0, lt=1, description="requests answered with 4xx")
+    max_short_rate: float = Field(
+        default=0.01, ge=0, lt=1, description="lists with fewer than 10 items, and empty ones"
+    )
+    min_rank_correlation: float = Field(
+        default=0.0, ge=-1, le=1, description="mean Kendall tau of common items, shadow"
+    )
+    max_online_drop: float = Field(default=0.05, ge=0, le=1, description="of NDCG@10 and conversion, from feedback")
 
     @model_validator(mode="after")
     def _weights_climb(self) -> Self:

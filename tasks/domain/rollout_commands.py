@@ -38,8 +38,6 @@ def submit(
             f"{state.rollout.id} of {short(state.rollout.release)} is {state.rollout.state}; wait for it, "
             f"or stop it: `freshrank abort`"
         )
-    if state.frozen:
-        raise Conflict("rollouts are frozen; `freshrank unfreeze --reason TEXT` allows them again")
     if expected_champion is not None and expected_champion != champion:
         raise Conflict(
             f"{short(release)} was judged against champion {short(expected_champion)} but {short(champion)} serves "
@@ -49,6 +47,10 @@ def submit(
         raise Conflict(f"{short(release)} is the champion already; there is nothing to roll out")
     if release in state.refused:
         raise Conflict(f"{short(release)} was refused or rolled back before; the same bytes are not tried again")
+    if state.frozen:
+        raise Conflict(
+            f"rollouts are frozen ({state.frozen_because}); `freshrank unfreeze --reason TEXT` allows them again"
+        )
     if kind == "bootstrap" and champion is not None:
         raise Conflict(f"{short(champion)} serves already; submit {short(release)} as a canary")
     if kind == "canary" and champion is None:
@@ -89,7 +91,11 @@ def stop(
     phase: str = "aborted",
     judgement: dict[str, Any] | None = None,
 ) -> Draft:
-    """End the live rollout; the champion keeps or takes back all traffic."""
+    """End the live rollout; the champion keeps or takes back all traffic.
+
+    Nothing is promoted after it until a person has looked (`unfreeze`), except where it never became ready: then no
+    user was near it, and the store may simply have been away.
+    """
     active = state.rollout
     if active is None:
         raise Conflict("no rollout is running; `freshrank rollback` puts the previous release back")
@@ -103,7 +109,7 @@ def stop(
         from_release=active.release,
         to_release=champion,
         weight=100 if champion else 0,
-        details={"state": phase} | (judgement or {}),
+        details={"state": phase, "freeze": phase != "failed"} | (judgement or {}),
     )
 
 
@@ -136,7 +142,14 @@ def roll_back(state: RolloutState, *, op: str, actor: str, reason: str, to: str 
     if target not in state.champions:
         raise Conflict(f"{short(target)} never was champion; roll it out instead")
     return Draft(
-        op=op, kind=Kind.ROLLBACK, actor=actor, reason=reason, from_release=champion, to_release=target, weight=100
+        op=op,
+        kind=Kind.ROLLBACK,
+        actor=actor,
+        reason=reason,
+        from_release=champion,
+        to_release=target,
+        weight=100,
+        details={"freeze": True},
     )
 
 

@@ -1,45 +1,61 @@
-"""Judge a challenger on live evidence, against the champion over the same window. Missing evidence is never a pass."""
+"""Judge a challenger on live evidence, against the champion over the same window. Missing evidence is never a pass.
+
+Soft rules fail on bounds that hold at every look together (tasks.domain.confidence_sequence), so a good release is stopped
+with a probability of `FALSE_ABORTS` at most over a whole rollout, however often it is looked at. Hard guards act at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, comb
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from pydantic import Field
-
+from tasks.domain.confidence_sequence import Sketch, mean_bounds
 from tasks.domain.gate import Outcome
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
 
-SURE = 0.05  # an error rate fails when it would be this unlikely under the allowed rate
+FALSE_ABORTS = 0.01  # probability that the soft rules ever stop a release that is no worse, over a whole rollout
+RULES = 15  # soft rules that share it, in each step (Bonferroni)
+LEANS = 0.2  # held, not failed, while what was seen is as unlikely as this for a challenger that is good enough
+GROSS = 0.25  # hard guard: surely more than this share of requests failed, whatever the champion does
 WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+QUANTILES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
 
-class Sample(Record):
-    """What one release did in the window: counts as the router saw them, latencies as the service measured them."""
+@dataclass(slots=True)
+class Sample:
+    """What one release did in the window: counts as the router saw them, the rest as the service measured it."""
 
-    requests: int = Field(default=0, ge=0)
-    errors: int = Field(default=0, ge=0)
-    latencies_ms: tuple[float, ...] = ()
+    requests: int = 0
+    errors: int = 0
+    timeouts: int = 0
+    answered: int = 0  # answers read from the service, of any status
+    refused: int = 0  # of those, 4xx
+    slates: int = 0  # of those, lists
+    short: int = 0  # lists with fewer than 10 items, empty ones included
+    empty: int = 0
+    latencies_ms: Sketch = field(default_factory=Sketch)
+    best_scores: Sketch = field(default_factory=Sketch)
+    spreads: Sketch = field(default_factory=Sketch)  # best score - worst served score, of each list
+    shown: int = 0  # lists that a user saw: not the copies of a shadow
+    ndcg: float = 0.0  # sum of NDCG@10 over shown lists with feedback
+    told: int = 0  # shown lists with feedback
+    converted: int = 0  # shown lists with a purchase
 
-    @property
-    def error_rate(self) -> float:
-        return self.errors / self.requests if self.requests else 0.0
 
-
-class Window(Record):
+@dataclass(slots=True)
+class Window:
     """Everything observed since the step began. `paired` counts requests that both releases answered."""
 
-    challenger: Sample = Sample()
-    champion: Sample = Sample()
+    challenger: Sample = field(default_factory=Sample)
+    champion: Sample = field(default_factory=Sample)
     paired: int = 0
-    overlap_at_10: float | None = None
-    slates: int = 0
-    unusable: int = 0  # slates of the challenger with a score that is missing or not finite
-    constant: int = 0  # slates of the challenger whose scores are all equal
+    overlap: float = 0.0  # sum over pairs of the share of common items in the top 10
+    correlated: int = 0  # pairs with enough common items to compare their order
+    correlation: float = 0.0  # sum over those of Kendall's tau, of the common items
+    unusable: int = 0  # lists of the challenger with a score that is missing or not finite
+    constant: int = 0  # lists of the challenger whose scores are all equal
     restarts: int = 0
-    online_ndcg: dict[str, float] = Field(default_factory=dict)
-    online_slates: dict[str, int] = Field(default_factory=dict)
 
 
 class Finding(Record):
@@ -62,25 +78,52 @@ class Judgement(Record):
 
 
 def judge(policy: RolloutPolicy, window: Window, *, shadow: bool) -> Judgement:
-    """Hold the window against the policy. In shadow the answers are compared too, request by request."""
+    """Hold the window against the policy. Where both answer the same requests, their answers are compared too: in shadow,
+    which is held until there are enough, and at 100 %, where the champion gets the copies."""
+    ours, theirs = window.challenger, window.champion
+    alpha = FALSE_ABORTS / (RULES * (policy.last_step + 1))
+    compared = shadow or window.paired >= policy.min_requests
     findings = [
-        _enough(policy, window),
-        _errors(policy, window),
         _restarts(policy, window),
         _scores(window),
-        _latency("p50", 0.50, policy.max_latency_ratio_p50, policy, window),
-        _latency("p95", 0.95, policy.max_latency_ratio_p95, policy, window),
-        *([_overlap(policy, window)] if shadow else []),
-        *_online(window),
+        _gross(ours, alpha),
+        _enough(policy, window),
+        *(_rate(*rule, ours, theirs, alpha) for rule in _rates(policy)),
+        *(
+            _latency(name, q, ratio, policy, window, alpha)
+            for (name, q), ratio in zip(QUANTILES, _ratios(policy), strict=True)
+        ),
+        _level(ours, theirs, alpha),
+        _spread(ours, theirs, alpha),
+        *([_overlap(policy, window, alpha), _correlation(policy, window, alpha)] if compared else []),
+        *_online(policy, ours, theirs, alpha),
     ]
     outcome = next(worst for worst in WORST_FIRST if any(f.outcome is worst for f in findings))
     return Judgement(outcome=outcome, findings=tuple(findings))
 
 
-def percentile(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least the share `q` of the values does not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, ceil(q * len(ordered)) - 1)]
+Rule = tuple[str, str, str, str, float]
+
+
+def _rates(policy: RolloutPolicy) -> tuple[Rule, ...]:
+    """Name, words, what is counted, of what, and the share that is allowed."""
+    return (
+        ("error_rate", "requests failed", "errors", "requests", policy.max_error_rate),
+        ("timeout_rate", "requests timed out", "timeouts", "requests", policy.max_timeout_rate),
+        ("refused_rate", "answers are refusals", "refused", "answered", policy.max_refused_rate),
+        ("short_rate", "lists are short", "short", "slates", policy.max_short_rate),
+        ("empty_rate", "lists are empty", "empty", "slates", policy.max_short_rate),
+    )
+
+
+def _count(sample: Sample, what: str, of: str) -> tuple[int, int]:
+    count = int(getattr(sample, what))
+    return count, max(int(getattr(sample, of)), count)  # a refused connection is an error that never became a request
+
+
+def _ratios(policy: RolloutPolicy) -> tuple[float, float, float]:
+    p95 = policy.max_latency_ratio_p95
+    return policy.max_latency_ratio_p50, p95, policy.max_latency_ratio_p99 or p95
 
 
 def _enough(policy: RolloutPolicy, window: Window) -> Finding:
@@ -90,69 +133,143 @@ def _enough(policy: RolloutPolicy, window: Window) -> Finding:
     return Finding(name="requests", outcome=outcome, said=said)
 
 
-def _errors(policy: RolloutPolicy, window: Window) -> Finding:
-    # what troubles the champion too (a bad client, a full disk) is not the challenger's fault
-    allowed = max(policy.max_error_rate, window.champion.error_rate)
-    challenger = window.challenger
-    if challenger.errors and _tail(challenger.errors, max(challenger.requests, challenger.errors), allowed) < SURE:
-        outcome = Outcome.FAIL
-    else:
-        outcome = Outcome.PASS if challenger.error_rate <= allowed else Outcome.INCONCLUSIVE
-    said = f"{challenger.errors} of {challenger.requests} requests failed (allowed {allowed:.2%})"
-    return Finding(name="error_rate", outcome=outcome, said=said)
-
-
-def _tail(errors: int, requests: int, rate: float) -> float:
-    """Probability of at least this many errors at the given rate."""
-    below = sum(comb(requests, k) * rate**k * (1 - rate) ** (requests - k) for k in range(min(errors, 1000)))
-    return max(0.0, 1.0 - below)
-
-
 def _restarts(policy: RolloutPolicy, window: Window) -> Finding:
     outcome = Outcome.FAIL if window.restarts > policy.max_restarts else Outcome.PASS
     return Finding(name="restarts", outcome=outcome, said=f"{window.restarts} crashes (allowed {policy.max_restarts})")
 
 
 def _scores(window: Window) -> Finding:
+    slates = window.challenger.slates
     if window.unusable:
-        said = f"{window.unusable} of {window.slates} slates hold a score that is not a finite number"
+        said = f"{window.unusable} of {slates} slates hold a score that is not a finite number"
         return Finding(name="scores", outcome=Outcome.FAIL, said=said)
-    if window.constant * 2 > window.slates:
-        said = f"{window.constant} of {window.slates} slates give every item the same score"
+    if window.constant * 2 > slates:
+        said = f"{window.constant} of {slates} slates give every item the same score"
         outcome = Outcome.FAIL if window.constant >= 3 else Outcome.INCONCLUSIVE
         return Finding(name="scores", outcome=outcome, said=said)
-    return Finding(name="scores", outcome=Outcome.PASS, said=f"{window.slates} slates with finite, distinct scores")
+    return Finding(name="scores", outcome=Outcome.PASS, said=f"{slates} slates with finite, distinct scores")
 
 
-def _latency(name: str, q: float, allowed: float, policy: RolloutPolicy, window: Window) -> Finding:
+def _gross(ours: Sample, alpha: float) -> Finding:
+    """Of a champion that has trouble too, or that nobody asks, nothing need be known."""
+    failed, requests = _count(ours, "errors", "requests")
+    lower, _ = mean_bounds(failed, requests, alpha)
+    outcome = Outcome.FAIL if lower > GROSS else Outcome.PASS
+    return Finding(
+        name="gross_errors", outcome=outcome, said=f"{failed} of {requests} requests failed (guard {GROSS:.0%})"
+    )
+
+
+def _rate(
+    name: str, words: str, what: str, of: str, allowed: float, one: Sample, other: Sample, alpha: float
+) -> Finding:
+    """Fails when the challenger's rate is surely above both the allowed one and the champion's; holds when it looks so.
+
+    What troubles the champion too (a bad client, a full disk) is not the challenger's fault.
+    """
+    ours, theirs = _count(one, what, of), _count(other, what, of)
+    lower, _ = mean_bounds(*ours, alpha / 2)
+    _, upper = mean_bounds(*theirs, alpha / 2)
+    base = _share(theirs)
+    said = f"{ours[0]} of {ours[1]} {words} (allowed {max(allowed, base):.2%})"
+    if lower > max(allowed, upper):
+        return Finding(
+            name=name, outcome=Outcome.FAIL, said=f"{said}: surely above {lower:.2%}, champion below {upper:.2%}"
+        )
+    leans = mean_bounds(*ours, LEANS)[0] > max(allowed, base)
+    return Finding(name=name, outcome=Outcome.INCONCLUSIVE if leans else Outcome.PASS, said=said)
+
+
+def _share(of: tuple[float, int]) -> float:
+    return of[0] / of[1] if of[1] else 0.0
+
+
+def _latency(name: str, q: float, ratio: float, policy: RolloutPolicy, window: Window, alpha: float) -> Finding:
     ours, theirs = window.challenger.latencies_ms, window.champion.latencies_ms
     name = f"latency_{name}"
-    if min(len(ours), len(theirs)) < policy.min_requests:
-        said = f"{name}: {len(ours)} against {len(theirs)} timings, {policy.min_requests} of each needed"
+    if min(ours.count, theirs.count) < policy.min_requests:
+        said = f"{name}: {ours.count} against {theirs.count} timings, {policy.min_requests} of each needed"
         return Finding(name=name, outcome=Outcome.INCONCLUSIVE, said=said)
-    mine, base = percentile(ours, q), percentile(theirs, q)
-    said = f"{name}: {base:.1f} -> {mine:.1f} ms (allowed x{allowed:g} and {policy.latency_slack_ms:g} ms more)"
-    if mine <= max(base * allowed, base + policy.latency_slack_ms):
-        return Finding(name=name, outcome=Outcome.PASS, said=said)
-    # few timings on a busy machine mislead: being slow must show in twice the sample before it ends a rollout
-    sure = min(len(ours), len(theirs)) >= 2 * policy.min_requests
-    return Finding(name=name, outcome=Outcome.FAIL if sure else Outcome.INCONCLUSIVE, said=said)
+
+    def allowed(base: float) -> float:
+        return max(base * ratio, base + policy.latency_slack_ms)
+
+    base = theirs.quantile(q)
+    said = (
+        f"{name}: {base:.1f} -> {ours.quantile(q):.1f} ms (allowed x{ratio:g} and {policy.latency_slack_ms:g} ms more)"
+    )
+    lower, upper = ours.quantile_bounds(q, alpha / 2)[0], theirs.quantile_bounds(q, alpha / 2)[1]
+    if lower > allowed(upper):
+        said = f"{said}: surely above {lower:.1f}, champion below {upper:.1f}"
+        return Finding(name=name, outcome=Outcome.FAIL, said=said)
+    leans = ours.quantile_bounds(q, LEANS)[0] > allowed(base)
+    return Finding(name=name, outcome=Outcome.INCONCLUSIVE if leans else Outcome.PASS, said=said)
 
 
-def _overlap(policy: RolloutPolicy, window: Window) -> Finding:
-    if window.paired < policy.min_requests or window.overlap_at_10 is None:
+def _level(ours: Sample, theirs: Sample, alpha: float) -> Finding:
+    """The best score of a typical list must lie where the champion's lie, give or take the width of one list."""
+    median = ours.best_scores.quantile_bounds(0.5, alpha / 2)
+    low = theirs.best_scores.quantile_bounds(0.05, alpha / 4)[0]
+    high = theirs.best_scores.quantile_bounds(0.95, alpha / 4)[1]
+    width = theirs.spreads.quantile(0.5)
+    said = _distribution("best score of a list", ours.best_scores, theirs.best_scores)
+    off = median[1] < low - width or median[0] > high + width
+    return Finding(name="score_level", outcome=Outcome.FAIL if off else Outcome.PASS, said=said)
+
+
+def _spread(ours: Sample, theirs: Sample, alpha: float) -> Finding:
+    """Best minus worst score of a typical list: neither less than half of the champion's least, nor twice its most."""
+    median = ours.spreads.quantile_bounds(0.5, alpha / 2)
+    low = theirs.spreads.quantile_bounds(0.05, alpha / 4)[0]
+    high = theirs.spreads.quantile_bounds(0.95, alpha / 4)[1]
+    said = _distribution("spread of a list's scores", ours.spreads, theirs.spreads)
+    off = median[1] < low / 2 or median[0] > high * 2
+    return Finding(name="score_spread", outcome=Outcome.FAIL if off else Outcome.PASS, said=said)
+
+
+def _distribution(what: str, ours: Sketch, theirs: Sketch) -> str:
+    if not ours.count or not theirs.count:
+        return f"{what}: nothing to compare"
+    low, high = theirs.quantile(0.05), theirs.quantile(0.95)
+    return f"{what}: median {ours.quantile(0.5):.4g}, champion's {theirs.quantile(0.5):.4g} ({low:.4g} to {high:.4g})"
+
+
+def _overlap(policy: RolloutPolicy, window: Window, alpha: float) -> Finding:
+    if window.paired < policy.min_requests:
         said = f"{window.paired} of {policy.min_requests} requests answered by both"
         return Finding(name="overlap_at_10", outcome=Outcome.INCONCLUSIVE, said=said)
-    outcome = Outcome.PASS if window.overlap_at_10 >= policy.min_overlap_at_10 else Outcome.FAIL
-    bound = f"at least {policy.min_overlap_at_10:.2f}"
-    said = f"overlap_at_10 {window.overlap_at_10:.2f} on {window.paired} requests ({bound})"
+    _, upper = mean_bounds(window.overlap, window.paired, alpha)
+    mean, least = window.overlap / window.paired, policy.min_overlap_at_10
+    outcome = Outcome.FAIL if upper < least else Outcome.PASS if mean >= least else Outcome.INCONCLUSIVE
+    said = f"overlap_at_10 {mean:.2f} on {window.paired} requests (at least {least:.2f})"
     return Finding(name="overlap_at_10", outcome=outcome, said=said)
 
 
-def _online(window: Window) -> list[Finding]:
-    """Reported, never blocking: one canary window holds far too few purchases to decide on."""
-    if not window.online_ndcg:
-        return []
-    found = sorted(window.online_ndcg.items())
-    parts = ", ".join(f"{who} {value:.3f} on {window.online_slates[who]} slates" for who, value in found)
-    return [Finding(name="online_ndcg", outcome=Outcome.PASS, said=f"online ndcg_at_10: {parts} (reported)")]
+def _correlation(policy: RolloutPolicy, window: Window, alpha: float) -> Finding:
+    """Order of the items that both show. Lists with nothing in common say nothing here; the overlap does."""
+    if not window.correlated:
+        return Finding(name="rank_correlation", outcome=Outcome.PASS, said="rank correlation: no common items")
+    count, least = window.correlated, policy.min_rank_correlation
+    mean = window.correlation / count
+    _, upper = mean_bounds((window.correlation + count) / 2, count, alpha)  # from -1..1 to 0..1
+    outcome = Outcome.FAIL if 2 * upper - 1 < least else Outcome.PASS if mean >= least else Outcome.INCONCLUSIVE
+    said = f"rank correlation {mean:.2f} on {count} requests (at least {least:.2f})"
+    return Finding(name="rank_correlation", outcome=outcome, said=said)
+
+
+def _online(policy: RolloutPolicy, ours: Sample, theirs: Sample, alpha: float) -> list[Finding]:
+    """From feedback as it arrives. It can stop a rollout, never hold one: it comes late, and some shops send none."""
+    rules: Mapping[str, tuple[tuple[float, int], tuple[float, int]]] = {
+        "online_ndcg": ((ours.ndcg, ours.told), (theirs.ndcg, theirs.told)),
+        "online_conversion": ((ours.converted, ours.shown), (theirs.converted, theirs.shown)),
+    }
+    found = []
+    for name, (mine, base) in rules.items():
+        if not (ours.told and theirs.told):
+            continue
+        upper = mean_bounds(*mine, alpha / 2)[1]
+        lower = mean_bounds(*base, alpha / 2)[0]
+        said = f"{name}: {_share(base):.3f} -> {_share(mine):.3f} on {base[1]} and {mine[1]} lists"
+        outcome = Outcome.FAIL if upper < lower - policy.max_online_drop else Outcome.PASS
+        found.append(Finding(name=name, outcome=outcome, said=f"{said} (drop {policy.max_online_drop:g} allowed)"))
+    return found

@@ -52,6 +52,7 @@ class RolloutState(Record):
     previous: Serving | None = None
     rollout: Rollout | None = None
     frozen: bool = False
+    frozen_because: str = ""
     rolled_back: bool = False
     settled: bool = False
     refused: frozenset[str] = frozenset()
@@ -139,7 +140,8 @@ def _abort(state: RolloutState, row: Row) -> RolloutState:
     if state.rollout is None or state.rollout.id != row.rollout:
         raise _impossible(state, row)
     phase: Phase = row.details.get("state", "aborted")
-    state = _ended(state, row, phase).model_copy(update={"settled": bool(row.details.get("pressed_rollback"))})
+    settled = {"settled": bool(row.details.get("pressed_rollback"))}
+    state = _ended(state, row, phase).model_copy(update=settled | _stopped(state, row))
     if phase == "failed":  # it never started, so nothing is known against it
         return state
     return state.model_copy(update={"refused": state.refused | {row.from_release}})
@@ -156,17 +158,26 @@ def _rollback(state: RolloutState, row: Row) -> RolloutState:
             "refused": state.refused | {row.from_release},
             "ended": tuple(_undone(one, row) for one in state.ended),
         }
+        | _stopped(state, row)
     )
 
 
+def _stopped(state: RolloutState, row: Row) -> dict[str, Any]:
+    """Rows of a version that did not freeze yet do not say so, and mean what they meant then."""
+    if not row.details.get("freeze"):
+        return {}
+    why = state.frozen_because or f"revision {row.rev}, {row.kind} of {short(row.from_release)}: {row.reason}"
+    return {"frozen": True, "frozen_because": why}
+
+
 def _freeze(state: RolloutState, row: Row) -> RolloutState:
-    return state.model_copy(update={"frozen": True})
+    return state.model_copy(update={"frozen": True, "frozen_because": f"revision {row.rev}, {row.actor}: {row.reason}"})
 
 
 def _unfreeze(state: RolloutState, row: Row) -> RolloutState:
     # a step that stood still is watched anew: evidence from before the freeze says little about now
     active = state.rollout.model_copy(update={"entered": row.time}) if state.rollout else None
-    return state.model_copy(update={"frozen": False, "rollout": active})
+    return state.model_copy(update={"frozen": False, "frozen_because": "", "rollout": active})
 
 
 _APPLY: dict[Kind, Callable[[RolloutState, Row], RolloutState]] = {

@@ -129,7 +129,13 @@ def test_an_empty_controller_has_nothing_to_show(door: Door) -> None:
     status = door.client.status()
     assert status.pop("frozen") is False and status.pop("revision") == 0
     assert status.pop("weights") == {}
-    assert status == {"champion": None, "challenger": None, "previous": None, "rollout": None}
+    assert status == {
+        "champion": None,
+        "challenger": None,
+        "previous": None,
+        "rollout": None,
+        "frozen_because": None,
+    }
 
 
 def test_a_rollout_from_submission_to_champion(door: Door) -> None:

@@ -47,9 +47,11 @@ class Backend:
 
     def __init__(self, release: str) -> None:
         self.release, self.ids, self.feedback, self.status = release, list[str](), 0, 200
+        self.pause_s = 0.0
 
     async def rank(self, request: Request) -> Response:
         self.ids.append(request.headers["x-request-id"])
+        await asyncio.sleep(self.pause_s)
         return JSONResponse({"release": self.release}, self.status, headers={"x-freshrank-release": self.release})
 
     async def told(self, request: Request) -> Response:
@@ -212,6 +214,23 @@ def test_pages_feedback_and_refusals(stack: Stack) -> None:
             for method, path in (("GET", "/rank"), ("GET", "/metrics"), ("GET", "/served"), ("POST", "/nope")):
                 refused = await client.request(method, path)
                 assert refused.status_code == 404 and "error" in refused.json(), path
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_try_that_takes_too_long_is_counted_and_answered_by_the_champion(stack: Stack) -> None:
+    async def scenario() -> None:
+        router = EnvoyFileRouter(stack.settings)
+        async with backends(stack, A, B) as (found, ports):
+            plan = Traffic(weights={A: 0, B: 100}, fallback={B: A}, backends=ports)
+            await router.apply(plan)
+            await settled(router, A, B)
+            before = (await router.observe())[B[:12]]
+            found[B].pause_s = 4
+            assert await rank(stack) == Counter({(200, A): 1})
+            after = (await router.observe())[B[:12]]
+        assert (after.timeouts - before.timeouts, after.errors - before.errors) == (1, 1)
 
     asyncio.run(scenario())
 

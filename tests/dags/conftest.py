@@ -45,7 +45,13 @@ def dags(airflow_home: Path) -> dict[str, Any]:
 
     bag = DagBag(str(DAGS))
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout"]
+    assert sorted(bag.dags) == [
+        "gate_error_rates",
+        "model_refresh",
+        "model_rollback",
+        "model_rollout",
+        "rollback_drill",
+    ]
     return dict(bag.dags)
 
 

@@ -37,7 +37,13 @@ print(json.dumps({"seconds": seconds, "modules": sorted(modules), "new": len(mod
 @pytest.fixture(scope="module")
 def parsed() -> dict[str, dict[str, object]]:
     files = sorted(path for path in DAGS.glob("*.py") if not path.name.startswith("_"))
-    assert [path.stem for path in files] == ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout"]
+    assert [path.stem for path in files] == [
+        "gate_error_rates",
+        "model_refresh",
+        "model_rollback",
+        "model_rollout",
+        "rollback_drill",
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{DAGS}"}
     started = {
         path.stem: subprocess.Popen(
@@ -57,7 +63,9 @@ def parsed() -> dict[str, dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout"])
+@pytest.mark.parametrize(
+    "name", ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout", "rollback_drill"]
+)
 def test_parsing_a_dag_file_imports_nothing_heavy(parsed: dict[str, dict[str, object]], name: str) -> None:
     modules = parsed[name]["modules"]
     assert isinstance(modules, list) and "tasks.domain.errors" in modules

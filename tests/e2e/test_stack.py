@@ -120,7 +120,7 @@ def test_every_listening_socket_is_on_loopback(stack, first_run):
 
 def test_status_has_the_promised_shape(stack, first_run):
     told = json.loads(stack.freshrank("status", "--json").stdout)
-    rollout = {"champion", "challenger", "previous", "weights", "rollout", "frozen"}
+    rollout = {"champion", "challenger", "previous", "weights", "rollout", "frozen", "frozen_because"}
     assert set(told) == rollout | {"alerts", "alerts_unknown", "services"}
     assert told["alerts_unknown"] == "" and "ServiceDown" not in {alert["name"] for alert in told["alerts"]}
     assert set(told["champion"]) >= {"release", "version", "digest", "since"}

@@ -18,7 +18,7 @@ from tasks.domain.rollout import PENDING, Action, CanaryStep, Position, next_act
 from tasks.domain.rollout_log import Draft, Kind
 from tasks.domain.rollout_state import RolloutState, fold
 from tasks.policies import load_policy
-from tests.rollout_builders import NOON, A, B, C, D, a_policy
+from tests.rollout_builders import NOON, A, B, C, D, a_draft, a_policy
 
 
 class History:
@@ -51,6 +51,12 @@ class History:
         while self.state.rollout:
             self.step()
         return self
+
+    def unfreeze(self) -> History:
+        self.presses += 1
+        return self.add(
+            commands.freeze(self.state, op=f"op-{self.presses}", actor="on-call", reason="found it", on=False)
+        )
 
     def roll_back(self, **more: Any) -> History:
         self.presses += 1
@@ -102,6 +108,22 @@ def test_the_demo_policy_bakes_at_most_75_seconds() -> None:
     assert len(policy.steps) == 1
 
 
+def test_the_production_policy_climbs_1_5_25_50_100() -> None:
+    policy = load_policy("production").rollout
+    assert [policy.weight(step) for step in range(policy.last_step + 1)] == [0, 1, 5, 25, 50, 100]
+    assert policy.max_restarts == 0
+
+
+def test_a_log_of_an_older_version_stays_readable() -> None:
+    """Rows keep the policy of their rollout: a field that was added later must not be missed in them."""
+    later = {"max_latency_ratio_p99", "max_timeout_rate", "max_refused_rate", "max_short_rate", "min_rank_correlation"}
+    told = a_policy().model_dump(mode="json", exclude=later | {"max_online_drop"})
+    row = a_draft("old", Kind.START, to_release=A, details={"kind": "bootstrap", "policy": told})
+    log = MemoryLog()
+    log.append(row, expected=0, at=NOON)
+    assert fold(log.rows()).rollout is not None
+
+
 def test_weights_climb_one_rung_at_a_time_and_sum_to_100() -> None:
     history = History().promoted(A).submit(B)
     seen = []
@@ -137,7 +159,7 @@ def test_two_people_who_press_because_of_one_canary_do_not_unseat_the_champion()
 
 
 def test_a_press_after_the_next_rollout_counts_again() -> None:
-    history = History().promoted(A).promoted(B).submit(C).step().roll_back().submit(D).step()
+    history = History().promoted(A).promoted(B).submit(C).step().roll_back().unfreeze().submit(D).step()
     assert history.state.rollout is not None
     history.add(commands.stop_by_judge(history.state, history.state.rollout, "slow", {}))
     assert history.roll_back().state.weights == {A: 100}
@@ -151,8 +173,34 @@ def test_what_was_rolled_back_is_not_tried_again() -> None:
         history.roll_back(to=B)
 
 
+@pytest.mark.parametrize("how", ["judge", "abort", "rollback", "rollback in a canary"])
+def test_a_stopped_release_freezes_promotion_until_a_person_releases_it(how: str) -> None:
+    history = History().promoted(A).promoted(B)
+    if how != "rollback":
+        history.submit(C).step().step()
+    state = history.state
+    if how == "judge":
+        assert state.rollout is not None
+        history.add(commands.stop_by_judge(state, state.rollout, "slow", {}))
+    elif how == "abort":
+        history.add(commands.stop(state, op="x", actor="on-call", reason="slow"))
+    else:
+        history.roll_back()
+    assert history.state.frozen
+    with pytest.raises(Conflict, match=r"rollouts are frozen \(revision \d+, (abort|rollback) of"):
+        history.submit(D)
+    assert history.unfreeze().submit(D).state.rollout is not None, "released by a person"
+
+
+def test_a_release_that_never_got_ready_freezes_nothing() -> None:
+    history = History().promoted(A).submit(B)
+    assert history.state.rollout is not None
+    history.add(commands.stop_by_judge(history.state, history.state.rollout, "store away", {}))
+    assert not history.state.frozen and history.submit(B).state.rollout is not None
+
+
 def test_after_a_new_promotion_rollback_works_again() -> None:
-    history = History().promoted(A).promoted(B).roll_back().promoted(C).roll_back()
+    history = History().promoted(A).promoted(B).roll_back().unfreeze().promoted(C).roll_back()
     assert history.state.weights == {A: 100}
 
 
@@ -233,6 +281,6 @@ def test_a_log_that_promotes_before_100_percent_is_refused() -> None:
 
 
 def test_folding_in_parts_is_folding_at_once() -> None:
-    rows = History().promoted(A).promoted(B).roll_back().submit(C).step().log.rows()
+    rows = History().promoted(A).promoted(B).roll_back().unfreeze().submit(C).step().log.rows()
     for cut in range(len(rows) + 1):
         assert fold(rows[cut:], fold(rows[:cut])) == fold(rows)

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.adapters.launcher import Replica
 from tasks.adapters.router import Counts
-from tasks.controller.judge import Evidence, Meter
+from tasks.controller.judge import Evidence, Meter, rank_correlation
 from tasks.domain.errors import Unavailable
 from tasks.domain.rollout_judgement import Window
 from tests.rollout_builders import A, B
@@ -59,7 +59,9 @@ class Scene:
 
     def restart(self, release: str) -> None:
         old = self.replicas[release]
-        self.replicas[release] = old.model_copy(update={"pid": old.pid + 10, "restarts": old.restarts + 1})
+        self.replicas[release] = old.model_copy(
+            update={"pid": old.pid + 10, "restarts": old.restarts + 1, "state": "ready"}
+        )
         self.ring.slates[release] = []
 
 
@@ -68,11 +70,11 @@ def test_what_happened_before_the_step_does_not_count() -> None:
     scene.ring.add(B, "early", scores=[None, 1.0])
     scene.counts = {B[:12]: Counts(requests=50, errors=50)}
     window = scene.look()
-    assert (window.slates, window.unusable, window.challenger.requests) == (0, 0, 0)
+    assert (window.challenger.slates, window.unusable, window.challenger.requests) == (0, 0, 0)
     scene.ring.add(B, "now")
     scene.counts = {B[:12]: Counts(requests=51, errors=50)}
     window = scene.look()
-    assert (window.slates, window.challenger.requests, window.challenger.errors) == (1, 1, 0)
+    assert (window.challenger.slates, window.challenger.requests, window.challenger.errors) == (1, 1, 0)
 
 
 def test_a_restarted_replica_counts_from_one_again_and_is_read_from_one_again() -> None:
@@ -80,11 +82,11 @@ def test_a_restarted_replica_counts_from_one_again_and_is_read_from_one_again() 
     scene.look()
     for number in range(5):
         scene.ring.add(B, f"request-{number}")
-    assert scene.look().slates == 5
+    assert scene.look().challenger.slates == 5
     scene.restart(B)
     scene.ring.add(B, "after")
     window = scene.look()
-    assert (window.slates, window.restarts) == (6, 1)
+    assert (window.challenger.slates, window.restarts) == (6, 1)
 
 
 def test_a_router_that_restarted_does_not_hide_errors() -> None:
@@ -120,7 +122,36 @@ def test_answers_are_paired_by_request() -> None:
     scene.ring.add(B, "both", items=["x", "y", "p", "q"])
     scene.ring.add(A, "one only")
     window = scene.look()
-    assert (window.paired, window.overlap_at_10) == (1, 0.5)
+    assert (window.paired, window.overlap, window.correlated) == (1, 0.5, 0)
+
+
+def test_the_order_of_common_items_is_compared() -> None:
+    assert rank_correlation(["x", "y", "z"], ["x", "q", "y", "z"]) == 1.0
+    assert rank_correlation(["x", "y", "z"], ["z", "y", "x"]) == -1.0
+    assert rank_correlation(["x", "y", "z", "w"], ["y", "x", "z", "w"]) == pytest.approx(2 / 3)
+    assert rank_correlation(["x", "y"], ["y", "x"]) is None
+
+
+def test_refusals_timeouts_and_short_lists_are_counted() -> None:
+    scene = Scene()
+    scene.counts = {B[:12]: Counts()}
+    scene.look()
+    scene.ring.add(B, "refused", status=422, items=[], scores=[])
+    scene.ring.add(B, "empty", items=[], scores=[])
+    scene.ring.add(B, "long", items=[str(n) for n in range(12)], scores=[1.0 - n / 100 for n in range(12)])
+    scene.counts = {B[:12]: Counts(requests=4, errors=1, timeouts=1)}
+    ours = scene.look().challenger
+    assert (ours.answered, ours.refused, ours.slates, ours.short, ours.empty, ours.timeouts) == (3, 1, 2, 1, 1, 1)
+    assert ours.best_scores.count == ours.spreads.count == 1
+
+
+def test_a_replica_that_is_down_has_crashed_once_and_not_again_when_it_is_back() -> None:
+    scene = Scene()
+    scene.look()
+    scene.replicas[B] = scene.replicas[B].model_copy(update={"state": "down"})
+    assert scene.look().restarts == 1
+    scene.restart(B)
+    assert scene.look().restarts == 1
 
 
 def test_feedback_finds_its_slate_whichever_replica_received_it() -> None:
@@ -129,11 +160,37 @@ def test_feedback_finds_its_slate_whichever_replica_received_it() -> None:
     scene.ring.add(B, "theirs", items=["x", "y"])
     scene.ring.add(A, "ours", items=["x", "y"])
     scene.ring.tell(A, "theirs", "x")
-    scene.ring.tell(A, "ours", "y")
+    scene.ring.tell(A, "ours", "y", kind="click")
     scene.ring.tell(A, "ours", "x", kind="impression")
     window = scene.look()
-    assert window.online_slates == {"challenger": 1, "champion": 1}
-    assert window.online_ndcg["challenger"] == 1.0 > window.online_ndcg["champion"] > 0
+    challenger, champion = window.challenger, window.champion
+    assert (challenger.told, challenger.converted, champion.told, champion.converted) == (1, 1, 1, 0)
+    assert challenger.ndcg == 1.0 > champion.ndcg > 0
+
+
+def test_feedback_may_come_first_in_parts_and_twice() -> None:
+    scene = Scene()
+    scene.look()
+    scene.ring.tell(A, "one", "y", kind="click")
+    scene.look()
+    scene.ring.add(B, "one", items=["x", "y"])
+    before = scene.look().challenger.ndcg
+    for _ in range(2):
+        scene.ring.tell(B, "one", "x")
+    ours = scene.look().challenger
+    assert (ours.shown, ours.told, ours.converted) == (1, 1, 1)
+    assert ours.ndcg == 1.0 > before > 0
+
+
+def test_a_copy_in_shadow_was_shown_to_nobody() -> None:
+    scene = Scene()
+    scene.look()
+    scene.ring.add(B, "one", items=["x", "y"], shadow=True)
+    scene.ring.add(A, "one", items=["y", "x"])
+    scene.ring.tell(A, "one", "y")
+    window = scene.look()
+    assert (window.challenger.shown, window.challenger.told, window.paired) == (0, 0, 1)
+    assert (window.champion.shown, window.champion.converted) == (1, 1)
 
 
 def test_a_silent_replica_adds_nothing_but_the_router_counts() -> None:
@@ -143,4 +200,4 @@ def test_a_silent_replica_adds_nothing_but_the_router_counts() -> None:
     scene.ring.quiet.add(B)
     scene.counts = {B[:12]: Counts(requests=4, errors=4)}
     window = scene.look()
-    assert (window.slates, window.challenger.errors) == (0, 4)
+    assert (window.challenger.slates, window.challenger.errors) == (0, 4)

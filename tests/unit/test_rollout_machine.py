@@ -64,6 +64,8 @@ class RolloutMachine(RuleBasedStateMachine):
     @rule(release=st.sampled_from(RELEASES))
     def full_rollout(self, release: str) -> None:
         """A whole good rollout at once: single steps alone seldom get that far."""
+        if self.state.frozen:
+            self.freeze(False)
         if self.state.rollout is None:
             self.submit(release, "canary" if self.state.champion else "bootstrap")
         for _ in range(5):
