@@ -71,7 +71,13 @@ FAIRNESS = "a fairness slice: nobody's group may pay for the average"
 
 def members(facts: Sequence[SlateFacts]) -> dict[str, list[bool]]:
     """Each slice with its answer for every slate; the declared ones always, departments and groups where large enough."""
-    told = {one.name: [one.holds(slate) for slate in facts] for one in SLICES}
+    told = {
+        # habits and sales say nothing about a search: its slice is a surface
+        one.name: [
+            one.holds(slate) and (slate.surface != "search" or one.name.startswith("surface_")) for slate in facts
+        ]
+        for one in SLICES
+    }
     departments = Counter(one.department for one in facts if one.department)
     for name, count in departments.most_common(MOST_DEPARTMENTS):
         if count >= LEAST_SLATES:
