@@ -21,7 +21,7 @@ PREFIX = "slice."
 class SlateFacts:
     """What slices may know about one slate. Sales places are in [0, 1): the share of sales by better-selling items."""
 
-    trips: int  # of the user, before this day
+    trips: float  # of the user, before this day; NaN, as for all numbers here: unknown, in no slice of it
     surface: str  # recommendation or search
     newest_item_days: float  # since the first sale of the newest thing bought
     sales_place: float  # of the median thing bought
@@ -71,13 +71,7 @@ FAIRNESS = "a fairness slice: nobody's group may pay for the average"
 
 def members(facts: Sequence[SlateFacts]) -> dict[str, list[bool]]:
     """Each slice with its answer for every slate; the declared ones always, departments and groups where large enough."""
-    told = {
-        # habits and sales say nothing about a search: its slice is a surface
-        one.name: [
-            one.holds(slate) and (slate.surface != "search" or one.name.startswith("surface_")) for slate in facts
-        ]
-        for one in SLICES
-    }
+    told = {one.name: [one.holds(slate) for slate in facts] for one in SLICES}
     departments = Counter(one.department for one in facts if one.department)
     for name, count in departments.most_common(MOST_DEPARTMENTS):
         if count >= LEAST_SLATES:

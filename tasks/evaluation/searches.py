@@ -23,7 +23,8 @@ from tasks.ranker.state import ItemState
 from tasks.ranker.text import QueryEncoder
 
 Score = Callable[[str, list[str]], Floats]  # of the items of one list
-NOTHING = SlateFacts(trips=0, surface="search", newest_item_days=float("inf"), sales_place=0.0, department="")
+NAN = float("nan")  # judges of search have no habits and buy nothing: in no slice about those
+NOTHING = SlateFacts(trips=NAN, surface="search", newest_item_days=NAN, sales_place=NAN, department="")
 
 
 def searches(data: Dataset, part: str, candidate: Path, champion: Path | None) -> list[Compared]:
