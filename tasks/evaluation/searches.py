@@ -49,8 +49,8 @@ def searches(data: Dataset, part: str, candidate: Path, champion: Path | None) -
         # an item that the catalogue of the dataset does not know is a name that nobody knows
         ids = [documents.ids[row] if row >= 0 else "" for row in lists.rows[pairs].tolist()]
         relevant = lists.grade[pairs] > 0
-        rows = [_row(score(lists.queries[one], ids), relevant) for score in (new, old)]
-        told.append(Compared(day, -1 - number, NOTHING, *rows))
+        ours, theirs = (_row(score(lists.queries[one], ids), relevant) for score in (new, old))
+        told.append(Compared(day, -1 - number, NOTHING, ours, theirs))
     return told
 
 
