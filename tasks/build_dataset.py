@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, partition_date
-from tasks.domain.recipe import Augmentation, Recipe
+from tasks.domain.recipe import Augmentation, Recipe, Search
 from tasks.evaluation.labels import save_label_kinds
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, epoch_day, iso_day
@@ -29,6 +29,7 @@ from tasks.ranker.days import day_keys
 from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
 from tasks.ranker.parts import Parts
 from tasks.ranker.rows import Sampling
+from tasks.ranker.search.dataset import read_catalogue, read_lists, write_search
 from tasks.ranker.shown import read_shown
 from tasks.ranker.split import Days, split_days
 from tasks.ranker.state import save_view
@@ -102,8 +103,21 @@ def build_dataset(
         log_digest=keys[last],
     )
     (out / "dataset.json").write_bytes(canonical_json(split.model_dump(mode="json")))
+    searched = _searched(accepted, catalogue, recipe.search, days, out) if recipe.search else {}
     counts = {"users": len(users), "events": len(log.day), "catalogue": morning.items.size, "texts": len(texts.vectors)}
-    return counts | _summary(split, parts) | left_out
+    return counts | _summary(split, parts) | left_out | searched
+
+
+def _searched(accepted: list[Path], catalogue: Path, plan: Search, days: Days, out: Path) -> dict[str, int]:
+    """The judged lists of searches by all users, split by the days that split the slates."""
+    documents = read_catalogue(catalogue, plan.fields)
+    parts = {"train": days.train, "validation": days.validation, "holdout": days.holdout}
+    read = {
+        name: read_lists((path for path in accepted if partition_day(path) in set(part)), documents)
+        for name, part in parts.items()
+    }
+    users = {user for _, searched in read.values() for user in searched}
+    return write_search(out, documents, {name: lists for name, (lists, _) in read.items()}, users)
 
 
 def _sampling(recipe: Recipe) -> Sampling:

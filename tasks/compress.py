@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.compression.search_encoders import export_search
 from tasks.compression.text_encoder import query_encoder
 from tasks.compression.variants import (
     TOLERANCE,
@@ -84,6 +85,9 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     shutil.rmtree(out / "variants")
     _describe(out / "model" / "config.json", best)
     text = query_encoder(_texts(data), plan.text_calibration, cache, out / "text")
+    searched = {}
+    if recipe.search and (model / "search").exists():
+        searched = export_search(model / "search", recipe.search, plan.text_calibration, out / "search")
     front = {
         "chosen": best.name,
         "metric": QUALITY,
@@ -109,6 +113,7 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         **best.cost.model_dump(),
         "text_mean_cosine": text["mean_cosine"],
         "text_bytes": text["bytes"],
+        **searched,
     }
 
 

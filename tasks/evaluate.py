@@ -10,7 +10,7 @@ are not finite or a ranking lost things, no metric means anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tasks.evaluation.facts import Groups, MorningFacts
 from tasks.evaluation.labels import Shared, shared_labels
 from tasks.evaluation.queries import query_checks
 from tasks.evaluation.rivals import Rivals, counted_row
+from tasks.evaluation.searches import searches
 from tasks.evaluation.state_checks import state_checks
 from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, iso_day
@@ -158,13 +159,15 @@ def _weights(
     sides = _ranked_by(new, "weights", "candidate", seen), _ranked_by(old, "weights", "champion", seen)
     models, items = (candidate / "model", champion / "release" / "model"), len(data.whole.log.items.ids)
     shared = shared_labels(data.directory, *models, items)
-    return _compare(data, data.split.holdout_days, sides, new, candidate, groups, previous, shared)
+    asked = searches(data, "holdout", candidate, champion / "release")
+    return _compare(data, data.split.holdout_days, sides, new, candidate, groups, previous, shared, asked)
 
 
 def _first_champion(data: Dataset, candidate: Path, seen: Predictions, groups: Groups) -> Told:
     scorer = OpenVinoScorer(candidate / "model")
     sides = _ranked_by(scorer, "bootstrap", "candidate", seen), _counting()
-    return _compare(data, data.split.validation_days, sides, scorer, candidate, groups)
+    asked = searches(data, "validation", candidate, None)
+    return _compare(data, data.split.validation_days, sides, scorer, candidate, groups, asked=asked)
 
 
 def _compare(
@@ -176,8 +179,9 @@ def _compare(
     groups: Groups,
     previous: Path | str = "there is no champion yet",
     shared: Shared | None = None,
+    asked: Sequence[Compared] = (),
 ) -> Told:
-    """Two systems on every slate of `days`, and beside them the rivals that the candidate has to be worth more than."""
+    """Two systems on every slate of `days` and on its searches (`asked`), and beside them the rivals on the slates."""
     rivals = Rivals(data, candidate, previous)
     compared: list[Compared] = []
     sample: list[Judged] = []
@@ -201,6 +205,7 @@ def _compare(
         "counterfactual": counterfactual(data, days, scorer),
         "checks": [one.model_dump(mode="json") for one in (*behaviour_checks(scorer, sample), *checks)],
     }
+    compared += asked
     facts_of_days = _facts(data, days, compared)
     if shared:
         digest = shared.digest(facts_of_days["holdout_digest"])

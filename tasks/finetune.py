@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import canonical_json, digest_of
-from tasks.domain.recipe import Recipe, Training
+from tasks.domain.recipe import Recipe, Search, Training
 from tasks.domain.warm_start import why_not
 from tasks.progress import Progress
 from tasks.ranker.arrays import epoch_day
@@ -30,6 +30,7 @@ from tasks.ranker.dataset import Dataset
 from tasks.ranker.judge import judge, mean_of, prepare
 from tasks.ranker.model import Ranker
 from tasks.ranker.runtime import PARENT, TorchScorer
+from tasks.ranker.search.fit import fit_search
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 from tasks.ranker.training import QUALITY, Run
 from tasks.ranker.trees import fit_member, trees_of
@@ -91,7 +92,18 @@ def finetune(
         member = fit_member(TorchScorer(model, fitted.inputs), trees_of(corpus, recipe.trees, seed), validation)
         member.save(out)
         log.info("trees=%d share=%.3f temperature=%.3f bias=%.3f", recipe.trees.rounds, *dict(member.blend).values())
-    return _write(out, run, config, recipe, len(validation)) | ({"started_from": started_from} if started_from else {})
+    facts = _write(out, run, config, recipe, len(validation)) | ({"started_from": started_from} if started_from else {})
+    return facts | (_finetune_search(dataset, recipe.search, workdir, out, seed) if recipe.search else {})
+
+
+def _finetune_search(dataset: Path, plan: Search, workdir: Path, out: Path, seed: int) -> dict[str, Any]:
+    with Progress("train search", 0, "steps") as bar:
+
+        def progress(step: int, steps: int, told: str) -> None:
+            bar.total = steps
+            bar.advance(step - bar.done, told)
+
+        return fit_search(dataset, plan, workdir, out / "search", seed, progress)
 
 
 def _prepare_torch() -> torch.device:

@@ -29,7 +29,10 @@ from tasks.lineage import PARTITIONS_JSON
 
 log = logging.getLogger("freshrank.package")
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/domain")
+CODE = (
+    "bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/ranker/search",
+    "tasks/domain",
+)  # fmt: skip
 READY_WITHIN_S = 120
 GOLDEN_QUERIES = ("whole milk", "fresh fruit")
 NOT_AN_ITEM = "not-an-item"
@@ -67,6 +70,8 @@ def package(
     _copy_code(src)
     for source, name in ((model, "model"), (text, "text"), (dataset / "items", "items")):
         _copy_tree(source, release / name)
+    if (model.parent / "search").is_dir():  # a recipe that trains no search has none
+        _copy_tree(model.parent / "search", release / "search")
     _copy_tree(dataset / "view", view)
     view_digest, users, state_through = _seal_view(view, release)
     _record_golden(release)
@@ -175,12 +180,12 @@ def _record_golden(release: Path) -> None:
     from tasks.ranker.device import reference_scorer
     from tasks.ranker.state import ItemState
     from tasks.ranker.text import QueryEncoder
-    from tasks.serving.engine import Engine
+    from tasks.serving.engine import Engine, open_search
     from tasks.serving.golden import record
 
     items = ItemState.load(release / "items")
     encoder = QueryEncoder(release / "text") if (release / "text" / "encoder.xml").exists() else None
-    engine = Engine(items, reference_scorer(release / "model"), encoder)
+    engine = Engine(items, reference_scorer(release / "model"), encoder, search=open_search(release))
     requests = golden_requests(items)
     if encoder is None:
         requests = [request for request in requests if request["surface"] != "search"]

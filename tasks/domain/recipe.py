@@ -162,11 +162,39 @@ class Compression(Record):
         return variants
 
 
+class SearchFields(Record):
+    """What of an item search reads: columns of the catalogue (title, text, brand, ...) and keys of its `attributes`."""
+
+    matched: tuple[str, ...] = Field(default=("title", "text"), min_length=1, description="fields of text match")
+    written: tuple[tuple[str, int], ...] = Field(
+        default=(("title", 1),), min_length=1, description="what the encoder reads: fields, how many values of each"
+    )
+    numbers: tuple[str, ...] = Field(default=("price",), description="fields that are numbers")
+
+
+class Search(Record):
+    """Training of the search ranker: a bi-encoder and a product head on lists of judged items (notes/quality-search.md)."""
+
+    encoder: str | None = Field(default=None, description="directory of a Hugging Face encoder; absent, MiniLM-L6")
+    fields: SearchFields = SearchFields()
+    item_tokens: int = Field(default=36, ge=3)
+    query_tokens: int = Field(default=16, ge=3)
+    passes: int = Field(default=1, ge=1, description="of the encoder over all queries")
+    queries_a_step: int = Field(default=32, ge=1, description="in groups of 8 that share items")
+    learning_rate: float = Field(default=5e-5, gt=0, description="of the encoder")
+    warmup_steps: int = Field(default=15, ge=0)
+    in_batch_weight: float = Field(default=0.3, ge=0, description="of the loss over all items of the step")
+    head_epochs: int = Field(default=5, ge=1, description="more of them only learn the training lists by heart")
+    joint: bool = Field(default=False, description="head and encoder as one score in one pass; not measured to the end")
+    trees: bool = Field(default=False, description="a LambdaMART member beside the neural ones")
+
+
 class Recipe(Record):
     name: str
     data: Data
     exposure: Exposure = Exposure()
     augmentation: Augmentation = Augmentation()
+    search: Search | None = Field(default=None, description="absent: queries are answered by the untrained encoder")
     network: Network
     training: Training
     trees: Trees | None = None
@@ -183,7 +211,7 @@ class Recipe(Record):
 
     @property
     def digest(self) -> str:
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.model_dump(mode="json", exclude=None if self.search else {"search"}))
 
 
 def load_recipe(name: str) -> Recipe:

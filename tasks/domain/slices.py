@@ -21,7 +21,7 @@ PREFIX = "slice."
 class SlateFacts:
     """What slices may know about one slate. Sales places are in [0, 1): the share of sales by better-selling items."""
 
-    trips: int  # of the user, before this day
+    trips: float  # of the user, before this day; NaN, as for all numbers here: unknown, in no slice of it
     surface: str  # recommendation or search
     newest_item_days: float  # since the first sale of the newest thing bought
     sales_place: float  # of the median thing bought

@@ -30,12 +30,12 @@ BATCH = 64
 class QueryEncoder:
     """Encodes queries in the service, without torch or transformers: tokenizer.json and an OpenVINO model."""
 
-    def __init__(self, directory: Path, threads: int = 1) -> None:
+    def __init__(self, directory: Path, threads: int = 1, most: int = MAX_WORDS) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(MAX_WORDS)
+        self._tokenizer.enable_truncation(most)
         self._request = compiled(directory / "encoder.xml", threads).create_infer_request()
 
     def encode(self, text: str) -> Floats:

@@ -26,7 +26,20 @@ DAYS = 42  # six of each weekday, for rules that compare a day with others like 
 SECONDS_APART = 10  # about what a person takes to judge one film
 LONGEST_SLATE_S = 3_600
 COLUMNS = {
-    "items": ("doc_id", "title", "overview", "tags", "genres", "director", "actors", "characters", "year"),
+    "items": (
+        "doc_id",
+        "title",
+        "overview",
+        "tags",
+        "genres",
+        "director",
+        "actors",
+        "characters",
+        "year",
+        "votes",
+        "rating",
+        "popularity",
+    ),
     "queries": ("query_id", "query"),
     "judgments": ("query_id", "doc_id", "grade"),
 }
@@ -77,7 +90,8 @@ class Msrd:
                 category_path=pl.concat_str(pl.lit("Film"), genre, separator=" > ", ignore_nulls=True),
                 brand=pl.lit(None, pl.String),
                 price=pl.lit(None, pl.Float64),
-                attributes=pl.struct("year", "genres", "director").struct.json_encode(),
+                # what the search ranker reads field by field; the text above holds the words in one piece
+                attributes=pl.struct(pl.exclude("doc_id", "title")).struct.json_encode(),
                 available=pl.lit(True),
                 updated_at=pl.lit(partition_date(self.first_day)).cast(pl.Datetime("us", "UTC")),
             )

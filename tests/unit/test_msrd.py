@@ -28,6 +28,8 @@ def a_folder(root: Path, queries: int = 60) -> Path:
             "characters": [["Himself", "Himself"], []],
             "year": [1999, 2001],
             "votes": [1, 2],
+            "rating": [7.5, 0.0],
+            "popularity": [3.25, 0.5],
         }
     ).write_parquet(root / "items.parquet")
     pl.DataFrame({"query_id": range(queries), "query": [f"query {n}" for n in range(queries)]}).write_parquet(
@@ -69,7 +71,7 @@ def test_text_is_rich_and_leaves_out_what_is_empty(tmp_path):
     assert heist["text"] == "Heist. They rob a bank. heist. crime, drama. D. Irector. A. Actor. Himself. 1999"
     assert nameless["text"] == "Nameless. 2001"
     assert (heist["category_path"], nameless["category_path"]) == ("Film > Crime", "Film")
-    assert '"director":"D. Irector"' in heist["attributes"]
+    assert '"director":"D. Irector"' in heist["attributes"] and '"popularity":3.25' in heist["attributes"]
 
 
 def test_there_are_neither_plans_nor_users_nor_trips(tmp_path):

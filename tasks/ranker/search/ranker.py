@@ -1,0 +1,122 @@
+"""The trained search ranker as a release holds it: numpy, two query encoders in OpenVINO, and no torch.
+
+Directory: config.json, documents.json, head.safetensors, vectors.safetensors, base/ and tuned/ (encoder.xml, tokenizer.json).
+Training makes the same numbers by the same `features_of`; a test holds both against each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats, Ints, top
+from tasks.ranker.search.documents import DOCUMENTS, load_documents
+from tasks.ranker.search.inputs import COSINES, features_of
+from tasks.ranker.search.match import TextMatch
+from tasks.ranker.text import QueryEncoder
+
+CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
+KEPT_QUERIES = 4_096
+LIMIT = 8.0  # deviations from the mean that the head still tells apart
+
+
+class Encoder(Protocol):
+    def encode(self, text: str) -> Floats: ...
+
+
+class Head:
+    """`tasks.ranker.search.head.ProductHead` in numpy, its item projection made once for the catalogue."""
+
+    def __init__(self, weights: dict[str, Floats], item_vec: Floats) -> None:
+        self._weights = weights
+        self._root = np.float32(item_vec.shape[1] ** 0.5)
+        self._items = item_vec @ weights["item.weight"].T
+
+    def scores(self, x: Floats, query_vec: Floats, rows: Ints) -> Floats:
+        """[rows]"""
+        of = self._weights
+        product = (of["query.weight"] @ query_vec) * self._items[rows] * self._root
+        known = np.clip((x - of["mean"]) * of["scale"], -LIMIT, LIMIT)
+        hidden = np.concatenate([known, product], axis=1, dtype=np.float32)
+        for layer in ("layers.0", "layers.3"):
+            hidden = np.maximum(hidden @ of[f"{layer}.weight"].T + of[f"{layer}.bias"], 0)
+        scores: Floats = (hidden @ of["layers.6.weight"].T + of["layers.6.bias"])[:, 0]
+        return scores
+
+
+class SearchRanker:
+    """score = sum of weight x member: the head on untrained vectors, the cosine of tuned ones, trees if there are any."""
+
+    def __init__(self, directory: Path, base: Encoder, tuned: Encoder) -> None:
+        """
+        Raises:
+            InputRejected: it was trained on other features than this code makes.
+        """
+        config = json.loads((directory / CONFIG).read_bytes())
+        self._base, self._tuned = base, tuned
+        self._vectors = lru_cache(KEPT_QUERIES)(self._encode)
+        self.documents = load_documents(directory / DOCUMENTS)
+        self._match = TextMatch(self.documents)
+        vectors = load_file(directory / VECTORS)
+        self._title, self._written, self._item = (
+            _with_nothing(vectors[name]) for name in ("title", "written", "tuned")
+        )
+        if config["features"] != [*self._match.columns, *COSINES]:
+            raise InputRejected(
+                f"{directory.name} was trained on other search features than this code makes; serve it with the code of "
+                f"its release, or train anew"
+            )
+        self._head = Head(load_file(directory / HEAD), self._written)
+        self._weights = {name: np.float32(weight) for name, weight in config["weights"].items()}
+        self._trees = _trees(directory / TREES) if "trees" in self._weights else None
+
+    @classmethod
+    def open(cls, directory: Path, threads: int = 1) -> SearchRanker:
+        most = int(json.loads((directory / CONFIG).read_bytes())["query_tokens"])
+        base, tuned = (QueryEncoder(directory / name, threads, most) for name in ("base", "tuned"))
+        return cls(directory, base, tuned)
+
+    def rows(self, items: Sequence[str]) -> Ints:
+        """Row of each item among the documents, -1 for one that the release does not know."""
+        return self.documents.rows(items)
+
+    def scores(self, query: str, rows: Ints) -> Floats:
+        """[rows] finite; an unknown item (-1) is scored as one without text. Depends on the query and this list alone."""
+        base, tuned = self._vectors(query)
+        x = features_of(self._match, query, rows, base, self._title, self._written)
+        of = self._weights
+        scores: Floats = of["head"] * self._head.scores(x, base, rows) + of["cosine"] * (self._item[rows] @ tuned)
+        if self._trees is not None and len(rows):
+            scores += of["trees"] * self._trees.predict(x).astype(np.float32)
+        return scores
+
+    def nearest(self, query: str, count: int) -> Ints:
+        """Rows worth ranking: the nearest by the tuned vectors, and the best by words, each half of them."""
+        by_vector = top(self._item[:-1] @ self._vectors(query)[1], count)
+        by_words = top(self._match.by_words(query)[:-1], count // 2)
+        found = np.concatenate([by_vector[: count - len(by_words)], by_words])
+        return np.sort(np.unique(found)).astype(np.int32)
+
+    def _encode(self, query: str) -> tuple[Floats, Floats]:
+        """By the untrained and by the tuned encoder; zeros for a query of blanks, as training has it."""
+        if not query.strip():
+            return self._item[-1], self._item[-1]
+        return self._base.encode(query), self._tuned.encode(query)
+
+
+def _trees(path: Path) -> Any:
+    import lightgbm  # only who serves trees pays for it
+
+    return lightgbm.Booster(params={"num_threads": 1}, model_str=json.loads(path.read_bytes())["lightgbm"])
+
+
+def _with_nothing(vectors: Floats) -> Floats:
+    """As float32, and the zeros that row -1 means."""
+    return np.vstack([vectors.astype(np.float32), np.zeros((1, vectors.shape[1]), np.float32)])
