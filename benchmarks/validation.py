@@ -94,16 +94,16 @@ def measure(folder: Path, hundred: int) -> list[Row]:
     rounds = sorted((ours(folder, PAST, PAST + TEN) for _ in range(ROUNDS)), key=lambda told: told["seconds"])
     ten = rounds[ROUNDS // 2]
     print("ours, 10 days:", [told["seconds"] for told in rounds], ten)
-    plain = validate_plain(events[: PAST + PEER_DAYS], catalogue, PAST)
-    print("peer, a day at a time:", plain)
     few = ours(folder, PAST, PAST + PEER_DAYS)
     print(f"ours, {PEER_DAYS} days:", few)
+    long = ours(folder, 0, hundred)
+    print(f"ours, {hundred} days:", long)
+    plain = validate_plain(events[: PAST + PEER_DAYS], catalogue, PAST)
+    print("peer, a day at a time:", plain)
     whole = folder / "whole.parquet"
     pq.write_table(pa.concat_tables(pq.read_table(path) for path in events[PAST:]), whole)
     at_once = validate_plain([whole], catalogue)
     print("peer, ten days in one frame:", at_once)
-    long = ours(folder, 0, hundred)
-    print(f"ours, {hundred} days:", long)
 
     rate, peer, long_rate = (told["rows"] / told["seconds"] for told in (ten, plain, long))
     gib = {
