@@ -119,7 +119,7 @@ def measure(folder: Path, hundred: int) -> list[Row]:
         below("memory against the peer, all rows in one frame", gib["ours"] / gib["once"], "times", 1 / 3),
         below(f"memory against the peer, a day at a time, {PEER_DAYS} days", gib["few"] / gib["plain"], "times", 1 / 3),
         below("imports, not counted", ten["import_seconds"], "s", IMPORT_S, {"GX on pandas": plain["import_seconds"]}),
-        below("time a row, 100 M events against 10 M", rate / long_rate, "times", 1.25),
+        below(f"time a row, {hundred} M events against 10 M", rate / long_rate, "times", 1.25),
         below(f"peak memory, {long['rows'] / 1e6:.0f} M events", gib["long"], "GiB", MEMORY_GIB),
         Row(f"{long['rows'] / 1e6:.0f} M events, out of core", long_rate, "rows/s"),
     ]
