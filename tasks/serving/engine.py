@@ -350,11 +350,21 @@ class Engine:
     ) -> list[list[Reason]]:
         if request.surface == "recommendation":
             return reasons_of(self._scorer, profile, rows, scores, stage)
+        if self._trained is not None and stage == "search":
+            return self._members_of(self._trained, request.query or "", rows)
         match = self._items.vectors(rows) @ self._query_vector(request.query or "")
         told = zip(rows.tolist(), match.tolist(), scores.tolist(), strict=True)
         return [
             strongest({"query_match": near, "beyond_the_query": score - near}) if row >= 0 else []
             for row, near, score in told
+        ]
+
+    def _members_of(self, trained: SearchRanker, query: str, rows: Ints) -> list[list[Reason]]:
+        documents = trained.rows([self._items.ids[row] if row >= 0 else "" for row in rows.tolist()])
+        parts = trained.parts(query, documents)
+        return [
+            strongest({name: float(values[n]) for name, values in parts.items()}) if row >= 0 else []
+            for n, row in enumerate(rows.tolist())
         ]
 
 

@@ -140,6 +140,13 @@ def test_any_query_and_any_item_get_a_finite_score(ranker, query):
     assert len(ranker.scores(query, rows[:0])) == 0
 
 
+def test_what_the_members_say_adds_up_to_the_score(ranker):
+    rows = np.arange(-1, len(TITLES), dtype=np.int32)
+    parts = ranker.parts("the heat cast", rows)
+    assert sorted(parts) == ["cosine", "head", "trees"] and all(np.ptp(values) > 0 for values in parts.values())
+    assert np.array_equal(sum(parts.values()), ranker.scores("the heat cast", rows))
+
+
 def test_a_score_does_not_depend_on_the_rest_of_the_list(ranker):
     rows = np.arange(-1, len(TITLES), dtype=np.int32)
     together = ranker.scores("the heat cast", rows)

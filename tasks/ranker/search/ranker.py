@@ -89,13 +89,21 @@ class SearchRanker:
 
     def scores(self, query: str, rows: Ints) -> Floats:
         """[rows] finite; an unknown item (-1) is scored as one without text. Depends on the query and this list alone."""
+        scores: Floats = sum(self.parts(query, rows).values(), np.zeros(len(rows), np.float32))
+        return scores
+
+    def parts(self, query: str, rows: Ints) -> dict[str, Floats]:
+        """What each member says, weighted; a score is their sum."""
         base, tuned = self._vectors(query)
         x = features_of(self._match, query, rows, base, self._title, self._written)
         of = self._weights
-        scores: Floats = of["head"] * self._head.scores(x, base, rows) + of["cosine"] * (self._item[rows] @ tuned)
+        parts = {
+            "head": of["head"] * self._head.scores(x, base, rows),
+            "cosine": of["cosine"] * (self._item[rows] @ tuned),
+        }
         if self._trees is not None and len(rows):
-            scores += of["trees"] * self._trees.predict(x).astype(np.float32)
-        return scores
+            parts["trees"] = of["trees"] * self._trees.predict(x).astype(np.float32)
+        return parts
 
     def nearest(self, query: str, count: int) -> Ints:
         """Rows worth ranking: the nearest by the tuned vectors, and the best by words, each half of them."""
