@@ -54,17 +54,14 @@ def model_refresh() -> None:
     sound = step("validate_data")(ingest=ingested)
     champion = step("resolve_champion")(validate_data=sound)
     dataset = step("build_dataset")(validate_data=sound, resolve_champion=champion)
-    weights = step("finetune", **gpu(), execution_timeout=timedelta(hours=6))(
-        build_dataset=dataset, resolve_champion=champion
-    )
+    given = {"build_dataset": dataset, "resolve_champion": champion}
+    weights = step("finetune", **gpu(), execution_timeout=timedelta(hours=6))(**given)
     small = step("compress", **gpu())(finetune=weights, build_dataset=dataset)
 
     compare = {"trigger_rule": RUNS_WHERE_OTHERS_SKIP}  # a run for a new state only skips finetune and compress
-    scores = step("evaluate", **gpu(), **compare)(build_dataset=dataset, compress=small, resolve_champion=champion)
+    scores = step("evaluate", **gpu(), **compare)(compress=small, **given)
     alone = gpu() | {"pool": "one_benchmark_at_a_time"}
-    speed = step("benchmark", **alone, **compare)(
-        build_dataset=dataset, compress=small, resolve_champion=champion, evaluate=scores
-    )
+    speed = step("benchmark", **alone, **compare)(compress=small, evaluate=scores, **given)
     verdict = step("gate", **compare)(evaluate=scores, benchmark=speed, compress=small, resolve_champion=champion)
     request_review = ApprovalOperator(
         task_id=REVIEW,
@@ -75,9 +72,7 @@ def model_refresh() -> None:
         response_timeout=timedelta(days=1),
         execution_timeout=None,
     )
-    release = step("package", outlets=[CANDIDATE], **compare)(
-        gate=verdict, build_dataset=dataset, compress=small, resolve_champion=champion
-    )
+    release = step("package", outlets=[CANDIDATE], **compare)(gate=verdict, compress=small, **given)
     early = [report_data.override(task_id=name)(sound) for name in ("nothing_to_do", "keep_champion")]
     landed >> sound >> route_data(sound) >> [champion, *early]
     route(verdict) >> [request_review, release, report_rejection(verdict)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.ranker.arrays import Floats, Groups, Ints, ranges, spread
-from tasks.ranker.neighbours import MORE
 from tasks.ranker.profile import NEVER, Profile, neighbour_scores
 
 # counted once a morning: the columns of ItemState.taxonomy. "This plan" began when the promotions last changed.
@@ -19,6 +18,11 @@ OF_ITEM = (
     "plan_age", "plan_sales", "plan_discounted", "plan_price", "plan_lift",
 )  # fmt: skip
 OF_USER = ("department_share", "department_days_since", "bought_together", "bought_together_last_trip", "type_variety")
+MORE = (
+    "similar_widely",
+    "similar_lately",
+    "ease",
+)  # what neighbours.py says behind its first score; not there: it needs scipy
 KNOWLEDGE = OF_ITEM + OF_USER + MORE
 NULLABLE = OF_USER + MORE  # unknown for a user without a history, or one that no one is like
 

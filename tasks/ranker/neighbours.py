@@ -16,7 +16,6 @@ RECENT_TRIPS = 50
 SHARPNESS = 3.0  # similar users count this many powers more
 NEIGHBOURS = 100
 KEPT = 500  # items a user
-MORE = ("similar_widely", "similar_lately", "ease")  # columns of the scores behind the first
 KEPT_OF_EACH = 400  # items a user, by each column, where there is more
 LATELY_DAYS = 14
 BROADNESS = 2.0  # SHARPNESS where all users count, not only the nearest
@@ -41,7 +40,7 @@ class Neighbours:
         self.ease = Ease(self.user, self.item, self.day, self.pool, self.items) if more else None
 
     def of(self, users: Ints, day: int, row_of: Ints, size: int) -> list[tuple[Ints, Floats]]:
-        """For each of `users`: (catalogue rows ascending, [rows, 1 or 1 + len(MORE)] scores).
+        """For each of `users`: (catalogue rows ascending, [rows, 1 or 1 + len(knowledge.MORE)] scores).
 
         The first score is the similarity-weighted mean of the nearest users' purchase rate in their last 50 trips, the
         user excluded.

@@ -29,6 +29,7 @@ from tasks.ranker.runtime import TorchScorer
 from tasks.ranker.slates import slates_on
 from tasks.ranker.state import ItemState, View
 from tasks.ranker.tokens import tokenise
+from tasks.system_metrics import FILE as SYSTEM
 from tests.shop import LAST, Shop, open_shop
 
 RECIPE = load_recipe("tiny")
@@ -54,11 +55,15 @@ def built(shop, home, name, partition=NEXT, champion=True):
 
 
 def trained(dataset, folder):
-    """(what finetune wrote, by name; the directory)"""
+    """What finetune wrote, by name, but pictures and what the machine did meanwhile."""
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True)
     finetune(dataset, RECIPE, folder / "work", folder / "out", seed=1, threads=1)
-    return {path.name: path.read_bytes() for path in (folder / "out").iterdir() if path.suffix != ".png"}
+    return {
+        path.name: path.read_bytes()
+        for path in (folder / "out").iterdir()
+        if path.suffix != ".png" and path.name != SYSTEM
+    }
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from tasks.ranker import ease, neighbours
 from tasks.ranker.co_purchases import counted_on
 from tasks.ranker.ease import Ease
-from tasks.ranker.neighbours import MORE, Neighbours
+from tasks.ranker.knowledge import MORE
+from tasks.ranker.neighbours import Neighbours
 from tests.ranker_builders import DAY, a_log
 
 ITEMS, USERS = 12, 6
