@@ -26,6 +26,7 @@ from tasks.controller.client import ControllerClient
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected
 from tasks.domain.manifest import canonical_json
 from tasks.domain.rollout import RolloutPolicy
+from tasks.open_loop import open_loop
 from tasks.policies import load_policy
 from tasks.serving.release import RELEASE_JSON, seal
 from tasks.settings import Settings
@@ -294,7 +295,7 @@ def _longest(policy: RolloutPolicy) -> float:
 @asynccontextmanager
 async def _load(settings: Settings, rate: float) -> AsyncIterator[Seen]:
     """Open loop for as long as the block runs."""
-    seen, tasks, stop = Seen(), set[asyncio.Task[None]](), asyncio.Event()
+    seen = Seen()
     async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10) as client:
 
         async def one(number: int) -> None:
@@ -306,21 +307,8 @@ async def _load(settings: Settings, rate: float) -> AsyncIterator[Seen]:
                 told = (0, "")
             seen.replies.append((time.time(), *told))
 
-        async def drive() -> None:
-            number, due = 0, time.monotonic()
-            while not stop.is_set():
-                tasks.add(task := asyncio.create_task(one(number)))
-                task.add_done_callback(tasks.discard)
-                number, due = number + 1, due + 1 / rate
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-
-        driver = asyncio.create_task(drive())
-        try:
+        async with open_loop(one, rate):
             yield seen
-        finally:
-            stop.set()
-            await driver
-            await asyncio.gather(*tasks)
 
 
 def _time(at: str) -> float:

@@ -26,6 +26,7 @@ from tasks.adapters.router import write_initial
 from tasks.adapters.signing import sign, signing_keys
 from tasks.controller.client import ControllerClient
 from tasks.domain.errors import FreshrankError
+from tasks.open_loop import open_loop
 from tasks.serving.release import seal, seal_view
 from tasks.settings import PORT_OFFSETS, Settings
 
@@ -208,10 +209,10 @@ class Load:
 @asynccontextmanager
 async def load(settings: Settings, per_second: float = 50) -> AsyncIterator[Load]:
     """Open-loop requests through the router for as long as the block runs."""
-    seen, stop, group = Load(), asyncio.Event(), set[asyncio.Task[None]]()
+    seen = Load()
     async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10) as client:
 
-        async def one() -> None:
+        async def one(number: int) -> None:
             sent = time.monotonic()
             try:
                 reply = await client.post("/rank", json={"surface": "recommendation", "k": 20})
@@ -222,22 +223,8 @@ async def load(settings: Settings, per_second: float = 50) -> AsyncIterator[Load
             seen.replies[(reply.status_code, release)] += 1
             seen.trail.append((sent, time.monotonic(), release))
 
-        async def drive() -> None:
-            due = time.monotonic()
-            while not stop.is_set():
-                task = asyncio.create_task(one())
-                group.add(task)
-                task.add_done_callback(group.discard)
-                due += 1 / per_second
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-
-        driver = asyncio.create_task(drive())
-        try:
+        async with open_loop(one, per_second):
             yield seen
-        finally:
-            stop.set()
-            await driver
-            await asyncio.gather(*group)
 
 
 def wait_until(holds: Callable[[], bool], what: str, deadline_s: float = 60) -> None:
