@@ -174,6 +174,8 @@ def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
         "type": "STATIC",
         "connect_timeout": "0.5s",
         "lb_policy": "LEAST_REQUEST",
+        # by default Envoy tells its workers of changes of health together, up to a second late: requests to a dead host
+        "common_lb_config": {"update_merge_window": "0s"},
         "circuit_breakers": _breakers(),
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: {"@type": f"{TYPE}extensions.upstreams.http.v3.HttpProtocolOptions", **http}
