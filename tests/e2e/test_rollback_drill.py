@@ -30,7 +30,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 def test_bad_releases_are_stopped_and_nobody_notices(stack: Stack, tmp_path: Path) -> None:
     """Four of the seven: what is wrong from the start is in test_rollout_under_load; `freshrank drill` does all."""
-    champion = packaged(stack, tmp_path / "model", 0)
+    champion = packaged(stack, tmp_path / "model")
     with pytest.raises(InputRejected, match="nothing serves yet"):
         rehearse(stack.settings, ["nan"], rate=20, policy=POLICY)
     assert stack.client.wait(stack.submit(champion, "bootstrap"), deadline_s=60)["state"] == "promoted"
