@@ -18,11 +18,8 @@ OF_ITEM = (
     "plan_age", "plan_sales", "plan_discounted", "plan_price", "plan_lift",
 )  # fmt: skip
 OF_USER = ("department_share", "department_days_since", "bought_together", "bought_together_last_trip", "type_variety")
-MORE = (
-    "similar_widely",
-    "similar_lately",
-    "ease",
-)  # what neighbours.py says behind its first score; not there: it needs scipy
+# what neighbours.py says behind its first score. Named here: that module needs scipy, which the service does not load
+MORE = ("similar_widely", "similar_lately", "ease")
 KNOWLEDGE = OF_ITEM + OF_USER + MORE
 NULLABLE = OF_USER + MORE  # unknown for a user without a history, or one that no one is like
 
