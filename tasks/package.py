@@ -20,8 +20,9 @@ from typing import Any
 
 import msgspec
 
-from tasks.adapters.bento import NAME, build_bento
+from tasks.adapters.bento import LOCK, NAME, build_bento, locked_requirements
 from tasks.adapters.signing import SigningKeys, sign
+from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.evidence import Check
 from tasks.domain.manifest import canonical_json, digest_of
@@ -76,6 +77,7 @@ def package(
     view_digest, users, state_through = _seal_view(view, release)
     _record_golden(release)
     _write_provenance(release, dataset, provenance)
+    (release / SBOM_JSON).write_bytes(bill_of_materials(release, locked_requirements(LOCK.read_text()), partition))
     facts = {
         "kind": choice,
         "partition": partition,

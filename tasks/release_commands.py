@@ -25,9 +25,13 @@ def lineage(
         str, typer.Argument(metavar="RELEASE|PARTITION", help="a digest, its first digits, or YYYY-MM-DD")
     ],
     as_json: AsJson = False,
+    in_toto: Annotated[
+        bool, typer.Option("--in-toto", help="a release as an in-toto statement, SLSA provenance")
+    ] = False,
 ) -> None:
     """From a release back to its days, code, lock, seed and verdict; or from a day to everything that was made of it."""
     from tasks.adapters.store import open_store
+    from tasks.attestation import in_toto_statement
     from tasks.lineage import find_release, of_partition, of_release
 
     settings = Settings()
@@ -38,6 +42,10 @@ def lineage(
     else:
         told = of_release(store, find_release(store, named))
         made = [told["release"]]
+    if in_toto:
+        if DAY.fullmatch(named):
+            raise typer.BadParameter("--in-toto states where a release comes from; name a release, not a day")
+        return _emit(in_toto_statement(told))
     told["served"] = _served(settings, made)
     if as_json:
         return _emit(told)

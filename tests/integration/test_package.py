@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,15 +18,18 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tasks.adapters.bento import LOCK, build_bento, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
+from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
 from tasks.domain.errors import InputRejected
 from tasks.package import _require_no_skew, package
 from tasks.ranker.device import is_here
 from tasks.serving.engine import Engine
 from tasks.serving.launch import launch_command, launch_environment
-from tasks.serving.release import seal, verify
+from tasks.serving.release import file_digests, seal, verify
 from tasks.serving.signature import signature_of
 from tasks.settings import Settings
 from tests.serving_builders import a_release, write_secrets
@@ -69,6 +73,18 @@ def test_a_bootstrap_release_says_what_it_is(packed: Packed) -> None:
     assert summary["golden_requests"] == 8
     assert summary["skew"]["ok"] and summary["skew"]["value"] <= 0.01
     assert str(out) not in (out / "src/release/release.json").read_text()
+
+
+def test_a_release_lists_what_it_runs_on(packed: Packed) -> None:
+    bill = (packed[1] / "src/release" / SBOM_JSON).read_bytes()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.decode()) is None
+    parts = {part["name"]: part for part in json.loads(bill)["components"]}
+    assert re.search(rf"^openvino=={parts['openvino']['version']} ", LOCK.read_text(), re.M)
+    assert parts["openvino"]["externalReferences"][0]["hashes"]
+    weights = {file["name"]: file["hashes"][0]["content"] for file in parts["model"]["components"]}
+    release = packed[1] / "src/release"
+    assert weights == file_digests(release / "model")
+    assert bill_of_materials(release, locked_requirements(LOCK.read_text()), "2017-07-01") == bill
 
 
 def test_a_state_release_keeps_the_weights_and_their_name(

@@ -234,6 +234,20 @@ def test_the_commands_print_for_people_and_for_machines(
     assert "--json" in CliRunner().invoke(app, [arguments[0], "--help"]).output
 
 
+def test_a_release_is_stated_in_the_in_toto_form(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.adapters.store, "open_store", lambda settings: shop.store)
+    told = json.loads(CliRunner().invoke(app, ["lineage", OLD, "--in-toto"]).output)
+    assert told["_type"] == "https://in-toto.io/Statement/v1"
+    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert told["subject"] == [{"name": "release", "digest": {"sha256": OLD}}]
+    build = told["predicate"]["buildDefinition"]
+    named = [part["name"] for part in build["resolvedDependencies"]]
+    assert named == [f"partition {FIRST}", f"partition {SECOND}", "code", "requirements.lock"]
+    assert build["internalParameters"]["verdict"]["outcome"] == "pass"
+    of_a_day = CliRunner().invoke(app, ["lineage", FIRST, "--in-toto"])
+    assert of_a_day.exit_code == 2 and "not a day" in of_a_day.output
+
+
 def test_lineage_answers_while_the_controller_does_not(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.adapters.store, "open_store", lambda settings: shop.store)
     monkeypatch.setenv("FRESHRANK_CONTROLLER_URL", "http://127.0.0.1:9")
