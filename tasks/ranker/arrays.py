@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -98,6 +98,17 @@ def _sorted(codes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
 def spread(values: NDArray, at: NDArray[np.intp], default: float = 0.0) -> NDArray:
     """Value of each looked-up group, `default` for codes without a group."""
     return np.append(values, values.dtype.type(default))[at]
+
+
+def spread_together(
+    columns: Mapping[str, tuple[NDArray[Any] | float, float]], at: NDArray[np.intp], groups: int
+) -> dict[str, Floats]:
+    """`spread` of several columns by the same lookup: name -> (value of each group, default)."""
+    table = np.empty((len(columns), groups + 1), np.float32)
+    for row, (values, default) in zip(table, columns.values(), strict=True):
+        row[:-1] = values
+        row[-1] = default
+    return dict(zip(columns, table[:, at], strict=True))
 
 
 def ranges(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.int64]:

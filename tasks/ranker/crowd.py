@@ -104,5 +104,11 @@ class Crowd:
     def by_brand(self) -> Groups:
         return Groups.joined([member.by_brand for member in self.members], self.sizes, STRIDE)
 
+    @cached_property
+    def _decays(self) -> dict[float, Floats]:
+        return {}
+
     def decay(self, days: float) -> Floats:
-        return np.exp(self.age * (-1.0 / days)).astype(np.float32)
+        if days not in self._decays:
+            self._decays[days] = np.exp(self.age * (-1.0 / days)).astype(np.float32)
+        return self._decays[days]

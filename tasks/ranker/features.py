@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tasks.ranker.arrays import Floats, Ints, spread
+from tasks.ranker.arrays import Floats, Ints, spread, spread_together
 from tasks.ranker.crowd import Crowd, Owners
 from tasks.ranker.knowledge import KNOWLEDGE, knowledge_columns
 from tasks.ranker.profile import NEVER, Profile, neighbour_scores
@@ -86,8 +87,10 @@ def crowd_columns(crowd: Crowd, candidates: Ints, owner: Owners) -> Floats:
     """The same for candidates of several profiles, those of one member after those of the one before."""
     out = np.empty((len(feature_names(crowd.items)), len(candidates)), np.float32)
     out[: len(STATIC)] = crowd.items.static[candidates].T
-    counted = _of_item(crowd, candidates, owner) | _of_type(crowd, candidates, owner)
-    for name, values in counted.items():
+    bought = crowd.by_item.lookup(crowd.key(candidates, owner))
+    of_item = _of_item(crowd, bought)
+    lines = spread(crowd.by_item.counts, bought)
+    for name, values in (of_item | _of_type(crowd, candidates, owner, lines)).items():
         out[COLUMN[name]] = values
     ends = np.searchsorted(owner, np.arange(len(crowd.members) + 1))
     for member, first, end in zip(crowd.members, ends[:-1], ends[1:], strict=True):
@@ -105,33 +108,33 @@ def _of_member(profile: Profile, candidates: Ints, out: Floats) -> None:
         out[len(FEATURES) :] = knowledge_columns(profile, candidates)
 
 
-def _of_item(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]:
-    """How often, how recently and how regularly the user bought the very item."""
+def _of_item(crowd: Crowd, at: NDArray[np.intp]) -> dict[str, Floats]:
+    """How often, how recently and how regularly the user bought the very item; `at` is its place among the groups."""
     group, age, back = crowd.by_item, crowd.age, crowd.trips_since
-    at = group.lookup(crowd.key(candidates, owner))
     since, back_last = group.last(age), group.last(back)
     repeated = group.counts > 1
     gap = np.where(repeated, (group.first(age) - since) / np.maximum(group.counts - 1, 1), 0).astype(np.float32)
     due = np.where(repeated, np.log((since + 0.5) / (gap + 0.5)), 0).astype(np.float32)
-    return {
-        "bought": (at < len(group.keys)).astype(np.float32),
-        "count": spread(np.log1p(group.counts), at),
-        "days_since": spread(np.log1p(since), at, np.log1p(NEVER)),
-        "trips_since": spread(np.log1p(back_last), at, np.log1p(NEVER)),
-        "gap": spread(np.log1p(gap), at),
-        "gap_unknown": spread((~repeated).astype(np.float32), at, 1.0),
-        "due": spread(due, at),
-        "decayed_15d": spread(np.log1p(group.sum(crowd.decay(15.0))), at),
-        "decayed_45d": spread(np.log1p(group.sum(crowd.decay(45.0))), at),
-        "decayed_120d": spread(np.log1p(group.sum(crowd.decay(120.0))), at),
-        "decayed_trips": spread(np.log1p(group.sum(crowd.trip_decay)), at),
-        "in_last_5_trips": spread(group.sum((back < 5).astype(np.float32)), at),
-        "quantity": spread(np.log1p(group.sum(crowd.quantity) / group.counts), at),
-        "trip_rate": spread(group.counts / (group.first(back) + 1), at),
+    of_group = {
+        "bought": (1.0, 0.0),
+        "count": (np.log1p(group.counts), 0.0),
+        "days_since": (np.log1p(since), np.log1p(NEVER)),
+        "trips_since": (np.log1p(back_last), np.log1p(NEVER)),
+        "gap": (np.log1p(gap), 0.0),
+        "gap_unknown": (~repeated, 1.0),
+        "due": (due, 0.0),
+        "decayed_15d": (np.log1p(group.sum(crowd.decay(15.0))), 0.0),
+        "decayed_45d": (np.log1p(group.sum(crowd.decay(45.0))), 0.0),
+        "decayed_120d": (np.log1p(group.sum(crowd.decay(120.0))), 0.0),
+        "decayed_trips": (np.log1p(group.sum(crowd.trip_decay)), 0.0),
+        "in_last_5_trips": (group.sum((back < 5).astype(np.float32)), 0.0),
+        "quantity": (np.log1p(group.sum(crowd.quantity) / group.counts), 0.0),
+        "trip_rate": (group.counts / (group.first(back) + 1), 0.0),
     }
+    return spread_together(of_group, at, len(group.keys))
 
 
-def _of_type(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]:
+def _of_type(crowd: Crowd, candidates: Ints, owner: Owners, item_lines: Floats) -> dict[str, Floats]:
     """The same for the kinds of thing that the item belongs to: type, category, brand."""
     items, age = crowd.items, crowd.age
     lines = np.maximum(np.array(crowd.sizes, np.float32), 1)[owner]
@@ -142,21 +145,28 @@ def _of_type(crowd: Crowd, candidates: Ints, owner: Owners) -> dict[str, Floats]
     since = group.last(age)
     gap = np.where(days > 1, (group.first(age) - since) / np.maximum(days - 1, 1), 0).astype(np.float32)
     due = np.where(days > 1, np.log((since + 0.5) / (gap + 0.5)), 0).astype(np.float32)
-    type_lines, category_lines = spread(group.counts, at), spread(category.counts, at_category)
+    of_type = {
+        "type_lines": (group.counts, 0.0),
+        "type_days_since": (np.log1p(since), np.log1p(NEVER)),
+        "type_decayed_45d": (np.log1p(group.sum(decayed)), 0.0),
+        "type_gap": (np.log1p(gap), 0.0),
+        "type_gap_unknown": (days <= 1, 1.0),
+        "type_due": (due, 0.0),
+    }
+    of_category = {
+        "category_share": (category.counts, 0.0),
+        "category_days_since": (np.log1p(category.last(age)), np.log1p(NEVER)),
+        "category_decayed_45d": (np.log1p(category.sum(decayed)), 0.0),
+    }
+    told = spread_together(of_type, at, len(group.keys))
+    told |= spread_together(of_category, at_category, len(category.keys))
+    type_lines, category_lines = told["type_lines"], told["category_share"]
     brand_lines = spread(brand.counts, brand.lookup(crowd.key(items.brand[candidates], owner)))
-    item_lines = spread(crowd.by_item.counts, crowd.by_item.lookup(crowd.key(candidates, owner)))
-    return {
+    return told | {
         "share_of_type_bought": item_lines / np.maximum(type_lines, 1),
         "type_lines": np.log1p(type_lines),
         "type_share": np.log1p(100 * type_lines / lines),
-        "type_days_since": spread(np.log1p(since), at, np.log1p(NEVER)),
-        "type_decayed_45d": spread(np.log1p(group.sum(decayed)), at),
-        "type_gap": spread(np.log1p(gap), at),
-        "type_gap_unknown": spread((days <= 1).astype(np.float32), at, 1.0),
-        "type_due": spread(due, at),
         "category_share": np.log1p(100 * category_lines / lines),
-        "category_days_since": spread(np.log1p(category.last(age)), at_category, np.log1p(NEVER)),
-        "category_decayed_45d": spread(np.log1p(category.sum(decayed)), at_category),
         "brand_share": np.log1p(100 * brand_lines / lines),
         "type_share_x_share_in_type": np.log1p(1000 * type_lines / lines * items.type_share[candidates]),
         "category_share_x_sales_7d": np.log1p(10 * category_lines / lines * items.sales7[candidates]),

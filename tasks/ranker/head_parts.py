@@ -24,13 +24,13 @@ class PartsScorer:
     """A Scorer that takes, in place of text vectors, what `parts_of` made of them; either may be given."""
 
     def __init__(self, directory: Path, cuts: dict[str, tuple[Any, Any, int]], threads: int = 1) -> None:
-        self._rest = OpenVinoScorer(directory, threads)  # with all that it adds to its graphs
-        self._parts, self._widths = [], []
-        for stage in STAGES:
-            parts, rest, width = cuts[stage]
-            self._parts.append(compiled_model(parts, threads).create_infer_request())
-            self._widths.append(width)
-            setattr(self._rest, f"_{stage}", compiled_model(rest, threads).create_infer_request())
+        # with all that it adds to its graphs
+        self._rest = OpenVinoScorer(directory, threads, {stage: cuts[stage][1] for stage in STAGES})
+        self._parts = [compiled_model(cuts[stage][0], threads).create_infer_request() for stage in STAGES]
+        self._widths = [cuts[stage][2] for stage in STAGES]
+
+    def prepare(self) -> None:
+        self._rest.prepare()
 
     def parts_of(self, vectors: Floats) -> Floats:
         """[n, parts of base + parts of full] of text vectors [n, width]."""

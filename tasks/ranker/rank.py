@@ -16,10 +16,10 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import Scorer
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
-from tasks.ranker.tokens import tokenise
+from tasks.ranker.tokens import padded_tokens, tokenise
 
 RESCORED = 150
-Ask = tuple[str, tuple[Floats, ...]]  # features, base or full, and what its scorer reads
+Ask = tuple[str, tuple[Any, ...]]  # features, tokens (of so many rows), or base or full and what its scorer reads
 LOWEST = np.float32(-40.0)  # score of an item that the state does not know
 
 
@@ -92,7 +92,7 @@ def rank_together(scorer: Scorer, slates: Sequence[Slate], in_time: Sequence[Cal
     rankings: dict[int, Ranking] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(slates)))
     while answers:
-        asked: dict[str, list[tuple[int, tuple[Floats, ...]]]] = {}
+        asked: dict[str, list[tuple[int, tuple[Any, ...]]]] = {}
         for n, answer in answers.items():
             try:
                 stage, inputs = cascades[n].send(answer)
@@ -105,6 +105,9 @@ def rank_together(scorer: Scorer, slates: Sequence[Slate], in_time: Sequence[Cal
             if stage == "features":
                 share_features([slates[n] for n in members])
                 answers |= dict.fromkeys(members)
+            elif stage == "tokens":
+                profiles, rows = [slates[n].profile for n in members], [inputs[0] for _, inputs in group]
+                answers |= dict(zip(members, _shared_tokens(profiles, rows), strict=True))
             else:
                 answers |= dict(zip(members, _scored(scorer, stage, [inputs for _, inputs in group]), strict=True))
     return [rankings[n] for n in range(len(slates))]
@@ -131,6 +134,17 @@ def share_features(slates: Sequence[Slate]) -> None:
         slate.__dict__["x"] = part  # what the cached property would hold
 
 
+def _shared_tokens(profiles: Sequence[Profile], rows: Sequence[Ints]) -> list[tuple[Floats, Floats]]:
+    """What `tokenise` makes of each profile and its rows, counted once for all."""
+    if len(profiles) == 1:
+        return [tokenise(profiles[0], rows[0])]
+    sizes = [len(part) for part in rows]
+    owner = np.repeat(np.arange(len(rows)), sizes)
+    tokens, mask = padded_tokens(Crowd(tuple(profiles)), np.concatenate(rows), owner)
+    ends = np.cumsum(sizes)[:-1]
+    return list(zip(np.split(tokens, ends), np.split(mask, ends), strict=True))
+
+
 def _cascade(slate: Slate, in_time: Callable[[], bool]) -> Generator[Ask, Any, Ranking]:
     """Asks for scores, one stage after the other, and returns the ranking: who answers may ask for many at once."""
     profile, known = slate.profile, slate.known
@@ -144,13 +158,20 @@ def _cascade(slate: Slate, in_time: Callable[[], bool]) -> Generator[Ask, Any, R
 
     yield "features", ()
     vectors = slate.texts(rows)
-    base = np.maximum((yield "base", (slate.x, vectors)), LOWEST + 1)
-    scores[known] = base
-    if not len(profile.user.rows) or not in_time():
-        return _sorted(scores, "base")
+    if not len(profile.user.rows) or len(rows) > RESCORED or not in_time():
+        base = np.maximum((yield "base", (slate.x, vectors)), LOWEST + 1)
+        scores[known] = base
+        if not len(profile.user.rows) or len(rows) <= RESCORED or not in_time():
+            return _sorted(scores, "base")
+        best = np.argsort(-base, kind="stable")[:RESCORED]
+        tokens, mask = yield "tokens", (rows[best],)
+        told = yield "full", (slate.x[best], vectors[best], tokens, mask)
+    else:  # all of them are re-scored, whatever stage 1 would say
+        tokens, mask = yield "tokens", (rows,)
+        told = yield "full", (slate.x, vectors, tokens, mask)
+        scores[known] = np.maximum(told, LOWEST + 1)
+        return _sorted(scores, "full")
 
-    best = np.argsort(-base, kind="stable")[:RESCORED]
-    told = yield "full", (slate.x[best], vectors[best], *tokenise(profile, rows[best]))
     full = np.maximum(told, LOWEST + 1)
     # the stages are on one scale but not of one mind: what was not re-scored stays below what was
     scores[known] = np.minimum(base, full.min())

@@ -40,7 +40,12 @@ class Lines:
 
 def tokenise(profile: Profile, candidates: Ints) -> tuple[Floats, Floats]:
     """([n, MAX_TOKENS, TOKEN_WIDTH], [n, MAX_TOKENS]) with the valid tokens in front; the mask is 1 for those."""
-    tokens, lengths = packed_tokens(Crowd((profile,)), candidates, np.zeros(len(candidates), np.intp))
+    return padded_tokens(Crowd((profile,)), candidates, np.zeros(len(candidates), np.intp))
+
+
+def padded_tokens(crowd: Crowd, candidates: Ints, owner: Owners) -> tuple[Floats, Floats]:
+    """The same for candidates of several profiles."""
+    tokens, lengths = packed_tokens(crowd, candidates, owner)
     padded = np.zeros((len(candidates), MAX_TOKENS, TOKEN_WIDTH), np.float32)
     mask = np.arange(MAX_TOKENS) < lengths[:, None]
     padded[mask] = tokens
