@@ -41,15 +41,35 @@ class _Shop:
         return self.view.get(pseudonym(user_id, self.key))
 
 
+class _PlainScorer:
+    """The two graphs as they were saved, for any number of rows: what OpenVINO's tutorial does."""
+
+    def __init__(self, model: Path) -> None:
+        from tasks.ranker.runtime import compiled, inputs_of, read_config
+
+        self._inputs = inputs_of(read_config(model))
+        self._base, self._full = (
+            compiled(model / f"{stage}.xml", 1).create_infer_request() for stage in ("base", "full")
+        )
+
+    def base(self, x: Any, item_vec: Any) -> Any:
+        return self._scores(self._base, self._inputs.complete(x), item_vec)
+
+    def full(self, x: Any, item_vec: Any, tokens: Any, mask: Any) -> Any:
+        return self._scores(self._full, self._inputs.complete(x), item_vec, tokens, mask)
+
+    def _scores(self, request: Any, *inputs: Any) -> Any:
+        request.infer([np.ascontiguousarray(one) for one in inputs], share_inputs=True)
+        return np.array(request.get_output_tensor(0).data, np.float32).reshape(-1)
+
+
 @bentoml.service(name="same_model", workers=1)
 class SameModel:
     """The released model in the same runtime, one thread, called for each request."""
 
     def __init__(self) -> None:
-        from tasks.ranker.runtime import OpenVinoScorer
-
         self.shop = _Shop()
-        self.scorer = OpenVinoScorer(Path(TOLD["release"]) / "model", 1)
+        self.scorer = _PlainScorer(Path(TOLD["release"]) / "model")
 
     @bentoml.api
     def rank(self, surface: str, user_id: str, candidates: list[str], k: int = 100) -> dict[str, Any]:

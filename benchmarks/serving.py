@@ -114,19 +114,19 @@ class Bench:
         ]
 
     def overhead(self) -> list[Row]:
-        """CPU of the server a request, less what the engine takes for the same requests when called directly."""
+        """CPU of the server a request, less what the engine takes for the same requests when called directly.
+
+        Both back to back: a pause between two requests leaves the processor's caches to others, and costs as much again.
+        """
         from tasks.serving.engine import FOREVER, Asked, Engine
 
         count = 1_500
         server = psutil.Process(self.ours[0].pid)
         body = json.loads(self.one_page.read_text())[0]
-        with httpx.Client(timeout=10) as client:
-            for _ in range(100):
-                client.post(self.url(0, "/recommend"), json=body).raise_for_status()
-            before = sum(server.cpu_times()[:2])
-            for _ in range(count):
-                client.post(self.url(0, "/recommend"), json=body)
-            served = (sum(server.cpu_times()[:2]) - before) / count
+        clients(self.url(0, "/recommend"), self.one_page, 1, 1, self.folder)
+        before = sum(server.cpu_times()[:2])
+        load = clients(self.url(0, "/recommend"), self.one_page, 1, self.seconds, self.folder)
+        served = (sum(server.cpu_times()[:2]) - before) / load.good
         engine = Engine.open(verify(self.src), self.options.view)
         key = bytes.fromhex(json.loads(self.options.secrets.read_text())["pseudonym_key"])
         from tasks.domain.requests import convert_rank

@@ -7,6 +7,7 @@ to BentoML's app, which is imported when the first such request comes. Every rep
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -37,6 +38,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Pages = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY_TIMEOUT_S = 10.0
 JSON = b"application/json"
+PLAIN = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID)
 TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES >> 10} KiB; send fewer candidates or events"
 
 _encode = msgspec.json.Encoder().encode
@@ -245,7 +247,7 @@ def _headers(scope: Scope) -> tuple[str | None, bool]:
     """(request id from the router if it is plain text of sane length, whether this is a mirrored copy)."""
     request_id, shadow = None, False
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and 0 < len(value) <= MAX_REQUEST_ID and all(0x21 <= byte <= 0x7E for byte in value):
+        if name == b"x-request-id" and PLAIN.fullmatch(value):
             request_id = value.decode("ascii")
         elif name == b"host":  # Envoy marks mirrored requests there
             shadow = value.split(b":")[0].endswith(b"-shadow")

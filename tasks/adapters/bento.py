@@ -32,6 +32,19 @@ INSTALL_TORCH = """#!/bin/sh
 set -e
 pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
 """
+TEMPLATE = "Dockerfile.template"
+# the image starts the fast entry, as the launcher does; BentoML's own would be `bentoml serve`. What is given to
+# `docker run` behind the image's name is appended: --view, --secrets, --valkey, --spool
+ENTRYPOINT = """{% extends bento_base_template %}
+{% block SETUP_BENTO_ENTRYPOINT %}
+EXPOSE 3000
+ENV PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TF_BUILD=1
+USER bentoml
+WORKDIR $BENTO_PATH/src
+ENTRYPOINT ["python", "-B", "-m", "bentos.ranker", "--release", "release", "--host", "0.0.0.0", "--port", "3000", \
+ "--replica", "bento"]
+{% endblock %}
+"""
 NEEDED = (
     "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
     "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
@@ -106,22 +119,24 @@ def locked_requirements(lock: str, needed: tuple[str, ...] = NEEDED) -> list[str
 
 
 def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
-    """(what BentoML builds from, the recipe). For a CUDA device a copy, because the script must lie in it, and no release
-    holds a file that it does not list.
+    """(what BentoML builds from, the recipe). A copy: what it reads must lie there, and no release holds a file that it
+    does not list; nor may a folder of the path be hidden, which FRESHRANK_HOME is.
     """
-    recipe: dict[str, object] = {
+    context = folder / "src"
+    shutil.copytree(src, context, copy_function=shutil.copyfile)
+    (context / TEMPLATE).write_text(ENTRYPOINT)
+    docker: dict[str, str] = {"dockerfile_template": TEMPLATE}
+    if device_of(src / "release" / "model") == CUDA:
+        (context / SCRIPT).write_text(INSTALL_TORCH)
+        (context / SCRIPT).chmod(0o755)
+        docker |= {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}
+    return context, {
         "service": SERVICE,
         "name": NAME,
         "include": ["bentos/**", "tasks/**", "release/**"],
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
+        "docker": docker,
     }
-    if device_of(src / "release" / "model") != CUDA:
-        return src, recipe
-    context = folder / "src"
-    shutil.copytree(src, context, copy_function=shutil.copyfile)
-    (context / SCRIPT).write_text(INSTALL_TORCH)
-    (context / SCRIPT).chmod(0o755)
-    return context, {**recipe, "docker": {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}}
 
 
 def _keep_hashed(requirements: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from numpy.typing import NDArray
 from safetensors.numpy import load as load_bytes
 from safetensors.numpy import load_file, save, save_file
 
@@ -99,16 +99,23 @@ class ItemState:
 
     def rows(self, item_ids: Iterable[str]) -> Ints:
         """Row of each item in the catalogue, -1 for an item that cannot be ranked."""
-        found = (self.row_of.get(item, -1) for item in item_ids)
-        return np.array([row if row < self.size else -1 for row in found], np.int32)
+        row_of = self.row_of.get
+        rows = np.array([row_of(item, -1) for item in item_ids], np.int32)
+        rows[rows >= self.size] = -1
+        return rows
 
     def sold_at(self, store: int, candidates: Ints) -> tuple[Floats, Floats, float]:
         """7-day and 28-day sales of the candidates in one store, and its share of all sales; zeros for store -1."""
-        week, month = self.store_sales(store)
         known = 0 <= store < len(self.store_ids)
         part = slice(self.store_ptr[store], self.store_ptr[store + 1]) if known else slice(0)
-        share = float(self.store_sales28[part].sum()) / max(self._total_sales, 1.0)
-        return week[candidates], month[candidates], share
+        sold, month = self.store_item[part], self.store_sales28[part]  # ascending within a store
+        if not len(sold):
+            none = np.zeros(len(candidates), np.float32)
+            return none, none, 0.0
+        share = float(month.sum()) / max(self._total_sales, 1.0)
+        at = np.minimum(np.searchsorted(sold, candidates), len(sold) - 1)
+        here = sold[at] == candidates
+        return np.where(here, self.store_sales7[part][at], 0), np.where(here, month[at], 0), share
 
     def store_sales(self, store: int) -> tuple[Floats, Floats]:
         """7-day and 28-day sales of the whole catalogue in one store; zeros for store -1."""
@@ -225,10 +232,8 @@ class View:
         self.items_digest: str = meta["items"]
         self.user_ids: list[str] = meta["users"]
         self._position = {user: n for n, user in enumerate(self.user_ids)}
-        self._file = safe_open(directory / "histories.safetensors", framework="numpy")
-        self._slices = {name: self._file.get_slice(name) for name in HISTORY_FIELDS}
-        self._events = self._file.get_tensor("event_ptr")
-        self._neighbours = self._file.get_tensor("neighbour_ptr")
+        self._arrays = _mapped(directory / "histories.safetensors")
+        self._events, self._neighbours = self._arrays["event_ptr"], self._arrays["neighbour_ptr"]
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -238,7 +243,7 @@ class View:
         if n is None:
             return None
         bounds = {name: self._bounds(name, n) for name in HISTORY_FIELDS}
-        return UserHistory(**{name: self._slices[name][a:b] for name, (a, b) in bounds.items()})
+        return UserHistory(**{name: self._arrays[name][a:b].copy() for name, (a, b) in bounds.items()})
 
     def busiest(self, n: int) -> list[str]:
         """The n users with the most events, the most first."""
@@ -249,6 +254,20 @@ class View:
             return n, n + 1
         ptr = self._neighbours if name.startswith("cf_") else self._events
         return int(ptr[n]), int(ptr[n + 1])
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, mapped: cutting a user's part out takes a microsecond, by its own reader ten."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    body = np.asarray(np.memmap(path, np.uint8, "r"))[8 + size :]
+    header.pop("__metadata__", None)
+    types = {"I32": np.int32, "I64": np.int64, "F32": np.float32}
+    return {
+        name: body[slice(*told["data_offsets"])].view(types[told["dtype"]]).reshape(told["shape"])
+        for name, told in header.items()
+    }
 
 
 def save_view(directory: Path, items: ItemState, histories: Mapping[str, UserHistory]) -> None:

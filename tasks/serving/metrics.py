@@ -9,23 +9,39 @@ disable_created_metrics()  # a time of creation beside every counter doubles the
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class Labelled:
+    """A counter whose children are found in one step: prometheus_client's own way takes 2 us, ten times a request."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def labels(self, *values: str) -> Counter:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._counter.labels(*values)
+        return child
+
+
 class Metrics:
     def __init__(self, release: str, replica: str) -> None:
         self.registry = CollectorRegistry()
-        counter = self._counter
-        self.requests = counter("requests", "Replies by route and HTTP status", "route", "status")
-        self.stages = counter("stages", "Ranked requests by the stage that set the order", "stage")
-        self.views = counter("user_view", "Where the user's history came from", "source")
+        counter, labelled = self._counter, self._labelled
+        self.requests = labelled("requests", "Replies by route and HTTP status", "route", "status")
+        self.stages = labelled("stages", "Ranked requests by the stage that set the order", "stage")
+        self.views = labelled("user_view", "Where the user's history came from", "source")
         self.unknown_users = counter("unknown_users", "Requests that named a user without history")
         self.unknown_items = counter("unknown_items", "Candidates that are not in the catalogue")
-        self.feedback = counter("feedback_events", "Feedback events put on disk", "joined")
+        self.feedback = labelled("feedback_events", "Feedback events put on disk", "joined")
         self.spool_refused = counter("feedback_refused", "Feedback refused because the spool was full or broken")
-        self.uploads = counter("feedback_uploads", "Runs of the uploader", "outcome")
-        self.impressions = counter("impressions", "Items of served lists, by whether they reached the spool", "outcome")
-        self.recent = counter("recent_purchases", "Purchases told to the online store at once", "outcome")
+        self.uploads = labelled("feedback_uploads", "Runs of the uploader", "outcome")
+        self.impressions = labelled(
+            "impressions", "Items of served lists, by whether they reached the spool", "outcome"
+        )
+        self.recent = labelled("recent_purchases", "Purchases told to the online store at once", "outcome")
         self.cut_short = counter("cut_short", "Ranked requests whose deadline left a stage out")
-        self.together = counter("ranked_together", "Ranked requests by how many were ranked in one go", "size")
-        self.cache = counter("cache_lookups", "Lookups in memory", "cache", "outcome")
+        self.together = labelled("ranked_together", "Ranked requests by how many were ranked in one go", "size")
+        self.cache = labelled("cache_lookups", "Lookups in memory", "cache", "outcome")
         self.hit_ratio = Gauge(
             "freshrank_cache_hit_ratio", "Share of lookups that were answered", ("cache",), registry=self.registry
         )
@@ -54,3 +70,6 @@ class Metrics:
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"freshrank_{name}", meaning, labels, registry=self.registry)
+
+    def _labelled(self, name: str, meaning: str, *labels: str) -> Labelled:
+        return Labelled(self._counter(name, meaning, *labels))

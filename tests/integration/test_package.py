@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from bentos.ranker.__main__ import _options
 from tasks.adapters.bento import LOCK, build_bento, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
 from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
@@ -136,6 +138,11 @@ def test_a_release_for_cuda_asks_for_one_gpu_and_a_cuda_image(packed: Packed, tm
     bento = yaml.safe_load((built / "bento.yaml").read_text())
     assert bento["services"][0]["config"]["resources"] == {"gpu": 1}
     dockerfile = (built / "env/docker/Dockerfile").read_text()
+    entry = json.loads(re.findall(r"^ENTRYPOINT (.*)$", dockerfile.replace("\\\n", ""), re.MULTILINE)[-1])
+    assert entry[:4] == ["python", "-B", "-m", "bentos.ranker"], "the image starts the fast entry, not `bentoml serve`"
+    options, args = _options([*entry[4:], "--port", "3001"])
+    assert (options.src, args.host, args.port) == (Path.cwd(), "0.0.0.0", 3001)
+    assert (built / "env/docker/Dockerfile.template").exists(), "containerize makes the file anew from it"
     assert "FROM nvidia/cuda:12.8.1-cudnn-runtime" in dockerfile
     assert "torch==" in (built / "env/docker/setup_script").read_text()
     if not is_here("cuda"):
