@@ -105,6 +105,9 @@ class Settings(BaseSettings):
 
     airflow_url: str | None = Field(default=None, description="empty means the local one")
     airflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
+    rollout_log: str | None = Field(
+        default=None, description="postgresql:// URL of the rollout log; empty means SQLite under home"
+    )
     mlflow_url: str | None = Field(default=None, description="empty means the local one")
     mlflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
     controller_url: str | None = Field(default=None, description="empty means the local one")

@@ -26,7 +26,7 @@ from tasks.controller.commands import Commands
 from tasks.controller.console import Console
 from tasks.controller.judge import HttpReader
 from tasks.controller.live import Live
-from tasks.controller.log import SqliteLog
+from tasks.controller.log import open_log
 from tasks.controller.pull import ReleaseLibrary
 from tasks.controller.reconcile import Reconciler
 from tasks.domain.errors import FreshrankError, InputRejected
@@ -37,7 +37,7 @@ log = logging.getLogger("tasks.controller")
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM. Refuses to move traffic by a log that was tampered with."""
-    rollout_log = SqliteLog(settings.data / "controller" / "rollout.db")
+    rollout_log = open_log(settings.data, settings.rollout_log)
     rollout_log.verify()
     library = ReleaseLibrary(
         settings.data / "serving", lambda: open_store(settings), public_keys(settings), settings.url("valkey")

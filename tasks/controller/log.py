@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from tasks.domain.errors import Unavailable
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.domain.rollout_log import Draft, Row, already_done, check_chain, sealed, stale
 
@@ -49,7 +49,7 @@ class RolloutLog(Protocol):
 
 
 class MemoryLog:
-    """The in-memory twin. Passes the same contract suite as SqliteLog."""
+    """The in-memory twin. Passes the same contract suite as SqliteLog and PostgresLog."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
@@ -126,6 +126,19 @@ class SqliteLog:
                 db.close()  # without COMMIT this rolls back
         except sqlite3.Error as err:
             raise Unavailable(f"the rollout log {self.path} cannot be used: {err}; traffic stays as it is") from err
+
+
+def open_log(data: Path, url: str | None) -> RolloutLog:
+    """The log of this stack: a file under its data, or the PostgreSQL database of the URL."""
+    if url is None:
+        return SqliteLog(data / "controller" / "rollout.db")
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise InputRejected(
+            "rollout_log is no PostgreSQL URL; write postgresql://user@host/database, or leave it empty"
+        )
+    from tasks.controller.postgres_log import PostgresLog
+
+    return PostgresLog(url)
 
 
 def _row(found: tuple[str] | None) -> Row | None:

@@ -25,7 +25,7 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.rank import LOWEST, Slate, rank_profile, rank_together
 from tasks.ranker.rank import Ranking as Ordered
 from tasks.ranker.retrieve import similar_to
-from tasks.ranker.runtime import Scorer
+from tasks.ranker.runtime import OpenVinoScorer, Scorer
 from tasks.ranker.state import ItemState, UserHistory, history_from_events
 from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import Prepared, PreparedUsers
@@ -76,6 +76,11 @@ class Guarded:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
+
+    def prepare(self) -> None:
+        """What can be done before the first request."""
+        if isinstance(self._scorer, OpenVinoScorer | PartsScorer):
+            self._scorer.prepare()
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         # an optional feature may be unknown: the scorer fills in its NaN, and nothing else's
@@ -190,7 +195,11 @@ class Engine:
         return self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
 
     def warm_up(self, users: int, seconds: float) -> int:
-        """Prepare the users with the longest histories, so that their first request is not slower; return how many."""
+        """Compile what is left, and prepare the users with the longest histories: no first request is slower than the next.
+
+        Returns how many users.
+        """
+        self._scorer.prepare()
         began = time.perf_counter()
         for n, pseudonym in enumerate(self._users.busiest(users) if self._users is not None else []):
             if time.perf_counter() - began > seconds:

