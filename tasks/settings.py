@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     recipe: str = Field(default="demo", description="how to train: a file of tasks/recipes")
     policy: str = Field(default="demo", description="what is acceptable: a file of tasks/policies")
     threads: int = Field(default=2, ge=1, description="compute threads of a training or evaluation step")
+    replicas: int = Field(
+        default=2,
+        ge=1,
+        le=8,
+        description="processes of each release that serves or is kept warm, one compute thread each",
+    )
     replica_memory_mib: int = Field(
         default=4096,
         ge=256,

@@ -143,11 +143,16 @@ def _patience(*, retry: bool) -> dict[str, Any]:
 
 def _retry(on: str) -> dict[str, Any]:
     previous = f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+    hosts = f"{TYPE}extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {
         "retry_on": on,
         "num_retries": 2,
         "per_try_timeout": PER_TRY_TIMEOUT,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": hosts}}
+        ],
+        "host_selection_retry_max_attempts": 3,
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {"@type": previous, "update_frequency": 1},

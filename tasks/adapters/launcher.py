@@ -1,7 +1,8 @@
-"""Replicas of releases: the promise, its values, and the in-memory twin. Real ones are in tasks.adapters.processes."""
+"""Replicas of releases: the promise, its values, several of each, the in-memory twin. Real: tasks.adapters.processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +23,11 @@ class Replica(Record):
     state: Literal["starting", "ready", "down", "stopping"] = "starting"
     restarts: int = 0
     message: str = ""
+    others: tuple[Replica, ...] = ()  # more processes of the same release; the router balances over all of them
+
+    @property
+    def all(self) -> tuple[Replica, ...]:
+        return (self.model_copy(update={"others": ()}), *self.others)
 
     @property
     def url(self) -> str:
@@ -40,7 +46,7 @@ class Launcher(Protocol):
         ...
 
     async def start(self, release: str, src: Path, view: Path) -> None:
-        """Start a replica unless there is one. Returns before it is ready; `tick` and `replicas` tell."""
+        """Start its replicas unless they are there. Returns before they are ready; `tick` and `replicas` tell."""
         ...
 
     async def stop(self, release: str) -> None:
@@ -51,7 +57,50 @@ class Launcher(Protocol):
         """Probe, restart what crashed, forget what ended."""
         ...
 
-    def replicas(self) -> dict[str, Replica]: ...
+    def replicas(self) -> dict[str, Replica]:
+        """By release: a ready replica if there is one, and `others` of its release."""
+        ...
+
+
+class SeveralLauncher:
+    """Several replicas of each release: as many launchers, each of which knows one of them.
+
+    A release is complete or on its way out: what an earlier controller, which ran fewer, left alone gets company.
+    """
+
+    def __init__(self, launchers: Sequence[Launcher]) -> None:
+        self._launchers = tuple(launchers)
+
+    async def adopt(self) -> None:
+        for launcher in self._launchers:
+            await launcher.adopt()
+
+    async def start(self, release: str, src: Path, view: Path) -> None:
+        for launcher in self._launchers:
+            await launcher.start(release, src, view)
+
+    async def stop(self, release: str) -> None:
+        for launcher in self._launchers:
+            await launcher.stop(release)
+
+    async def tick(self) -> None:
+        for launcher in self._launchers:
+            await launcher.tick()
+        for release, replica in self.replicas().items():
+            if not any(one.state == "stopping" for one in replica.all):
+                await self.start(release, Path(replica.src), Path(replica.view))
+
+    def replicas(self) -> dict[str, Replica]:
+        found: dict[str, list[Replica]] = {}
+        for launcher in self._launchers:
+            for release, replica in launcher.replicas().items():
+                found.setdefault(release, []).append(replica)
+        return {release: _together(group) for release, group in found.items()}
+
+
+def _together(group: Sequence[Replica]) -> Replica:
+    first, *others = sorted(group, key=lambda one: (one.state != "ready", one.port))
+    return first.model_copy(update={"others": tuple(others)})
 
 
 class MemoryLauncher:

@@ -1,4 +1,4 @@
-"""Ranker processes: one replica per release, started from the release's own code, restarted when it crashes.
+"""Ranker processes: a replica of each release, started from the release's own code, restarted when it crashes.
 
 Replicas outlive the controller on purpose (serving does not depend on it); the next controller adopts them. Every one
 carries FRSTACK_HOME in its environment, so that `make down` finds them all.
@@ -52,13 +52,16 @@ class ProcessLauncher:
 
     `check` raises InputRejected for a release that must not run. It is asked before every start, here and not by the
     replica alone: what runs there is the release's own code, and a forged release would not refuse itself.
+    `nth` of `of` launchers on this machine has its own part of the ports and its own table.
     """
 
-    def __init__(self, settings: Settings, check: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, check: Callable[[str], None], nth: int = 0, of: int = 1) -> None:
         self._settings = settings
         self._check = check
         self._starting: set[str] = set()
-        self._table = settings.data / "controller" / "replicas.json"
+        self._table = settings.data / "controller" / ("replicas.json" if nth == 0 else f"replicas-{nth + 1}.json")
+        first = settings.port_base + PORT_OFFSETS["first_replica"]
+        self._own_ports = range(first + nth * REPLICA_PORTS // of, first + (nth + 1) * REPLICA_PORTS // of)
         self._replicas: dict[str, Replica] = {}
         self._watches: dict[str, _Watch] = {}
         self._ports: dict[str, int] = {}
@@ -74,7 +77,7 @@ class ProcessLauncher:
             if _alive(replica.pid, replica.created) and replica.state != "stopping":
                 self._replicas[replica.release] = replica.model_copy(update={"state": "starting"})
                 self._watches[replica.release] = _Watch(child=None, answered=time.monotonic())
-        mine = {replica.pid for replica in self._replicas.values()}
+        mine = {replica.pid for replica in self._replicas.values()} | self._of_others()
         for process in marked_processes(self._settings.home):
             if process.pid not in mine:
                 _kill_group(process.pid, self._settings.home)
@@ -220,15 +223,20 @@ class ProcessLauncher:
             return watch.child.poll() is None
         return _alive(replica.pid, replica.created)
 
+    def _of_others(self) -> set[int]:
+        """Processes that the tables of the other launchers name; theirs to look after."""
+        tables = [path for path in self._table.parent.glob("replicas*.json") if path != self._table]
+        named = [replica for path in tables for replica in _read_table(path)]
+        return {replica.pid for replica in named if _alive(replica.pid, replica.created)}
+
     def _free_port(self, last: int | None) -> int:
         """The port this release had last time, if it is free: then the router's clusters stay as they are."""
-        first = self._settings.port_base + PORT_OFFSETS["first_replica"]
+        own = self._own_ports
         used = {replica.port for replica in self._replicas.values()}
-        for port in [*([last] if last else []), *range(first, first + REPLICA_PORTS)]:
+        for port in [*([last] if last else []), *own]:
             if port not in used and not is_taken(port):
                 return port
-        last_port = first + REPLICA_PORTS - 1
-        raise Unavailable(f"ports {first} to {last_port} are all taken; set FRESHRANK_PORT_BASE to a free range")
+        raise Unavailable(f"ports {own[0]} to {own[-1]} are all taken; set FRESHRANK_PORT_BASE to a free range")
 
     def _update(self, release: str, **changes: object) -> None:
         self._replicas[release] = self._replicas[release].model_copy(update=changes)

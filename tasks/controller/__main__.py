@@ -14,7 +14,7 @@ from contextlib import suppress
 import uvicorn
 
 from tasks import firing
-from tasks.adapters.launcher import Launcher
+from tasks.adapters.launcher import Launcher, SeveralLauncher
 from tasks.adapters.processes import ProcessLauncher
 from tasks.adapters.router import EnvoyFileRouter, Router
 from tasks.adapters.shelf import Shelf
@@ -70,13 +70,15 @@ async def serve(settings: Settings) -> None:
             loop.cancel()
             with suppress(asyncio.CancelledError):
                 await loop
-        log.info("event=stopped replicas=%d still running", len(reconciler.launcher.replicas()))
+        running = sum(len(one.all) for one in reconciler.launcher.replicas().values())
+        log.info("event=stopped replicas=%d still running", running)
 
 
 def _world(settings: Settings, library: ReleaseLibrary) -> tuple[Router, Launcher]:
     """Where traffic and replicas are: Envoy and processes of this machine, or a route and Deployments of this cluster."""
     if settings.kubernetes_route is None:
-        return EnvoyFileRouter(settings), ProcessLauncher(settings, library.verify)
+        several = [ProcessLauncher(settings, library.verify, n, settings.replicas) for n in range(settings.replicas)]
+        return EnvoyFileRouter(settings), SeveralLauncher(several)
     if settings.kubernetes_objects is None or not settings.kubernetes_objects.is_file():
         raise InputRejected(
             f"kubernetes_route is {settings.kubernetes_route}, but kubernetes_objects ({settings.kubernetes_objects}) is no "

@@ -67,7 +67,7 @@ class Collector:
 
     def _clean(self) -> None:
         self._shelf.empty_trash()
-        running = {replica.name for replica in self._loop.launcher.replicas().values()}
+        running = {one.name for group in self._loop.launcher.replicas().values() for one in group.all}
         for path in self._logs.glob("replica-*.log*"):
             name = path.name.removeprefix("replica-").split(".log")[0]
             if name not in running and path.stat().st_mtime < time.time() - LOGS_KEPT_S:

@@ -38,9 +38,9 @@ def exposition(loop: Reconciler, disk: Path) -> str:
     tell("rollout_stopped_seconds", "When a rollout or a champion was last taken out", _stopped(loop, state))
     replicas = sorted(loop.launcher.replicas().items())
     ready = [({"release": release[:12]}, float(one.state == "ready")) for release, one in replicas]
-    tell("replica_ready", "1 when the replica answered with its own digest", ready)
-    restarts = [({"release": release[:12]}, float(one.restarts)) for release, one in replicas]
-    tell("replica_restarts_total", "Crashes of the replica", restarts, "counter")
+    tell("replica_ready", "1 when a replica answered with its own digest", ready)
+    restarts = [({"release": release[:12]}, float(sum(r.restarts for r in one.all))) for release, one in replicas]
+    tell("replica_restarts_total", "Crashes of its replicas", restarts, "counter")
     failing = [({"part": part}, float(part in loop.failing)) for part in PARTS]
     tell("reconcile_failing", "1 while this part of a pass fails", failing)
     if loop.passed is not None:

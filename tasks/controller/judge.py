@@ -105,11 +105,13 @@ class Evidence:
         challenger = replicas.get(self.releases[0])
         if challenger:
             # a process that ended is a crash now, not when its successor starts
-            crashes = challenger.restarts + (challenger.state == "down")
-            before = challenger.restarts if self._crashes is None else self._crashes
+            restarts = sum(one.restarts for one in challenger.all)
+            crashes = restarts + sum(one.state == "down" for one in challenger.all)
+            before = restarts if self._crashes is None else self._crashes
             self._window.restarts += max(0, crashes - before)
             self._crashes = max(crashes, before)
-        for release, replica in replicas.items():
+        for replica in [one for group in replicas.values() for one in group.all]:
+            release = replica.release
             if replica.state != "ready":
                 continue
             try:

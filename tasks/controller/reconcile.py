@@ -131,14 +131,18 @@ class Reconciler:
     def traffic(self, state: RolloutState) -> Traffic | None:
         """A pure function of the log and of which replicas have ever been ready. None: not possible yet."""
         seen = self._confirmed[0].backends if self._confirmed else {}
-        backends: dict[str, tuple[int, ...]] = {
-            release: (replica.port,)
-            for release, replica in self.launcher.replicas().items()
-            # a crashed replica keeps its place: it comes back on the same port, and others answer meanwhile
-            if (replica.state == "ready" or seen.get(release) == (replica.port,))
-            and replica.state != "stopping"
-            and release not in self._retired
-        }
+        backends: dict[str, tuple[int, ...]] = {}
+        for release, replica in self.launcher.replicas().items():
+            ports = tuple(
+                sorted(
+                    one.port
+                    for one in replica.all
+                    # a crashed replica keeps its place: it comes back on the same port, and others answer meanwhile
+                    if (one.state == "ready" or one.port in seen.get(release, ())) and one.state != "stopping"
+                )
+            )
+            if ports and release not in self._retired:
+                backends[release] = ports
         weights = state.weights
         live = [release for release, weight in weights.items() if weight]
         champion = state.champion.release if state.champion else None
@@ -211,12 +215,16 @@ class Reconciler:
 
     def _readiness(self, active: Rollout) -> Judgement:
         """Ready, not yet, or never: a pulled, started replica that answered with its own digest."""
-        replica = self.launcher.replicas().get(active.release)
+        replicas = self.launcher.replicas().get(active.release)
+        group = replicas.all if replicas else ()
+        # the one that is furthest from being ready speaks for all
+        replica = max(group, key=lambda one: (one.state != "ready", one.restarts), default=None)
         failed = self._pull_errors.get(active.release)
         if failed and failed[1] < active.started:
             failed = None  # from an earlier attempt with the same release
         if replica and replica.state == "ready":
-            outcome, said = Outcome.PASS, f"replica {replica.name} is ready"
+            names = " and ".join(one.name for one in group)
+            outcome, said = Outcome.PASS, f"replica {names} {'is' if len(group) == 1 else 'are'} ready"
         elif replica and replica.restarts > active.policy.max_restarts:
             outcome, said = Outcome.FAIL, f"replica {replica.name} crashed {replica.restarts} times: {replica.message}"
         elif failed and isinstance(failed[0], InputRejected):

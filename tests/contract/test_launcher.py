@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tasks.adapters.kubernetes_launcher import KubernetesLauncher
-from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica
+from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica, SeveralLauncher
 from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import MemoryStore
@@ -52,10 +52,13 @@ class Bench:
     def launcher(self) -> Launcher:
         if self.kind == "memory":
             return MemoryLauncher(self.world)
-        library = ReleaseLibrary(self.settings.data / "serving", lambda: MemoryStore(), public_keys(self.settings))
+        library = self.library()
         if self.cluster is not None:
             return InCluster(self.cluster, library.verify)
         return ProcessLauncher(self.settings, library.verify)
+
+    def library(self) -> ReleaseLibrary:
+        return ReleaseLibrary(self.settings.data / "serving", lambda: MemoryStore(), public_keys(self.settings))
 
     def release(self, name: str = "one", **behaviour: Any) -> tuple[str, Path, Path]:
         serving = self.settings.data / "serving"
@@ -219,6 +222,44 @@ def test_a_release_whose_code_was_changed_is_not_even_started(tmp_path: Path) ->
             await until(launcher, lambda found: found[digest].state == "ready", "the right bytes serve again")
             assert launcher.replicas()[digest].port == first.port
             assert not ran.exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_two_replicas_of_a_release_live_and_end_apart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+
+            def two() -> SeveralLauncher:
+                check = machine.library().verify
+                return SeveralLauncher([ProcessLauncher(machine.settings, check, n, 2) for n in range(2)])
+
+            def both_ready(found: dict[str, Replica]) -> bool:
+                return digest in found and [one.state for one in found[digest].all] == ["ready"] * 2
+
+            launcher = two()
+            await launcher.adopt()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            await until(launcher, both_ready, "both are ready")
+            first, second = launcher.replicas()[digest].all
+            assert first.port != second.port and first.pid != second.pid
+
+            os.kill(first.pid, signal.SIGKILL)
+            await until(launcher, lambda found: sum(one.restarts for one in found[digest].all) == 1, "one came back")
+            assert launcher.replicas()[digest].pid == second.pid, "who is ready speaks for the release"
+            await until(launcher, both_ready, "both are ready again")
+            assert {one.port for one in launcher.replicas()[digest].all} == {first.port, second.port}
+
+            successor = two()
+            await successor.adopt()
+            await until(successor, both_ready, "both are adopted")
+            assert {p.pid for p in marked_processes(machine.settings.home)} == {
+                one.pid for one in launcher.replicas()[digest].all
+            }, "neither launcher ended what the other one knows"
+            await successor.stop(digest)
+            await until(successor, lambda found: not found, "both are gone")
 
     asyncio.run(scenario())
 

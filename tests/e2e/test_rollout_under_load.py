@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tasks.adapters.processes import marked_processes
@@ -76,13 +77,38 @@ def test_a_canary_killed_during_its_step_costs_no_request(stack: Stack) -> None:
     asyncio.run(scenario())
 
 
+def processes_of(stack: Stack, release: str) -> list[psutil.Process]:
+    return [p for p in marked_processes(stack.settings.home) if release in " ".join(p.cmdline())]
+
+
+def test_one_of_two_replicas_killed_costs_no_request_and_comes_back(stack: Stack) -> None:
+    async def scenario() -> None:
+        release = stack.champion("first")
+        both = processes_of(stack, release)
+        assert len(both) == 2
+        async with load(stack.settings, 100) as seen:
+            await asyncio.sleep(1)
+            os.kill(both[0].pid, signal.SIGKILL)
+
+            def again() -> bool:
+                pids = {p.pid for p in processes_of(stack, release)}
+                return len(pids) == 2 and both[0].pid not in pids and both[1].pid in pids
+
+            await asyncio.to_thread(wait_until, again, "the other one runs on, and a new one beside it")
+            await asyncio.sleep(1)
+        assert seen.failed == [], seen.failed
+        assert set(seen.replies) == {(200, release)} and seen.total > 200
+
+    asyncio.run(scenario())
+
+
 def test_a_champion_killed_is_answered_for_by_the_previous_release(stack: Stack) -> None:
     async def scenario() -> None:
         first, second = stack.champion("first"), stack.release("second")
         async with load(stack.settings) as seen:
             assert (await stack.ended(stack.submit(second)))["state"] == "promoted"
-            victim = next(p for p in marked_processes(stack.settings.home) if second in " ".join(p.cmdline()))
-            os.kill(victim.pid, signal.SIGKILL)
+            for victim in processes_of(stack, second):
+                os.kill(victim.pid, signal.SIGKILL)
             await asyncio.sleep(3)
         assert seen.failed == [], seen.failed
         assert first in {release for _, _, release in seen.trail[-150:]}
@@ -162,7 +188,7 @@ def test_a_retired_release_is_stopped_and_its_port_is_free(stack: Stack) -> None
             for name in ("second", "third"):
                 releases.append(stack.release(name))
                 assert (await stack.ended(stack.submit(releases[-1])))["state"] == "promoted"
-            await asyncio.to_thread(wait_until, lambda: len(marked_processes(stack.settings.home)) == 2, "one ended")
+            await asyncio.to_thread(wait_until, lambda: len(marked_processes(stack.settings.home)) == 4, "two ended")
         running = " ".join(" ".join(p.cmdline()) for p in marked_processes(stack.settings.home))
         assert releases[0] not in running and releases[1] in running and releases[2] in running
         assert seen.failed == [], seen.failed
