@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from tasks.open_loop import open_loop
 from tasks.settings import Settings
 from tasks.sources import open_source
 
@@ -39,8 +40,8 @@ async def load(
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10, limits=limits) as client:
 
-        async def one(user: str) -> None:
-            sent = time.monotonic()
+        async def one(number: int) -> None:
+            user, sent = users[number % len(users)], time.monotonic()
             try:
                 answer = await client.post("/rank", json={"surface": "recommendation", "user_id": user, "k": 20})
                 status, release = answer.status_code, answer.headers.get("x-freshrank-release", "")
@@ -48,12 +49,6 @@ async def load(
                 status, release = 0, ""
             replies.append(Reply(sent, time.monotonic(), status, release))
 
-        async with asyncio.TaskGroup() as group:
-            beside = group.create_task(during()) if during else None
-            began = time.monotonic()
-            for n in range(int(rate * seconds)):
-                group.create_task(one(users[n % len(users)]))
-                await asyncio.sleep(max(0.0, began + (n + 1) / rate - time.monotonic()))
-            if beside:
-                await beside
+        async with open_loop(one, rate):
+            await asyncio.gather(asyncio.sleep(seconds), *([during()] if during else []))
     return replies

@@ -124,9 +124,11 @@ class Bench:
         server = psutil.Process(self.ours[0].pid)
         body = json.loads(self.one_page.read_text())[0]
         clients(self.url(0, "/recommend"), self.one_page, 1, 1, self.folder)
-        before = sum(server.cpu_times()[:2])
-        load = clients(self.url(0, "/recommend"), self.one_page, 1, self.seconds, self.folder)
-        served = (sum(server.cpu_times()[:2]) - before) / load.good
+        served = {}
+        for clients_at_once in (1, 32):
+            before = sum(server.cpu_times()[:2])
+            load = clients(self.url(0, "/recommend"), self.one_page, clients_at_once, self.seconds, self.folder)
+            served[clients_at_once] = (sum(server.cpu_times()[:2]) - before) / load.good
         engine = Engine.open(verify(self.src), self.options.view)
         key = bytes.fromhex(json.loads(self.options.secrets.read_text())["pseudonym_key"])
         from tasks.domain.requests import convert_rank
@@ -138,7 +140,8 @@ class Bench:
             engine.rank_together(asked)
         direct = (time.process_time() - began) / count
         return [
-            below("CPU a request over the direct call", max(0.0, served - direct) * 1e3, "ms", 0.1),
+            below("CPU a request over the direct call, 32 clients", max(0.0, served[32] - direct) * 1e3, "ms", 0.1),
+            Row("the same, 1 client", max(0.0, served[1] - direct) * 1e3, "ms"),
             Row("CPU of the direct call, for a user seen before", direct * 1e3, "ms"),
         ]
 

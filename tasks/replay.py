@@ -23,12 +23,14 @@ from tasks.adapters.releases import release_description
 from tasks.adapters.store import open_store
 from tasks.domain.behaviour import next_day
 from tasks.domain.errors import FreshrankError, InputRejected
+from tasks.open_loop import open_loop
 from tasks.settings import Settings
 from tasks.sources import Trip, open_source
 
 log = logging.getLogger("freshrank.replay")
 DEFAULT_RATE = 20.0
 IN_FLIGHT = 64
+ASKED_EVERY_S = 0.05  # whether more is wanted
 UNDER_WAY = ("shadow", "canary")
 
 
@@ -78,19 +80,18 @@ async def _send(
     # one feedback post for each trip: a purchase happened once, however often its request is looped
     looped: Iterator[tuple[int, Trip]] = itertools.cycle(enumerate(trips))
     posted: set[int] = set()
-    due = time.monotonic()
     key = own_credentials(settings)
-    async with (
-        httpx.AsyncClient(base_url=settings.url("router"), timeout=10, auth=key) as client,
-        asyncio.TaskGroup() as group,
-    ):
-        while await more():
+    async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10, auth=key) as client:
+
+        async def one(_: int) -> None:
             number, trip = next(looped)
             first = number not in posted
             posted.add(number)
-            group.create_task(_one(client, trip, first, tally, gate))
-            due += 1 / rate
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await _one(client, trip, first, tally, gate)
+
+        async with open_loop(one, rate):
+            while await more():
+                await asyncio.sleep(ASKED_EVERY_S)
     return tally.summary()
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import msgspec
 
@@ -30,6 +30,7 @@ from tasks.domain.requests import (
 )
 from tasks.serving.metrics import CONTENT_TYPE
 from tasks.serving.replica import Replica, log_failure
+from tasks.serving.rings import Slate
 from tasks.serving.worker import Overloaded
 
 Scope = dict[str, Any]
@@ -41,7 +42,11 @@ JSON = b"application/json"
 PLAIN = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID)
 TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES >> 10} KiB; send fewer candidates or events"
 
+HERE = "127.0.0.1"
+SIBLING_TIMEOUT_S = 0.2  # feedback is not in a hurry, and its writer is not to wait for one that hangs
+
 _encode = msgspec.json.Encoder().encode
+_slates = msgspec.json.Decoder(Slate)
 
 
 class FastPath:
@@ -58,6 +63,7 @@ class FastPath:
             "/metrics": ("GET", self._metrics),
             "/served": ("GET", self._served),
             "/feedback_seen": ("GET", self._feedback_seen),
+            "/slate": ("GET", self._slate),
             "/docs.json": ("GET", self._document),
         }
 
@@ -119,7 +125,8 @@ class FastPath:
 
     async def _keep(self, feedback: Feedback) -> FeedbackAccepted:
         replica = self._replica
-        rows, accepted = replica.open_feedback(feedback)
+        slate = replica.slate(feedback.request_id) or await slate_of_siblings(replica, feedback.request_id)
+        rows, accepted = replica.open_feedback(feedback, slate)
         if replica.spool is not None:
             loop = asyncio.get_running_loop()
             written: asyncio.Future[None] = loop.create_future()
@@ -162,6 +169,15 @@ class FastPath:
 
     async def _feedback_seen(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._page(scope, send, self._replica.feedback_seen)
+
+    async def _slate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """For the other replicas of this machine, as /served is for the judge: the router passes on neither."""
+        request_id = parse_qs(scope["query_string"].decode("latin-1")).get("id", [""])[0]
+        slate = self._replica.slate(request_id)
+        if slate is None:
+            await self._refuse(send, 404, "this replica remembers no such list")
+        else:
+            await self._answer(send, 200, _encode(slate))
 
     async def _page(self, scope: Scope, send: Send, ring: Any) -> None:
         after = parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
@@ -228,6 +244,28 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     except TimeoutError:
         raise RequestRefused(408, f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from None
     return bytes(body)
+
+
+async def slate_of_siblings(replica: Replica, request_id: str) -> Slate | None:
+    """What another replica served under that id: the router gives feedback to any of them."""
+    ports = replica.spool.siblings() if replica.spool is not None else []
+    found = await asyncio.gather(*(_slate_at(port, request_id) for port in ports))
+    return next((slate for slate in found if slate is not None), None)
+
+
+async def _slate_at(port: int, request_id: str) -> Slate | None:
+    ask = f"GET /slate?id={quote(request_id, safe='')} HTTP/1.1\r\nhost: {HERE}\r\nconnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(SIBLING_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(HERE, port)
+            try:
+                writer.write(ask.encode())
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            finally:
+                writer.close()
+        return _slates.decode(body) if head.startswith(b"HTTP/1.1 200") else None
+    except (OSError, TimeoutError, msgspec.DecodeError):  # it is gone, or busy: then the list is not joined
+        return None
 
 
 async def answer_json(send: Send, status: int, value: Any) -> None:

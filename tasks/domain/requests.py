@@ -145,7 +145,7 @@ class FeedbackEvent(Struct, frozen=True, forbid_unknown_fields=True):
 class Feedback(Struct, frozen=True, forbid_unknown_fields=True):
     """What the user did with the slate `request_id`. The same events again change nothing: their ids are the same.
 
-    `user_id` helps only when another replica served the slate, and is hashed on entry.
+    `user_id` helps only when no replica of the machine remembers the slate, and is hashed on entry.
     """
 
     request_id: RequestId
@@ -154,7 +154,7 @@ class Feedback(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedbackAccepted(Struct, frozen=True):
-    """`accepted` events are on disk; `joined` says whether this replica served the slate."""
+    """`accepted` events are on disk; `joined` says whether a replica of this machine remembers the slate."""
 
     accepted: int
     joined: bool

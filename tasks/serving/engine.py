@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tasks.ranker.search.ranker import SearchRanker
 
 KEPT_QUERIES = 4_096
+KEPT_LENGTHS = 4  # of a user's recommendation: callers ask for one or two
 NEAREST = 300  # items that a query retrieves before they are ranked
 PERSONAL_WEIGHT = 0.1
 FOREVER = float("inf")
@@ -189,10 +190,14 @@ class Engine:
         if prepared is None or prepared.ranking is None:
             return None
         if self.metrics is not None:
-            for cache in ("history", "profile", "recommendation"):
-                self.metrics.cached(cache, True)
-            self.metrics.views.labels("memory").inc()
-        return self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
+            self.metrics.at_once += 1
+        limit = request.k or DEFAULT_K
+        told = prepared.told.get(limit)
+        if told is None:
+            told = self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
+            if len(prepared.told) < KEPT_LENGTHS:
+                prepared.told[limit] = told
+        return told
 
     def warm_up(self, users: int, seconds: float) -> int:
         """Compile what is left, and prepare the users with the longest histories: no first request is slower than the next.

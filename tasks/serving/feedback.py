@@ -53,7 +53,9 @@ class Spool:
         store_config: Path | None = None,
         max_bytes: int = MAX_SPOOL_BYTES,
         flush_every_s: float = FLUSH_EVERY_S,
+        port: int | None = None,
     ) -> None:
+        """port: where this replica tells the others of this spool what it served; they find it in the lock."""
         self._root = root
         self._stem = f"{release[:12]}-{replica}-{os.urandom(4).hex()}"
         self._directory = root / self._stem
@@ -70,6 +72,9 @@ class Spool:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._lock = (self._directory / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock.write(str(port or ""))
+        self._lock.flush()
+        self._port = port
         self._writer = threading.Thread(target=self._write_loop, name="spool", daemon=True)
         self._writer.start()
         self._flusher = threading.Thread(target=self._flush_loop, name="spool-upload", daemon=True)
@@ -90,6 +95,11 @@ class Spool:
             self._metrics.impressions.labels("dropped").inc(len(shown.shown))
             return
         self._shown.append((_encode(shown) + b"\n", len(shown.shown)))
+
+    def siblings(self) -> list[int]:
+        """Ports of the other replicas that write to this spool; some may be gone."""
+        told = [_text(path) for path in self._root.glob("*/lock")]
+        return sorted({int(port) for port in told if port.isdigit()} - {self._port or 0})
 
     def append_and_wait(self, rows: list[dict[str, Any]]) -> None:
         """For callers with a thread of their own."""
@@ -177,3 +187,10 @@ class Spool:
             log.warning("feedback_upload=failed spool_bytes=%d", self._used())
         self._metrics.uploads.labels(outcome).inc()
         self._metrics.spool_bytes.set(self._used())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # uploaded and removed meanwhile
+        return ""

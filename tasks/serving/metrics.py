@@ -46,6 +46,7 @@ class Metrics:
             "freshrank_cache_hit_ratio", "Share of lookups that were answered", ("cache",), registry=self.registry
         )
         self._looked_up: dict[str, list[int]] = {}
+        self.at_once = 0  # answers that needed no turn of the engine; counted in full when somebody looks
         self.latency = Histogram(
             "freshrank_rank_seconds",
             "Arrival to reply of ranked requests",
@@ -64,6 +65,12 @@ class Metrics:
         self.cache.labels(cache, "hit" if hit else "miss").inc()
 
     def text(self) -> bytes:
+        ready, self.at_once = self.at_once, 0
+        if ready:
+            for cache in ("history", "profile", "recommendation"):
+                self._looked_up.setdefault(cache, [0, 0])[True] += ready
+                self.cache.labels(cache, "hit").inc(ready)
+            self.views.labels("memory").inc(ready)
         for cache, (missed, hit) in list(self._looked_up.items()):
             self.hit_ratio.labels(cache).set(hit / (missed + hit))
         return generate_latest(self.registry)

@@ -7,7 +7,8 @@ rollback. An entry is good for the very history object that it was made of, and 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.ranker.arrays import Ints
 from tasks.ranker.profile import Profile
@@ -21,11 +22,15 @@ KEPT_USERS = 1_024  # about 100 KB each with a history of 700 lines
 
 @dataclass(slots=True)
 class Prepared:
-    """A profile, and what was asked of it so far. `ranking` is a whole one: no deadline cut it short."""
+    """A profile, and what was asked of it so far. `ranking` is a whole one: no deadline cut it short.
+
+    `told` holds answers made of it, by length; the event loop's thread alone writes there.
+    """
 
     profile: Profile
     retrieved: Ints | None = None
     ranking: Ranking | None = None
+    told: dict[int, Any] = field(default_factory=dict)
 
     def candidates(self) -> Ints:
         if self.retrieved is None:

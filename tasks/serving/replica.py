@@ -62,6 +62,7 @@ class ReplicaOptions:
     valkey_url: str | None = None
     spool: Path | None = None
     store_config: Path | None = None
+    port: int | None = None
     deadline_ms: float = 100.0
     queue: int = 64
     threads: int = 1
@@ -147,7 +148,9 @@ class Replica:
             hot = self.worker.run(lambda: engine.warm_up(HOT_USERS, WARM_UP_S), timeout_s=120)
             self._recorder = _recorder(options, release, self.metrics)
             if options.spool is not None:
-                self._spool = Spool(options.spool, release.digest, options.name, self.metrics, options.store_config)
+                self._spool = Spool(
+                    options.spool, release.digest, options.name, self.metrics, options.store_config, port=options.port
+                )
         except Exception as err:
             self.state, self.reason = "broken", str(err)
             raise
@@ -226,9 +229,18 @@ class Replica:
     def failed(self, request_id: str | None, status: int, arrived: float, shadow: bool, route: str = "rank") -> None:
         self._record(request_id or "", status, round((time.perf_counter() - arrived) * 1e3, 3), shadow, None, route)
 
-    def open_feedback(self, feedback: Feedback) -> tuple[list[dict[str, object]], FeedbackAccepted]:
-        """Rows for the spool, joined to the slate where this replica served it, and the reply to send once on disk."""
-        slate = self._slates.find(feedback.request_id)
+    def slate(self, request_id: str) -> Slate | None:
+        """What this replica served under that id, if it still remembers."""
+        return self._slates.find(request_id)
+
+    def open_feedback(
+        self, feedback: Feedback, slate: Slate | None = None
+    ) -> tuple[list[dict[str, object]], FeedbackAccepted]:
+        """Rows for the spool, joined to the slate, and the reply to send once they are on disk.
+
+        slate: what another replica told, where this one did not serve it.
+        """
+        slate = self.slate(feedback.request_id) or slate
         user = self._hashed(feedback.user_id)
         if user is None and slate is not None:
             user = self._visitor(feedback.request_id)

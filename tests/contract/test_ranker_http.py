@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import pytest
+import uvicorn
 
 from bentos.ranker.fast_path import FastPath
 from bentos.ranker.pages import BentoPages
@@ -179,6 +182,46 @@ def test_feedback(entry: Entry) -> None:
     reply = entry.post("/feedback", {"request_id": "r-2", "events": [{"item_id": "item-001", "event_type": "click"}]})
     assert (reply.status_code, reply.json()) == (202, {"accepted": 1, "joined": True})
     assert entry.post("/feedback", {"request_id": "r-2", "events": []}).status_code == 400
+
+
+def test_feedback_is_joined_to_what_another_replica_served(tmp_path: Path) -> None:
+    src, view = a_release(tmp_path)
+    secrets, listener = write_secrets(tmp_path / "secrets.json"), socket.create_server(("127.0.0.1", 0))
+    told = {"view": view, "secrets": secrets, "spool": tmp_path / "spool", "deadline_ms": 60_000}
+    first = Replica(ReplicaOptions(src, "r1", port=listener.getsockname()[1], **told))
+    second = Replica(ReplicaOptions(src, "r2", port=9, **told))  # nobody listens there: it is only asked, in vain
+    third = Replica(ReplicaOptions(src, "r3", **told))
+    server = uvicorn.Server(uvicorn.Config(FastPath(first), lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    try:
+        for one in (first, second, third):
+            one.load()
+        thread.start()
+        assert third.spool is not None and len(third.spool.siblings()) == 2
+        served = httpx.post(f"http://127.0.0.1:{first.options.port}/recommend", json={"user_id": "user-3", "k": 5})
+
+        async def sent(request_id: str) -> dict[str, Any]:
+            transport = httpx.ASGITransport(app=FastPath(third))
+            async with httpx.AsyncClient(transport=transport, base_url="http://ranker") as client:
+                events = [{"item_id": served.json()["items"][2]["item_id"], "event_type": "click"}]
+                found: dict[str, Any] = (
+                    await client.post("/feedback", json={"request_id": request_id, "events": events})
+                ).json()
+                return found
+
+        assert asyncio.run(sent(served.json()["request_id"]))["joined"] is True
+        assert asyncio.run(sent("nobody-served-this"))["joined"] is False
+    finally:
+        server.should_exit = True
+        if thread.is_alive():
+            thread.join(10)
+        for one in (first, second, third):
+            one.close()
+    lines = [json.loads(line) for path in (tmp_path / "spool").glob("*/*.jsonl") for line in path.open()]
+    clicks = {line["request_id"]: line for line in lines if line.get("event_type") == "click"}
+    joined, alone = clicks[served.json()["request_id"]], clicks["nobody-served-this"]
+    assert (joined["surface"], joined["position"]) == ("recommendation", 2) and len(joined["user_id"]) == 64
+    assert (alone["surface"], alone["user_id"]) == (None, None)
 
 
 def test_bentoml_answers_what_the_fast_path_does_not(fast: Entry, replica: Replica) -> None:
