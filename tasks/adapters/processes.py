@@ -59,7 +59,8 @@ class ProcessLauncher:
         self._settings = settings
         self._check = check
         self._starting: set[str] = set()
-        self._table = settings.data / "controller" / ("replicas.json" if nth == 0 else f"replicas-{nth + 1}.json")
+        tables = [settings.data / "controller" / f"replicas{f'-{n + 1}' if n else ''}.json" for n in range(of)]
+        self._table, self._others = tables[nth], [*tables[:nth], *tables[nth + 1 :]]
         first = settings.port_base + PORT_OFFSETS["first_replica"]
         self._own_ports = range(first + nth * REPLICA_PORTS // of, first + (nth + 1) * REPLICA_PORTS // of)
         self._replicas: dict[str, Replica] = {}
@@ -224,9 +225,8 @@ class ProcessLauncher:
         return _alive(replica.pid, replica.created)
 
     def _of_others(self) -> set[int]:
-        """Processes that the tables of the other launchers name; theirs to look after."""
-        tables = [path for path in self._table.parent.glob("replicas*.json") if path != self._table]
-        named = [replica for path in tables for replica in _read_table(path)]
+        """Processes that the tables of the other launchers name; theirs to look after. One that is no more left orphans."""
+        named = [replica for path in self._others for replica in _read_table(path)]
         return {replica.pid for replica in named if _alive(replica.pid, replica.created)}
 
     def _free_port(self, last: int | None) -> int:

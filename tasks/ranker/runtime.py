@@ -101,7 +101,7 @@ class FixedGraph:
         for n, buffer in enumerate(self._buffers):
             self._request.set_input_tensor(n, Tensor(buffer, shared_memory=True))
 
-    def scores(self, inputs: Sequence[Floats], at: NDArray[np.intp] | slice) -> Floats:
+    def scores(self, inputs: Sequence[Floats], at: NDArray[np.intp]) -> Floats:
         """Of the rows `at`, at most `rows` of them. What a shorter call leaves in the buffers reaches no score."""
         count = 0
         for buffer, part in zip(self._buffers, inputs, strict=True):

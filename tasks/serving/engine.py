@@ -192,7 +192,7 @@ class Engine:
         if self.metrics is not None:
             self.metrics.at_once += 1
         limit = request.k or DEFAULT_K
-        told = prepared.told.get(limit)
+        told: Ranking | None = prepared.told.get(limit)
         if told is None:
             told = self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
             if len(prepared.told) < KEPT_LENGTHS:

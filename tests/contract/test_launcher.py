@@ -258,8 +258,12 @@ def test_two_replicas_of_a_release_live_and_end_apart(tmp_path: Path) -> None:
             assert {p.pid for p in marked_processes(machine.settings.home)} == {
                 one.pid for one in launcher.replicas()[digest].all
             }, "neither launcher ended what the other one knows"
-            await successor.stop(digest)
-            await until(successor, lambda found: not found, "both are gone")
+
+            alone = ProcessLauncher(machine.settings, machine.library().verify)
+            await alone.adopt()
+            wait_until(lambda: len(marked_processes(machine.settings.home)) == 1, "one is enough from now on")
+            await alone.stop(digest)
+            await until(alone, lambda found: not found, "and that one is gone")
 
     asyncio.run(scenario())
 
