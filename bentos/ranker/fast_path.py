@@ -38,6 +38,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Pages = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY_TIMEOUT_S = 10.0
+SHORT = 512  # bytes of a body that may ask for a recommendation that is ready; longer ones are refused unread when it is full
 JSON = b"application/json"
 PLAIN = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID)
 TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES >> 10} KiB; send fewer candidates or events"
@@ -90,7 +91,10 @@ class FastPath:
         replica, route = self._replica, path[1:]
         request_id, shadow = _headers(scope)
         try:
-            call = replica.open_call(decode(await read_body(scope, receive)), request_id, shadow, arrived, route)
+            body = await read_body(scope, receive)
+            if len(body) > SHORT and replica.ready:  # it holds a list: no answer to that is ready
+                replica.worker.require_room()
+            call = replica.open_call(decode(body), request_id, shadow, arrived, route)
             ranking = call.job.at_once() or await self._in_worker(call.job)
             reply = replica.answered(call, ranking)
             status, body, extra = 200, _encode(reply), (b"x-request-id", call.request_id.encode())

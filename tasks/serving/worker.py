@@ -57,11 +57,15 @@ class Worker:
     def pending(self) -> int:
         return self._pending
 
+    def require_room(self) -> None:
+        """Raises Overloaded where `submit` would."""
+        if self._pending >= self._limit or (self._pending > 1 and self._pending * self._usual_s > self._patience_s):
+            raise Overloaded(f"{self._pending} requests are waiting already; try again in a second")
+
     def submit(self, job: Callable[[], Any], deliver: Deliver) -> None:
         """Queue a job. Raises Overloaded without waiting when too many are queued or running."""
         with self._lock:
-            if self._pending >= self._limit or (self._pending > 1 and self._pending * self._usual_s > self._patience_s):
-                raise Overloaded(f"{self._pending} requests are waiting already; try again in a second")
+            self.require_room()
             self._pending += 1
         self._jobs.put((job, deliver))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,20 @@ def test_any_bytes_are_refused_or_decoded(body: bytes) -> None:
 def test_what_another_parser_read_meets_the_same_limits(value: Any) -> None:
     with pytest.raises(RequestRefused):
         convert_rank({"surface": "recommendation", "history": [{"item_id": "a", "value": float("nan")}], "x": value})
+
+
+def test_a_full_queue_refuses_a_long_body_unread_and_still_answers_what_is_ready(replica: Replica) -> None:
+    ready = {**RECOMMEND, "user_id": "user-3", "k": 5}
+    assert post(replica, ready).status_code == 200
+    gate, waiting = threading.Event(), replica.options.queue
+    try:
+        for _ in range(waiting):
+            replica.worker.submit(lambda: gate.wait(30), lambda result, error: None)
+        assert post(replica, b'{"candidates": [' + b" " * 600).status_code == 429, "no JSON, and nobody looked"
+        assert post(replica, {**RECOMMEND, "candidates": ["item-001"]}).status_code == 429
+        assert post(replica, ready).status_code == 200, "it needs no turn of the engine"
+    finally:
+        gate.set()
+    while replica.worker.pending:
+        time.sleep(0.001)
+    assert post(replica, b'{"candidates": [' + b" " * 600).status_code == 400
