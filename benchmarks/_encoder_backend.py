@@ -20,6 +20,7 @@ import numpy as np
 
 Rows = Sequence[Sequence[int]]
 Encode = Callable[[Rows], Any]
+STUDENT = "student"
 SENTENCE_BATCH = 32  # what sentence-transformers takes at once, sorted by length
 
 
@@ -100,11 +101,11 @@ def openvino(minilm: Path, kept: Path, exact: bool = True) -> Encode:
     return lambda rows: encode_rows(request, rows)
 
 
-def ours(minilm: Path, kept: Path) -> Encode:
+def ours(minilm: Path, kept: Path, name: str = "int8") -> Encode:
     from tasks.ranker.runtime import compiled
     from tasks.ranker.text import encode_rows
 
-    request = compiled(kept / "int8" / "encoder.xml", 1).create_infer_request()
+    request = compiled(kept / name / "encoder.xml", 1).create_infer_request()
     return lambda rows: encode_rows(request, rows)
 
 
@@ -148,9 +149,13 @@ BACKENDS: dict[str, Callable[[Path, Path], Encode]] = {
     "sentence-transformers OpenVINO int8": lambda minilm, kept: sentence_transformers(
         minilm, kept, "openvino", "openvino_model_qint8_quantized.xml"
     ),
+    "ONNX Runtime static min-max int8": lambda minilm, kept: sentence_transformers(
+        minilm, kept, "onnx", "model_static_min_max.onnx"
+    ),
     "ours": ours,
+    STUDENT: lambda minilm, kept: ours(minilm, kept, "student"),
 }
-PEERS = ("torchao int8, compiled", *(name for name in BACKENDS if name.startswith("sentence-transformers")))
+PEERS = ("torchao int8, compiled", *(name for name in BACKENDS if name.startswith(("sentence-transformers", "ONNX"))))
 
 
 def main(name: str, folder: Path) -> None:
@@ -161,7 +166,7 @@ def main(name: str, folder: Path) -> None:
     for line in sys.stdin:
         command, _, workload = line.strip().partition(" ")
         began = time.process_time()
-        vectors = encode(told["rows"][workload])
+        vectors = encode(told["small" if name == STUDENT else "rows"][workload])  # it has word pieces of its own
         spent = time.process_time() - began
         if command == "vectors":
             np.save(folder / f"{name}.{workload}.npy", vectors)

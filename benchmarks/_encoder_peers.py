@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "peers" / "encoders.txt"
+STATIC = "model_static_min_max.onnx"
 TORCH = "torch==2.13.0"  # without hashes, as the Makefile installs ours (docs/adr/0006)
 
 
@@ -42,6 +43,8 @@ def export(minilm: Path, texts: list[str], folder: Path) -> None:
         model = SentenceTransformer(str(minilm), backend="onnx", local_files_only=True)
         model.save_pretrained(str(onnx))
         export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(onnx))
+    if not (onnx / "onnx" / STATIC).exists():
+        _static_min_max(onnx / "onnx" / "model.onnx", minilm, texts[:: max(1, len(texts) // 64)])
     if not openvino.exists():
         calibration = folder / "calibration"
         calibration.mkdir(exist_ok=True)
@@ -57,6 +60,31 @@ def export(minilm: Path, texts: list[str], folder: Path) -> None:
             dataset_split="train",
             column_name="text",
         )
+
+
+def _static_min_max(model: Path, minilm: Path, texts: list[str]) -> None:
+    """ONNX Runtime's own way to static int8: quantise-dequantise pairs, scales from the extremes that were seen."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
+    from transformers import AutoTokenizer
+
+    class Texts:
+        def __init__(self) -> None:
+            tokenizer = AutoTokenizer.from_pretrained(minilm)
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            told = (tokenizer(text, return_tensors="np") for text in texts)
+            self.samples = iter([{name: one[name] for name in names} for one in told])
+
+        def get_next(self) -> dict[str, object] | None:
+            return next(self.samples, None)
+
+    quantize_static(
+        model,
+        model.with_name(STATIC),
+        Texts(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
 
 
 if __name__ == "__main__":

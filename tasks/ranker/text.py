@@ -129,11 +129,11 @@ class TextEncoder:
 def encode_rows(
     request: Any, rows: Sequence[Sequence[int]], progress: Callable[[int, int], None] = lambda done, all: None
 ) -> Floats:
-    """[n, 384] vectors of texts given as word pieces, run in buckets of like length: half of a mixed batch is padding.
+    """Outputs, [n, ...], for texts given as word pieces, run in buckets of like length: half of a mixed batch is padding.
 
     A bucket's texts are padded to its edge, a multiple of eight: few shapes, and each is compiled once.
     """
-    vectors = np.zeros((len(rows), WIDTH), np.float32)
+    vectors = np.zeros((len(rows), WIDTH), np.float32)  # only where there is no row
     edges = -(-np.array([len(row) for row in rows], np.int64) // EDGE) * EDGE
     done = 0
     for edge in np.unique(edges).tolist():
@@ -145,7 +145,10 @@ def encode_rows(
                 ids[place, : len(rows[row])] = rows[row]
                 mask[place, : len(rows[row])] = 1
             request.infer([ids, mask])
-            vectors[batch] = request.get_output_tensor(0).data
+            told = request.get_output_tensor(0).data
+            if not done:
+                vectors = np.zeros((len(rows), *told.shape[1:]), np.float32)
+            vectors[batch] = told
             done += len(batch)
             progress(done, len(rows))
     return vectors

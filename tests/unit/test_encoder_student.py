@@ -8,13 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from search_builders import TITLES, films, tiny_bert
+from search_builders import TITLES, films, tiny_bert, titles_asked
 
-from tasks.compression.distil import Student, batches, distance, distil, student_vectors
+from tasks.compression.distil import Student, batches, distance, distil, distil_lists, student_vectors
 from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
 from tasks.compression.vocabulary import kept_pieces, with_vocabulary
 from tasks.domain.errors import InputRejected
 from tasks.ranker.search.encoder import SentenceEncoder, vectors_of
+from tasks.ranker.search.inputs import make_inputs
+from tasks.ranker.search.judge import ndcg
+from tasks.ranker.search.match import TextMatch
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,30 @@ def test_distillation_brings_a_cut_encoder_back_to_both_teachers(encoder, words,
     before, losses = cosine(), distil(student, words, targets, epochs=60, seed=0)
     assert losses[-1] < losses[0] / 2
     assert before[1] < 0.5 and cosine().min() > 0.95
+
+
+def test_the_second_map_learns_the_order_of_a_teacher_and_the_first_keeps_the_vectors(encoder, monkeypatch):
+    monkeypatch.setattr("tasks.compression.distil.RATE", 3e-3)
+    documents, lists = films(), titles_asked()
+    asked, item = encoder.words(lists.queries, 8), encoder.words(documents.written, 16)
+    query, title, written = (
+        vectors_of(encoder, of, 16) for of in (lists.queries, [*TITLES, ""], [*documents.written, ""])
+    )
+    inputs = make_inputs(TextMatch(documents), lists, query, title, written)
+    scores = np.where(lists.grade > 0, 3.0, -3.0).astype(np.float32) + np.float32(0.1)
+    torch.manual_seed(2)
+    student, hard = Student(with_layers(encoder, (0, 1, 2)), 2), np.zeros(len(scores), np.float32)
+
+    def quality():
+        q, i = student_vectors(student, asked), student_vectors(student, item)
+        told = (q[lists.owner][:, 1] * np.vstack([i, np.zeros_like(i[:1])])[lists.rows][:, 1]).sum(1)
+        return ndcg(lists, told).mean(), (q[:, 0] * query).sum(1).mean()
+
+    before = quality()[0]
+    for turn in range(12):
+        distil_lists(student, asked, item, inputs, scores, hard, 8, turn)
+    after, cosine = quality()
+    assert after > before + 0.05 and cosine > 0.9
 
 
 def test_a_target_that_is_not_finite_stops_distillation(encoder, words):
