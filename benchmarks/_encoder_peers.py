@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = Path(__file__).parent / "peers" / "encoders.txt"
-STATIC = "model_static_min_max.onnx"
+STATIC, QUANTISED = "model_static_min_max.onnx", "openvino_model_qint8_quantized.xml"
 TORCH = "torch==2.13.0"  # without hashes, as the Makefile installs ours (docs/adr/0006)
 
 
@@ -45,7 +45,7 @@ def export(minilm: Path, texts: list[str], folder: Path) -> None:
         export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(onnx))
     if not (onnx / "onnx" / STATIC).exists():
         _static_min_max(onnx / "onnx" / "model.onnx", minilm, texts[:: max(1, len(texts) // 64)])
-    if not openvino.exists():
+    if not (openvino / "openvino" / QUANTISED).exists():
         calibration = folder / "calibration"
         calibration.mkdir(exist_ok=True)
         (calibration / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
