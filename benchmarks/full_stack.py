@@ -60,7 +60,7 @@ class Shape:
         return f"student-{self.layers}x{self.feed_forward}-{self.pieces}-{self.epochs}"
 
 
-SHAPE = Shape(layers=2, feed_forward=768, pieces=12_000, epochs=3)
+SHAPE = Shape(layers=2, feed_forward=768, pieces=12_000, epochs=2)
 CALIBRATION = 256
 
 

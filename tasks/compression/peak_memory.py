@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from tasks.ranker.runtime import compiled, trees_in
 ROWS = {"base": 1_000, "full": 150}  # of the largest request
 
 
-def peak_bytes(directory: Path) -> int:
-    """Largest resident size of a fresh process that loads the variant and answers once, less one with the runtime alone."""
-    idle, busy = (_run(part) for part in ([], [str(directory)]))
-    return max(0, busy - idle)
+def peak_bytes(directories: Mapping[str, Path]) -> dict[str, int]:
+    """Largest resident size of a fresh process that loads a variant and answers once, less one with the runtime alone."""
+    idle = _run([])
+    return {name: max(0, _run([str(directory)]) - idle) for name, directory in directories.items()}
 
 
 def _run(arguments: list[str]) -> int:

@@ -144,7 +144,7 @@ def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dic
                 if turn:  # the first round compiles kernels for its shapes
                     spent[name, size].append(1_000 * (time.process_time() - began))
                     elapsed[name] += [1_000 * (time.perf_counter() - clock)] if size == LARGE else []
-    costs = {}
+    peaks, costs = peak_bytes(directories), {}
     for name, directory in directories.items():
         p50, p95, p99 = np.quantile(elapsed[name], (0.5, 0.95, 0.99)).round(3).tolist()
         costs[name] = Cost(
@@ -154,7 +154,7 @@ def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dic
             p95_ms=p95,
             p99_ms=p99,
             bytes=sum(path.stat().st_size for path in directory.glob("*.bin")),
-            peak_bytes=peak_bytes(directory),
+            peak_bytes=peaks[name],
             load_ms=round(loads[name], 1),
         )
     return costs
