@@ -10,7 +10,9 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ from tasks.ranker.runtime import compiled
 from tasks.ranker.search.encoder import SentenceEncoder, base_encoder, vectors_of
 from tasks.ranker.search.head import ProductHead, fit_head, head_scores
 from tasks.ranker.search.inputs import Inputs
-from tasks.ranker.search.judge import ndcg as bench_ndcg
+from tasks.ranker.search.judge import ndcg as list_ndcg
 from tasks.ranker.search.mix import fit_mix
 from tasks.ranker.text import encode_rows, encoder_folder
 
@@ -153,10 +155,10 @@ def with_vectors(inputs: Inputs, query: Floats, title: Floats, written: Floats) 
     return Inputs(lists, x, query, written)
 
 
-def system(bench: Bench, inputs: Inputs, cosine: Floats, head: ProductHead) -> NDArray[np.float64]:
+def system(bench: Bench, cosine: Floats, head: Floats) -> NDArray[np.float64]:
     """NDCG@10 of each dev query by head and cosine, mixed by weights from validation."""
     lists, of = bench.ms1.lists, np.flatnonzero(bench.ms1.part == VALIDATION)
-    members = {"head": head_scores(head, inputs), "cosine": cosine}
+    members = {"head": head, "cosine": cosine}
     pairs = lists.pairs(of)
     mix = fit_mix(lists.take(of), {name: told[pairs] for name, told in members.items()})
     return bench.ms1.ndcg(mix.scores(members), DEV)
@@ -211,82 +213,119 @@ def main() -> int:
     if student is None:
         print("to be continued: call again")
         return 75
-    return 0 if asked.only or publish("full_stack", table(bench, inputs, student), PACKAGES) else 1
+    if asked.only:
+        return 0
+    rows = Table(bench, inputs, student).rows(until)
+    if rows is None:
+        print("to be continued: call again")
+        return 75
+    return 0 if publish("full_stack", rows, PACKAGES) else 1
 
 
-def table(bench: Bench, inputs: Inputs, student: Path) -> list[Row]:
-    lists, kept = bench.ms1.lists, load_file(bench.folder / "encoder-0.safetensors")
+class Table:
+    """The rows, in parts that are kept: a run that was stopped goes on with the next one."""
 
-    def cosines(query: Floats, item: Floats) -> Floats:
+    def __init__(self, bench: Bench, inputs: Inputs, student: Path) -> None:
+        self.bench, self.inputs, self.student = bench, inputs, student
+
+    @cached_property
+    def small(self) -> tuple[Inputs, Floats, Floats]:
+        return student_inputs(self.bench, self.inputs, self.student / "int8")
+
+    @cached_property
+    def head(self) -> ProductHead:
+        return self._fitted(self.small[0])
+
+    @cached_property
+    def ndcg(self) -> NDArray[np.float64]:
+        inputs, query, item = self.small
+        return system(self.bench, self._cosines(query, item), head_scores(self.head, inputs))
+
+    def parts(self) -> dict[str, Callable[[], list[Row]]]:
+        return {"quality": self._quality, "speed": self._speed, "stores": self._stores, "features": self._features}
+
+    def rows(self, until: float) -> list[Row] | None:
+        """None where time ran out before the last part."""
+        told: list[Row] = []
+        for name, make in self.parts().items():
+            path = self.student / f"{name}.json"
+            if not path.exists():
+                if time.monotonic() > until:
+                    return None
+                path.write_text(json.dumps([asdict(row) for row in make()]))
+                print(name, path.read_text(), flush=True)
+            told += [Row(**row) for row in json.loads(path.read_text())]
+        return told
+
+    def _quality(self) -> list[Row]:
+        kept = load_file(self.bench.folder / "encoder-0.safetensors")
+        teacher = system(self.bench, kept["cosine"], self.bench.head(self.inputs, 0))
+        difference = paired(self.ndcg, teacher)
+        mean = float(teacher.mean())
+        return [
+            Row("teacher: bi-encoder + head", mean, "NDCG@10"),
+            below("student in int8: NDCG@10 lost", -difference.difference / mean, "of the teacher's", LOSS),
+            Row("student in int8: at most lost, 95 %", -difference.lower / mean, "of the teacher's"),
+        ]
+
+    def _speed(self) -> list[Row]:
+        shutil.copytree(self.student / "int8", FOLDER / "student", dirs_exist_ok=True)
+        workloads = {"minilm": str(encoder_folder()), **film_rows(self.bench, self.student / "int8")}
+        (FOLDER / "workloads.json").write_text(json.dumps(workloads))
+        names = [NAIVE, "OpenVINO fp32", STUDENT]
+        speed = ratios(measured(FOLDER, names, Path(sys.executable), ("films",), quality=False), "films", [NAIVE])
+        peers = {name: value for name, value in speed.items() if name != STUDENT}
+        original = (encoder_folder() / "model.safetensors").stat().st_size
+        size = sum((self.student / "int8" / name).stat().st_size for name in ("encoder.bin", "encoder.xml"))
+        return [
+            at_least("full stack on X (texts of films) against padded fp32", speed[STUDENT], "times", 20.0, peers),
+            at_least("encoder on disk against fp32", original / size, "times", 5.5),
+        ]
+
+    def _stores(self) -> list[Row]:
+        inputs, query, item = self.small
+        tables = (inputs.item_vec, item)
+        codes = [small_vectors(of[:-1], KEPT_DIRECTIONS) for of in tables]
+        nothing = np.zeros((1, item.shape[1]), np.float32)
+        written, tuned = (np.vstack([one.restored(), nothing]) for one in codes)
+        size = sum(of[:-1].astype(np.float32).nbytes for of in tables) / sum(one.nbytes for one in codes)
+        x, lists = inputs.x.copy(), inputs.lists
+        x[:, -1] = np.einsum("ij,ij->i", inputs.query_vec[lists.owner], written[lists.rows])
+        read = Inputs(lists, x, inputs.query_vec, written)
+        stored = system(self.bench, self._cosines(query, tuned), head_scores(self.head, read))
+        return [
+            at_least("item vectors against fp32", size, "times", 4.0),
+            at_least(
+                "item vectors: lower bound of the difference", paired(stored, self.ndcg).lower, "NDCG@10", -MARGIN
+            ),
+        ]
+
+    def _features(self) -> list[Row]:
+        inputs, query, item = self.small
+        columns, validation = self.bench.columns, self.bench.of(inputs, VALIDATION)
+
+        def quality(given: Inputs) -> float:
+            return float(list_ndcg(given.lists, head_scores(self.head, given)).mean())
+
+        worth = worth_of_features(columns, validation, quality)
+        x = inputs.x.copy()
+        x[:, [columns.index(name) for name in list(worth)[: len(columns) - FEATURES]]] = 0
+        fewer = Inputs(inputs.lists, x, inputs.query_vec, inputs.item_vec)
+        selected = system(self.bench, self._cosines(query, item), head_scores(self._fitted(fewer), fewer))
+        return [
+            at_least("features of a candidate against all", len(columns) / FEATURES, "times", 2.0),
+            at_least("features: lower bound of the difference", paired(selected, self.ndcg).lower, "NDCG@10", -MARGIN),
+            *(Row(f"lost when {name} goes", value, "NDCG@10 on validation") for name, value in worth.items()),
+        ]
+
+    def _cosines(self, query: Floats, item: Floats) -> Floats:
+        lists = self.bench.ms1.lists
         told: Floats = np.einsum("ij,ij->i", query[lists.owner], item[lists.rows])
         return told
 
-    def fitted(of: Inputs) -> ProductHead:
-        return fit_head(bench.of(of, TRAIN), bench.of(of, VALIDATION), PLAN.head_epochs, 0)[0]
-
-    head = fitted(inputs)
-    teacher = system(bench, inputs, kept["cosine"], head)
-    rows = []
-    ndcg: dict[str, NDArray[np.float64]] = {}
-    for name in ("fp32", "int8"):
-        small, query, item = student_inputs(bench, inputs, student / name)
-        refitted = fitted(small)
-        ndcg[name] = system(bench, small, cosines(query, item), refitted)
-    loss = {name: 1 - float(of.mean() / teacher.mean()) for name, of in ndcg.items()}
-    rows += [
-        Row("teacher: bi-encoder + head", float(teacher.mean()), "NDCG@10"),
-        below("student in int8: NDCG@10 lost", loss["int8"], "of the teacher's", LOSS),
-        Row("student before int8: NDCG@10 lost", loss["fp32"], "of the teacher's"),
-    ]
-    # speed, on the same texts
-    shutil.copytree(student / "int8", FOLDER / "student", dirs_exist_ok=True)
-    workloads = {"minilm": str(encoder_folder()), **film_rows(bench, student / "int8")}
-    (FOLDER / "workloads.json").write_text(json.dumps(workloads))
-    times = measured(FOLDER, [NAIVE, "OpenVINO fp32", STUDENT], Path(sys.executable), ("films",), quality=False)
-    speed = ratios(times, "films", [NAIVE])
-    rows.append(
-        at_least("full stack on X (texts of films) against padded fp32", speed[STUDENT], "times", 20.0,
-                 {name: value for name, value in speed.items() if name != STUDENT})
-    )  # fmt: skip
-    original = (encoder_folder() / "model.safetensors").stat().st_size
-    rows.append(at_least("encoder on disk against fp32", original / _bytes(student / "int8"), "times", 5.5))
-    # the stores: on the student's own vectors and head
-    codes = [small_vectors(of[:-1], KEPT_DIRECTIONS) for of in (small.item_vec, item)]
-    restored = [
-        np.vstack([one.restored(), np.zeros((1, of.shape[1]), np.float32)])
-        for one, of in zip(codes, (small.item_vec, item), strict=True)
-    ]
-    store = sum(of[:-1].astype(np.float32).nbytes for of in (small.item_vec, item)) / sum(one.nbytes for one in codes)
-    x = small.x.copy()
-    x[:, -1] = np.einsum("ij,ij->i", small.query_vec[lists.owner], restored[0][lists.rows])
-    stored = system(bench, Inputs(lists, x, small.query_vec, restored[0]), cosines(query, restored[1]), refitted)
-    difference = paired(stored, ndcg["int8"])
-    rows += [
-        at_least("item vectors against fp32", store, "times", 4.0),
-        at_least("item vectors: NDCG@10 lower bound of the difference", difference.lower, "NDCG@10", -MARGIN),
-    ]
-    of = bench.of(small, VALIDATION)
-
-    def quality(given: Inputs) -> float:
-        return float(bench_ndcg(given.lists, head_scores(refitted, given)).mean())
-
-    worth = worth_of_features(bench.columns, of, quality)
-    going = list(worth)[: len(bench.columns) - FEATURES]
-    x = small.x.copy()
-    x[:, [bench.columns.index(name) for name in going]] = 0
-    fewer = Inputs(lists, x, small.query_vec, small.item_vec)
-    selected = system(bench, fewer, cosines(query, item), fitted(fewer))
-    difference = paired(selected, ndcg["int8"])
-    rows += [
-        at_least("features of a candidate against all", len(bench.columns) / FEATURES, "times", 2.0),
-        at_least("features: NDCG@10 lower bound of the difference", difference.lower, "NDCG@10", -MARGIN),
-        *(Row(f"worth of {name} when it goes", value, "NDCG@10 on validation") for name, value in worth.items()),
-    ]
-    return rows
-
-
-def _bytes(folder: Path) -> int:
-    return (folder / "encoder.bin").stat().st_size + (folder / "encoder.xml").stat().st_size
+    def _fitted(self, of: Inputs) -> ProductHead:
+        train, validation = self.bench.of(of, TRAIN), self.bench.of(of, VALIDATION)
+        return fit_head(train, validation, PLAN.head_epochs, 0)[0]
 
 
 if __name__ == "__main__":
