@@ -71,9 +71,11 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     if not judged or not calibration:
         raise InputRejected(f"{dataset} holds no slate to calibrate and judge a compressed model on")
     parent = _judge_all("parent", TorchScorer.load(model), judged)
-    told, dropped = {}, {}
+    told: dict[str, str] = {}
+    dropped: dict[str, str] = {}
     directories: dict[str, Path] = {}
-    for name in plan.variants:
+    names: tuple[str, ...] = plan.variants
+    for name in names:
         try:
             told[name] = cached_variant(name, model, calibration, plan.rank, cache, out / "variants" / name)
             OpenVinoScorer(out / "variants" / name)
