@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tasks.compression.variants import (
     TOLERANCE,
     Cost,
     batch_dependence,
+    cached_variant,
     calibration_inputs,
-    make_variant,
     measure_costs,
 )
 from tasks.domain.errors import InputRejected
@@ -30,6 +31,7 @@ from tasks.domain.manifest import Record
 from tasks.domain.recipe import Compression, Recipe
 from tasks.domain.statistics import paired_difference
 from tasks.progress import Progress
+from tasks.ranker.arrays import Floats
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.judge import Judged, Row, judge, mean_of, prepare
@@ -69,10 +71,23 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     if not judged or not calibration:
         raise InputRejected(f"{dataset} holds no slate to calibrate and judge a compressed model on")
     parent = _judge_all("parent", TorchScorer.load(model), judged)
-    directories: dict[str, Path] = {name: out / "variants" / name for name in plan.variants}
-    told = {}
-    for name, directory in directories.items():
-        told[name] = make_variant(name, model, calibration, plan.rank, directory)
+    told: dict[str, str] = {}
+    dropped: dict[str, str] = {}
+    directories: dict[str, Path] = {}
+    names: tuple[str, ...] = plan.variants
+    for name in names:
+        try:
+            told[name] = cached_variant(name, model, calibration, plan.rank, cache, out / "variants" / name)
+            OpenVinoScorer(out / "variants" / name)
+        except Exception as err:  # converters and runtimes raise what they like; one variant less is no broken run
+            dropped[name] = f"could not be made or loaded here: {_first_line(err)}"
+            log.warning("variant=%s dropped: %s", name, dropped[name])
+        else:
+            directories[name] = out / "variants" / name
+    if not directories:
+        raise InputRejected(
+            f"no variant of the model could be made ({_listed(dropped)}); `freshrank doctor` checks openvino"
+        )
     costs = measure_costs(directories, judged[: min(len(judged), 24)])
     variants = []
     for name, directory in directories.items():
@@ -81,6 +96,8 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         variants.append(_variant(name, told[name], rows, parent, judged, mates, costs[name]))
     variants = [with_reason(variant, variants, plan) for variant in variants]
     best = choose(variants)
+    losses = lost_by_stage(OpenVinoScorer(directories[best.name]), TorchScorer.load(model), judged, parent)
+    losses["all"] = {name: best.quality[name] - best.parent[name] for name in best.quality}
     shutil.copytree(directories[best.name], out / "model")
     shutil.rmtree(out / "variants")
     _describe(out / "model" / "config.json", best)
@@ -94,6 +111,8 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         "margin": plan.margin,
         "slates": len(judged),
         "variants": [variant.model_dump() for variant in variants],
+        "dropped": dropped,
+        "lost": losses,
         "text": text,
     }
     (out / "front.json").write_text(json.dumps(front, indent=1, sort_keys=True))
@@ -109,12 +128,35 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         "loss": round(best.quality[QUALITY] - best.parent[QUALITY], 5),
         "bound": round(best.bound, 5),
         "quality": {name: round(best.quality[name], 5) for name in SLICES if name in best.quality},
-        "variants": {variant.name: variant.reason or "ok" for variant in variants},
+        "variants": {variant.name: variant.reason or "ok" for variant in variants} | dropped,
         **best.cost.model_dump(),
         "text_mean_cosine": text["mean_cosine"],
         "text_bytes": text["bytes"],
         **searched,
     }
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """Stage 1 by one scorer, stage 2 by another."""
+
+    first: Scorer
+    second: Scorer
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return self.first.base(x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        return self.second.full(x, item_vec, tokens, mask)
+
+
+def lost_by_stage(small: Scorer, parent: Scorer, judged: list[Judged], rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Metrics with one stage compressed, less those of the parent (`rows`): which stage and slice the loss comes from."""
+    before, lost = mean_of(rows), {}
+    for stage, scorer in (("stage 1", _Mixed(small, parent)), ("stage 2", _Mixed(parent, small))):
+        after = mean_of(_judge_all(f"{stage} alone", scorer, judged))
+        lost[stage] = {name: after[name] - before[name] for name in SLICES if name in after}
+    return lost
 
 
 def with_reason(variant: Variant, variants: list[Variant], plan: Compression) -> Variant:
@@ -140,10 +182,18 @@ def choose(variants: list[Variant]) -> Variant:
     """
     able = [variant for variant in variants if not variant.reason]
     if not able:
-        whys = "; ".join(f"{variant.name}: {variant.reason}" for variant in variants)
+        whys = _listed({variant.name: variant.reason for variant in variants})
         raise InputRejected(f"no variant of the model can serve ({whys}); look at the validation days and the margin")
     smallest = min(variant.cost.bytes for variant in able)
     return max((v for v in able if v.cost.bytes <= ABOUT_EQUAL * smallest), key=lambda v: (v.bound, v.name))
+
+
+def _first_line(err: Exception) -> str:
+    return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def _judge_all(name: str, scorer: Scorer, judged: list[Judged]) -> list[Row]:

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tasks.domain.errors import InputRejected
 from tasks.ranker.model import Ranker
 
 Inputs = tuple[NDArray[Any], ...]
@@ -58,8 +60,16 @@ def to_openvino(model: Ranker, stage: str, example: Inputs) -> Any:
 
 
 def to_int8(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str] = KEPT_EXACT) -> Any:
-    """The graph with int8 matrix products; scales come from `calibration` and never change again."""
+    """The graph with int8 matrix products; scales come from `calibration` and never change again.
+
+    Raises:
+        InputRejected: a calibration row is not finite. Its scales would be, and hide it.
+    """
     import nncf
+
+    for n, inputs in enumerate(calibration):
+        if not all(np.isfinite(part).all() for part in inputs):
+            raise InputRejected(f"calibration sample {n} of {len(calibration)} holds a number that is not finite")
 
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars know no other switch

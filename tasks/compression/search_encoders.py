@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +44,29 @@ def export_search(trained: Path, plan: Search, calibration: int, out: Path) -> d
 
 def _export(folder: Path, texts: list[str], most: int, out: Path) -> float:
     """Mean cosine between the encoder and its int8 graph, on texts that did not calibrate it."""
+    if len(texts) < 2:
+        raise InputRejected(f"the catalogue holds {len(texts)} items with a text; int8 cannot be calibrated on that")
+    encoder = SentenceEncoder(folder)
+    learn, check = texts[::2], texts[1::2]
+    export_encoder(encoder, encoder.tokenizer, [], out)
+    before = [QueryEncoder(out, most=most).encode(text) for text in check]
+    export_encoder(encoder, encoder.tokenizer, encoder.words(learn, most), out)
+    small = QueryEncoder(out, most=most)
+    return float(np.mean([one @ small.encode(text) for one, text in zip(before, check, strict=True)]))
+
+
+def export_encoder(module: torch.nn.Module, tokenizer: Any, calibration: Sequence[Sequence[int]], out: Path) -> None:
+    """encoder.xml of a module (ids, mask) -> vectors, and tokenizer.json; in int8 where there are texts to calibrate on."""
     import openvino
 
     out.mkdir(parents=True, exist_ok=True)
-    encoder = SentenceEncoder(folder)
-    encoder.tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"))
+    tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"))
     example = torch.ones(2, 8, dtype=torch.int64)
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # tracing speaks of every Python branch
-        graph = openvino.convert_model(encoder, example_input=(example, example))
+        graph = openvino.convert_model(module.eval(), example_input=(example, example))
     for port, name in zip(graph.inputs, ("ids", "mask"), strict=True):
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
         port.get_tensor().set_names({name})
     graph.validate_nodes_and_infer_types()
-    if len(texts) < 2:
-        raise InputRejected(f"the catalogue holds {len(texts)} items with a text; int8 cannot be calibrated on that")
-    save_graph(graph, out / "encoder.xml")
-    exact = QueryEncoder(out, most=most)
-    learn, check = texts[::2], texts[1::2]
-    before = [exact.encode(text) for text in check]
-    samples = [exact.words(text) for text in learn]
-    del exact
-    save_graph(to_int8(graph, samples, exact=()), out / "encoder.xml")
-    small = QueryEncoder(out, most=most)
-    return float(np.mean([one @ small.encode(text) for one, text in zip(before, check, strict=True)]))
+    samples = [(ids := np.array([words], np.int64), np.ones_like(ids)) for words in calibration]
+    save_graph(to_int8(graph, samples, exact=()) if samples else graph, out / "encoder.xml")

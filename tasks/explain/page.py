@@ -17,7 +17,7 @@ from tasks.explain.plots import (
     reliability_plot,
     value_plot,
 )
-from tasks.explain.text import QUALITY, change_lines, change_title, data_lines
+from tasks.explain.text import QUALITY, change_lines, change_title, data_lines, lost_lines
 from tasks.page import bullets, document, mark, table
 
 STYLE = """<style>
@@ -271,6 +271,11 @@ def _latency(measured: dict[str, Any] | None) -> list[str]:
     ]
 
 
+FRONT_COLUMNS = (
+    "variant", "NDCG@10", "bound against fp32", "kB", "CPU ms", "p50 / p95 / p99 ms", "MB at its peak", "ms to load", "why"
+)  # fmt: skip
+
+
 def _front(front: dict[str, Any] | None) -> list[str]:
     if not front or not front.get("variants"):
         return []
@@ -282,17 +287,22 @@ def _front(front: dict[str, Any] | None) -> list[str]:
             f"{v['bound']:+.4f}",
             f"{v['cost']['bytes'] / 1e3:,.0f}",
             f"{v['cost']['cpu_ms_1000']:.2f}",
+            " / ".join(f"{v['cost'][name]:.1f}" for name in ("p50_ms", "p95_ms", "p99_ms") if name in v["cost"]),
+            f"{v['cost'].get('peak_bytes', 0) / 1e6:,.0f}",
+            f"{v['cost']['load_ms']:,.0f}",
             v["reason"] or "can serve",
         )
         for v in variants
     ]
+    rows += [(name, *["-"] * 7, reason) for name, reason in front.get("dropped", {}).items()]
     return [
         "<h2>Compression</h2><p>Quality on the validation days against cost: filled is the variant that went forward, "
         "red may not serve.</p><div class='plots'>",
         f"<div class='plot'>{front_plot(variants, chosen, QUALITY, 'bytes', 'kB of weights', 1e3)}</div>",
         f"<div class='plot'>{front_plot(variants, chosen, QUALITY, 'cpu_ms_1000', 'CPU ms, 1,000 candidates', 1.0)}</div>",
         "</div>",
-        table(("variant", "NDCG@10", "bound against fp32", "kB", "CPU ms", "why"), rows),
+        bullets(lost_lines(front)),
+        table(FRONT_COLUMNS, rows),
     ]
 
 

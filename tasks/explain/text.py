@@ -129,6 +129,9 @@ def latency_lines(measured: dict[str, Any] | None) -> list[str]:
     ]
 
 
+SLICE_NAMES = {"new": "products new to the user", "repeat": "products bought before"}
+
+
 def front_lines(front: dict[str, Any] | None) -> list[str]:
     if not front:
         return []
@@ -136,7 +139,20 @@ def front_lines(front: dict[str, Any] | None) -> list[str]:
         f"{v['name']}: NDCG@10 {v['quality'][QUALITY]:.4f} on validation, {v['cost']['bytes'] / 1e3:,.0f} kB, "
         f"{v['cost']['cpu_ms_1000']:.2f} CPU ms: {'chosen' if v['name'] == front['chosen'] else v['reason'] or 'could serve'}"
         for v in front["variants"]
-    ]
+    ] + [*(f"{name}: {reason}" for name, reason in front.get("dropped", {}).items()), *lost_lines(front)]
+
+
+def lost_lines(front: dict[str, Any]) -> list[str]:
+    """Where the chosen variant's loss comes from: `int8 changes NDCG@10 by -0.0004; stage 1 alone by ...`."""
+    lost = front.get("lost")  # absent in fronts of older runs
+    if not lost:
+        return []
+    whole = {
+        name.partition("[")[2][:-1]: value for name, value in lost["all"].items() if name.startswith("ndcg_at_10[")
+    }
+    stages = [f"{stage} alone {of[QUALITY]:+.4f}" for stage, of in lost.items() if stage != "all" and QUALITY in of]
+    slices = [f"{SLICE_NAMES[name]} {value:+.4f}" for name, value in whole.items() if name in SLICE_NAMES]
+    return [f"{front['chosen']} changes NDCG@10 on validation by {whole['all']:+.4f}: {', '.join([*stages, *slices])}"]
 
 
 def data_lines(data: dict[str, Any] | None) -> list[str]:

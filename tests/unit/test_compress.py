@@ -15,7 +15,16 @@ PLAN = load_recipe("demo").compression
 def a_variant(name, *, size=100, cpu=5.0, bound=-0.001, mates=0.0):
     """A variant that nothing speaks against; a test names only what it is about."""
     quality = {"ndcg_at_10[all]": 0.24}
-    cost = Cost(cpu_ms_100=cpu / 2, cpu_ms_1000=cpu, bytes=size, load_ms=80.0)
+    cost = Cost(
+        cpu_ms_100=cpu / 2,
+        cpu_ms_1000=cpu,
+        p50_ms=cpu,
+        p95_ms=cpu,
+        p99_ms=cpu,
+        bytes=size,
+        peak_bytes=size,
+        load_ms=80.0,
+    )
     return Variant(
         name=name,
         what=name,

@@ -1,0 +1,45 @@
+"""The memory that a variant takes when it answers, told by a process of its own: python -m tasks.compression.peak_memory [DIR]."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from openvino import Core
+
+from tasks.ranker.runtime import compiled, trees_in
+
+ROWS = {"base": 1_000, "full": 150}  # of the largest request
+
+
+def peak_bytes(directories: Mapping[str, Path]) -> dict[str, int]:
+    """Largest resident size of a fresh process that loads a variant and answers once, less one with the runtime alone."""
+    idle = _run([])
+    return {name: max(0, _run([str(directory)]) - idle) for name, directory in directories.items()}
+
+
+def _run(arguments: list[str]) -> int:
+    command = [sys.executable, "-m", "tasks.compression.peak_memory", *arguments]
+    return 1024 * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(arguments: list[str]) -> None:
+    Core()
+    for directory in map(Path, arguments):
+        trees = trees_in(directory)
+        for stage, rows in ROWS.items():
+            request = compiled(directory / f"{stage}.xml", 1).create_infer_request()
+            shapes = [port.get_partial_shape() for port in request.get_compiled_model().inputs]
+            request.infer([np.ones((rows, *(side.get_length() for side in list(of)[1:])), np.float32) for of in shapes])
+        del trees
+    peak = next(
+        line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
+    sys.stdout.write(peak)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
