@@ -25,18 +25,18 @@ LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 NAME = "freshrank_ranker"
 SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
-# what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
 CUDA_VERSION = "12.8.1"
 SCRIPT = "install_torch.sh"  # torch is in no lock of ours, see ADR 6
 INSTALL_TORCH = """#!/bin/sh
 set -e
 pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
 """
+# what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader, lightgbm only for a release with trees
 NEEDED = (
-    "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
-    "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
+    "bentoml", "boto3", "cryptography", "httptools", "lightgbm", "msgspec", "numpy", "openvino", "orjson", "prometheus-client",
+    "pyarrow", "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
 )  # fmt: skip
-
+SYSTEM_PACKAGES = ["libgomp1"]  # OpenMP, which LightGBM's wheel does not bring
 LEFT_OUT = ("nvidia-",)  # BentoML asks for nvidia-ml-py; our lock holds nothing of the kind, see README
 
 
@@ -114,6 +114,7 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
         "name": NAME,
         "include": ["bentos/**", "tasks/**", "release/**"],
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
+        "docker": {"system_packages": SYSTEM_PACKAGES},
     }
     if device_of(src / "release" / "model") != CUDA:
         return src, recipe
@@ -121,7 +122,10 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     shutil.copytree(src, context, copy_function=shutil.copyfile)
     (context / SCRIPT).write_text(INSTALL_TORCH)
     (context / SCRIPT).chmod(0o755)
-    return context, {**recipe, "docker": {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}}
+    return context, {
+        **recipe,
+        "docker": {"system_packages": SYSTEM_PACKAGES, "cuda_version": CUDA_VERSION, "setup_script": SCRIPT},
+    }
 
 
 def _keep_hashed(requirements: Path) -> None:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 BASE_SIZES = (16, 64, 100, 128, 256, 512, 1_000)
 FULL_SIZES = (16, 64, 100, 150)
 PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
-TREES = "trees.txt"  # LightGBM's own format, where the recipe asks for trees
+TREES = (
+    "trees.json"  # LightGBM's own text, where the recipe asks for trees, in a file of a kind that a release may hold
+)
 BLEND = "blend.json"  # how they are mixed in
 
 
