@@ -8,8 +8,7 @@ from typing import Any
 
 from tasks.domain.recipe import Recipe
 from tasks.ranker.arrays import Floats
-from tasks.ranker.knowledge import KNOWLEDGE
-from tasks.ranker.neighbours import MORE
+from tasks.ranker.knowledge import KNOWLEDGE, MORE
 from tasks.ranker.runtime import Scorer
 
 TRAIN_DAYS = 28
