@@ -51,11 +51,10 @@ class Variant:
         return whole.model_copy(update=changed)
 
 
-REFERENCE = "whole"
+REFERENCE = "whole"  # with mean pooling, as the recipe has it
 VARIANTS = {
     REFERENCE: Variant(),
     "attention": Variant(network={"pooling": "attention"}),
-    "mean pooling": Variant(network={"pooling": "mean"}),
     "without the history encoder (first stage)": Variant(asked=FirstStage, trained_as=REFERENCE),
     "without text": Variant(silent=("text_similarity",), text=False),
     "without similar users": Variant(silent=SIMILAR_USERS),
