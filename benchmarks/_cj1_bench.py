@@ -109,9 +109,10 @@ class Bench:
         found: dict[str, Scorer] = {}
         for seed in self.seeds:
             path = self.model(seed)
-            found[f"{ONE}, seed {seed}"] = TorchScorer(load_model(path), inputs_of(read_config(path)))
-            if self.recipe.trees:
-                found[f"{BOTH}, seed {seed}"] = TorchScorer.load(path)
+            network = ours.Remembered(TorchScorer(load_model(path), inputs_of(read_config(path))))
+            found[f"{ONE}, seed {seed}"] = network
+            if self.recipe.trees:  # as TorchScorer.load has it
+                found[f"{BOTH}, seed {seed}"] = ours.Mean([network], Member.load(path))
         path = self.model(self.seeds[0])
         first, inputs = found[f"{ONE}, seed {self.seeds[0]}"], inputs_of(read_config(path))
         if self.recipe.trees:
