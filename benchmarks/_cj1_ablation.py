@@ -8,8 +8,7 @@ from typing import Any
 
 from tasks.domain.recipe import Recipe
 from tasks.ranker.arrays import Floats
-from tasks.ranker.knowledge import KNOWLEDGE
-from tasks.ranker.neighbours import MORE
+from tasks.ranker.knowledge import KNOWLEDGE, MORE
 from tasks.ranker.runtime import Scorer
 
 TRAIN_DAYS = 28
@@ -52,11 +51,10 @@ class Variant:
         return whole.model_copy(update=changed)
 
 
-REFERENCE = "whole"
+REFERENCE = "whole"  # with mean pooling, as the recipe has it
 VARIANTS = {
     REFERENCE: Variant(),
     "attention": Variant(network={"pooling": "attention"}),
-    "mean pooling": Variant(network={"pooling": "mean"}),
     "without the history encoder (first stage)": Variant(asked=FirstStage, trained_as=REFERENCE),
     "without text": Variant(silent=("text_similarity",), text=False),
     "without similar users": Variant(silent=SIMILAR_USERS),

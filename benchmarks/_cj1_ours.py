@@ -30,7 +30,7 @@ from tasks.ranker.rank import rank_slate
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.runtime import Scorer
 from tasks.ranker.state import NOBODY, UserHistory, save_view
-from tasks.ranker.trees import Member, fit_trees, tree_scores
+from tasks.ranker.trees import Member, fit_trees, load_trees, save_trees, tree_scores
 
 
 def trained(work: Path, data: Dataset, recipe: Recipe, seed: int) -> Path:
@@ -80,13 +80,13 @@ def silenced(
 
 def tree_peer(work: Path, data: Dataset, name: str, columns: Sequence[str], days: int, plan: Trees, seed: int) -> Path:
     """LambdaMART on some of the features, over the last `days` training days."""
-    out = work / "models" / f"{name}-seed{seed}.txt"
+    out = work / "models" / f"{name}-seed{seed}.json"
     if not out.exists():
         corpus = Corpus(data, data.split.train_days[-days:])
         at = [corpus.fitted.inputs.features.index(column) for column in columns]
         booster = fit_trees(corpus.x[:, at], corpus.label, np.diff(corpus.ptr).tolist(), plan, seed)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(booster.model_to_string())
+        save_trees(booster, out)
     return out
 
 
@@ -105,13 +105,31 @@ def state_refresh(data: Dataset, out: Path) -> dict[str, float]:
     return told | {"cores": len(os.sched_getaffinity(0))}
 
 
+class Remembered:
+    """A scorer that remembers its last answers: several systems ask the same network about the same slate."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer, self._last = scorer, dict[str, tuple[tuple[Floats, ...], Floats]]()
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return self._asked("base", x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        return self._asked("full", x, item_vec, tokens, mask)
+
+    def _asked(self, stage: str, *inputs: Floats) -> Floats:
+        before, answer = self._last.get(stage, ((), np.zeros(0, np.float32)))
+        if not before or not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, inputs, strict=True)):
+            answer = getattr(self._scorer, stage)(*inputs)
+            self._last[stage] = inputs, answer
+        return answer
+
+
 class TreePeer:
     """Trees in place of our second stage: they order the best of our first, as the notes' peer does."""
 
     def __init__(self, path: Path, columns: Sequence[str], features: Sequence[str], first: Scorer) -> None:
-        import lightgbm
-
-        self._booster, self._first = lightgbm.Booster(model_file=str(path)), first
+        self._booster, self._first = load_trees(path), first
         self._at = [list(features).index(column) for column in columns]
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,11 +215,17 @@ def slate_metrics(ranked: Longs, past: Longs, slate: Slate) -> dict[str, float]:
     return told
 
 
+@lru_cache(8)
+def _drawn(households: int, resamples: int) -> NDArray[np.int64]:
+    """How often each household is drawn in each resample; the same for every metric with as many households."""
+    return np.random.RandomState(0).multinomial(households, np.full(households, 1 / households), size=resamples)
+
+
 def interval(household: Longs, values: NDArray[np.float64], resamples: int = 1_000) -> tuple[float, float]:
     """95 % percentile interval of the mean, households drawn with replacement. NaN values are left out."""
     known = ~np.isnan(values)
     _, number = np.unique(household[known], return_inverse=True)
     total, count = np.bincount(number, values[known]), np.bincount(number)
-    weight = np.random.RandomState(0).multinomial(len(count), np.full(len(count), 1 / len(count)), size=resamples)
+    weight = _drawn(len(count), resamples)
     low, high = np.percentile((weight @ total) / (weight @ count), [2.5, 97.5])
     return float(low), float(high)

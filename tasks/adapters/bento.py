@@ -25,7 +25,6 @@ LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 NAME = "freshrank_ranker"
 SERVICE = "bentos.ranker.service:Ranker"
 TIMEOUT_S = 180
-# what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader
 CUDA_VERSION = "12.8.1"
 SCRIPT = "install_torch.sh"  # torch is in no lock of ours, see ADR 6
 INSTALL_TORCH = """#!/bin/sh
@@ -45,11 +44,12 @@ ENTRYPOINT ["python", "-B", "-m", "bentos.ranker", "--release", "release", "--ho
  "--replica", "bento"]
 {% endblock %}
 """
+# what bentos.ranker imports, directly; boto3 and pyarrow only in the feedback uploader, lightgbm only for a release with trees
 NEEDED = (
-    "bentoml", "boto3", "cryptography", "httptools", "msgspec", "numpy", "openvino", "orjson", "prometheus-client", "pyarrow",
-    "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
+    "bentoml", "boto3", "cryptography", "httptools", "lightgbm", "msgspec", "numpy", "openvino", "orjson", "prometheus-client",
+    "pyarrow", "pydantic", "safetensors", "tokenizers", "uvicorn", "uvloop", "valkey",
 )  # fmt: skip
-
+SYSTEM_PACKAGES = ["libgomp1"]  # OpenMP, which LightGBM's wheel does not bring
 LEFT_OUT = ("nvidia-",)  # BentoML asks for nvidia-ml-py; our lock holds nothing of the kind, see README
 
 
@@ -125,7 +125,7 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     context = folder / "src"
     shutil.copytree(src, context, copy_function=shutil.copyfile)
     (context / TEMPLATE).write_text(ENTRYPOINT)
-    docker: dict[str, str] = {"dockerfile_template": TEMPLATE}
+    docker: dict[str, object] = {"dockerfile_template": TEMPLATE, "system_packages": SYSTEM_PACKAGES}
     if device_of(src / "release" / "model") == CUDA:
         (context / SCRIPT).write_text(INSTALL_TORCH)
         (context / SCRIPT).chmod(0o755)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 BASE_SHAPES = ((128, 0),)
 FULL_SHAPES = ((64, 4), (32, 10), (48, MAX_TOKENS))
 PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
-TREES = "trees.txt"  # LightGBM's own format, where the recipe asks for trees
+TREES = (
+    "trees.json"  # LightGBM's own text, where the recipe asks for trees, in a file of a kind that a release may hold
+)
 BLEND = "blend.json"  # how they are mixed in
 
 

@@ -186,7 +186,7 @@ class Run:
 
 def optimizer_of(model: Ranker, training: Training) -> torch.optim.Optimizer:
     """Two groups: the history encoder, and all else. `share` of each is taken of the course's rate."""
-    encoder = list(model.history.parameters())
+    encoder = [parameter for member in model.members for parameter in member.history.parameters()]
     mine = {id(parameter) for parameter in encoder}
     others = [parameter for parameter in model.parameters() if id(parameter) not in mine]
     groups = [{"params": others, "share": 1.0}, {"params": encoder, "share": training.encoder_rate}]

@@ -1,10 +1,12 @@
 """The optional ensemble member: LightGBM's LambdaMART (Burges 2010) on the features the network reads, without text.
 
-Stored as LightGBM's own text, never pickled. In serving it adds to the network's score of the few that are re-scored.
+Stored as LightGBM's own text in a JSON file, never pickled. In serving it adds to the network's score of the few that
+are re-scored.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.domain.manifest import Record, canonical_json
+from tasks.domain.ranking_metrics import ranked_metrics
 from tasks.domain.recipe import Trees
 from tasks.ranker.arrays import Floats
 from tasks.ranker.runtime import BLEND, TREES, Scorer
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 BINS = 63  # a feature is cut into; twice as many take a third more time
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the trees' spread beside the network's
 STEPS = 30  # of Newton; the problem has two unknowns
+HALVINGS = 20  # of one step
+PRIOR = 1e-3  # pull towards one deviation of the scores for one of the log-odds: what was found may tell nothing
 
 
 def fit_trees(
@@ -92,19 +97,27 @@ class Member:
         """None where the directory holds no trees."""
         if not (directory / TREES).exists():
             return None
-        import lightgbm
-
         blend = Blend.model_validate_json((directory / BLEND).read_bytes())
-        return cls(lightgbm.Booster(model_file=str(directory / TREES)), blend)
+        return cls(load_trees(directory / TREES), blend)
 
     def save(self, directory: Path) -> None:
-        (directory / TREES).write_text(self.booster.model_to_string())
+        save_trees(self.booster, directory / TREES)
         (directory / BLEND).write_bytes(canonical_json(self.blend.model_dump(mode="json")))
 
     def added_to(self, network: Floats, x: Floats) -> Floats:
         """The blended scores [n] of rows that the network scored."""
         blend, mixed = self.blend, network + np.float32(self.blend.share) * tree_scores(self.booster, x)
         return (np.float32(blend.temperature) * mixed + np.float32(blend.bias)).astype(np.float32)
+
+
+def save_trees(booster: lightgbm.Booster, path: Path) -> None:
+    path.write_bytes(canonical_json({"lightgbm": booster.model_to_string()}))
+
+
+def load_trees(path: Path) -> lightgbm.Booster:
+    import lightgbm  # only who serves trees pays for it
+
+    return lightgbm.Booster(model_str=json.loads(path.read_bytes())["lightgbm"])
 
 
 def tree_scores(booster: lightgbm.Booster, x: Floats) -> Floats:
@@ -114,11 +127,14 @@ def tree_scores(booster: lightgbm.Booster, x: Floats) -> Floats:
 
 
 def fit_member(scorer: Scorer, booster: lightgbm.Booster, validation: Sequence[Judged]) -> Member:
-    """The share that puts most weight on the positives among what is re-scored, then the scale of a probability."""
+    """The share with the best NDCG@10 of what is re-scored, then the scale of a probability.
+
+    The likelihood of the positives is no guide to the share: the network is trained on it and the trees are not.
+    """
     from tasks.ranker.rank import RESCORED
     from tasks.ranker.tokens import tokenise
 
-    network, trees, label, sizes = [], [], [], []
+    network, trees, label = [], [], []
     for one in validation:
         slate = one.ranked
         vectors = slate.profile.items.vectors(slate.candidates)
@@ -127,37 +143,43 @@ def fit_member(scorer: Scorer, booster: lightgbm.Booster, validation: Sequence[J
         network.append(scorer.full(x, vectors[best], *tokenise(slate.profile, rows)))
         trees.append(tree_scores(booster, x))
         label.append(np.isin(rows, one.slate.positives))
-        sizes.append(len(best))
     net, tree, found = (np.concatenate(part).astype(np.float64) for part in (network, trees, label))
-    starts = np.cumsum([0, *sizes[:-1]])
     unit = net.std() / max(tree.std(), 1e-9)
-    share = min(SHARES, key=lambda share: _softmax_loss(net + share * unit * tree, found, starts, sizes)) * unit
+    positives = [len(one.slate.positives) for one in validation]
+    ends = np.cumsum([len(part) for part in label])[:-1]
+
+    def quality(share: float) -> float:
+        mixed = np.split(net + share * unit * tree, ends)
+        ranked = (of[np.argsort(-scores, kind="stable")] for of, scores in zip(label, mixed, strict=True))
+        return float(np.mean([ranked_metrics(of, n)["ndcg_at_10"] for of, n in zip(ranked, positives, strict=True)]))
+
+    share = max(SHARES, key=quality) * unit
     temperature, bias = calibrate(net + share * tree, found)
     return Member(booster, Blend(share=float(share), temperature=temperature, bias=bias))
 
 
-def _softmax_loss(scores: NDArray[Any], found: NDArray[Any], starts: NDArray[Any], sizes: Sequence[int]) -> float:
-    """Mean negative log-share of the positives at the temperature that suits these scores best."""
-
-    def loss(scale: float) -> float:
-        scaled = scores * scale
-        top = np.maximum.reduceat(scaled, starts)
-        total = np.log(np.add.reduceat(np.exp(scaled - np.repeat(top, sizes)), starts)) + top
-        return float((found * (np.repeat(total, sizes) - scaled)).sum() / max(found.sum(), 1))
-
-    return min(loss(scale) for scale in np.geomspace(0.3, 1.5, 9))
-
-
 def calibrate(scores: NDArray[Any], found: NDArray[Any]) -> tuple[float, float]:
     """(temperature, bias) of Platt scaling (1999): the logistic regression of what was found on the scores."""
-    design = np.stack([scores, np.ones(len(scores))], axis=1)
-    weights = np.array([1.0, 0.0])
+    mean, deviation = scores.mean(), max(float(scores.std()), 1e-9)
+    design = np.stack([(scores - mean) / deviation, np.ones(len(scores))], axis=1)
+    share = np.clip(found.mean(), 1e-4, 1 - 1e-4)
+    prior = np.array([1.0, np.log(share / (1 - share))])
+
+    def loss(weights: NDArray[Any]) -> float:
+        odds = design @ weights
+        return float((np.logaddexp(0, odds) - found * odds).sum() + PRIOR / 2 * ((weights - prior) ** 2).sum())
+
+    weights, least = prior, loss(prior)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (p - found) + 1e-3 * (weights - [1.0, 0.0])
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-3 * np.eye(2)
+        p = 0.5 * (1 + np.tanh(design @ weights / 2))
+        gradient = design.T @ (p - found) + PRIOR * (weights - prior)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + PRIOR * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        weights = weights - step
-        if np.abs(step).max() < 1e-8:
+        # far from the answer a whole step can leave the valley for good, so it is halved until it helps
+        tried = next((step / 2**n for n in range(HALVINGS) if loss(weights - step / 2**n) <= least), np.zeros(2))
+        weights = weights - tried
+        least = loss(weights)
+        if np.abs(tried).max() < 1e-8:
             break
-    return float(weights[0]), float(weights[1])
+    temperature, bias = weights[0] / deviation, weights[1] - weights[0] * mean / deviation
+    return float(temperature), float(bias)

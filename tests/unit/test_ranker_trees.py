@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,8 +34,8 @@ def test_what_is_kept_on_disk_scores_the_same_and_is_text(booster, tmp_path):
     loaded = Member.load(tmp_path)
     network = DRAW.normal(size=len(X)).astype(np.float32)
     np.testing.assert_array_equal(loaded.added_to(network, X), member.added_to(network, X))
-    assert (tmp_path / "trees.txt").read_text().startswith("tree\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["blend.json", "trees.txt"]
+    assert json.loads((tmp_path / "trees.json").read_text())["lightgbm"].startswith("tree\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blend.json", "trees.json"]
 
 
 def test_a_directory_without_trees_has_no_member(tmp_path):
@@ -64,6 +66,16 @@ def test_calibration_finds_scale_and_offset():
     found = DRAW.random(len(scores)) < 1 / (1 + np.exp(-(0.5 * scores - 1)))
     temperature, bias = calibrate(scores, found)
     assert temperature == pytest.approx(0.5, abs=0.05) and bias == pytest.approx(-1, abs=0.05)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-3, 0), (30, 5), (1, -300), (1, 300)])
+def test_calibration_arrives_from_afar(scale, offset):
+    """Newton's whole steps do not: they end at temperatures of 1e8."""
+    scores = DRAW.normal(size=20_000)
+    found = DRAW.random(len(scores)) < 1 / (1 + np.exp(-(scores - 3)))
+    temperature, bias = calibrate(scale * scores + offset, found)
+    assert temperature * scale == pytest.approx(1, abs=0.1)
+    assert bias + temperature * offset == pytest.approx(-3, abs=0.2)
 
 
 def test_calibration_without_a_positive_is_finite():
