@@ -30,6 +30,7 @@ import torch
 from benchmarks._demo_days import dataset, demo
 from benchmarks._table import Row, at_least, publish
 from tasks.domain.recipe import Recipe
+from tasks.finetune import prepare_torch
 from tasks.progress import Progress
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.course import Course
@@ -50,7 +51,6 @@ def main() -> int:
 
 def speed() -> list[Row]:
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     recipe = demo()
     data = Dataset.open(dataset(WORK, recipe, PARTITION))
     corpus = Corpus(data, data.split.train_days[-DAYS:])
@@ -93,6 +93,7 @@ def _model(data: Dataset, recipe: Recipe) -> Ranker:
 
 def _ours(data: Dataset, corpus: Corpus, recipe: Recipe) -> float:
     course = Course(recipe.training, SEED, np.arange(SLATES), 1, recipe.training.learning_rate)
+    prepare_torch()
     with tempfile.TemporaryDirectory() as folder, Progress("ours", course.steps, "steps") as bar:
         run = Run(
             _model(data, recipe), corpus, course, torch.device("cpu"), 1, Path(folder) / "checkpoint", "benchmark"
