@@ -7,7 +7,6 @@ silent and `full` equals what features alone say.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
