@@ -212,8 +212,10 @@ class Ranker(nn.Module):
 
     def inputs(self, x: Tensor, item_vec: Tensor) -> Tensor:
         """Standardised features and projected text, side by side."""
+        return self._inputs(x, self.text(item_vec))
+
+    def _inputs(self, x: Tensor, text: Tensor) -> Tensor:
         normal = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        text = self.text(item_vec)
         if self.zeroed:
             normal, text = normal * self.without_text, torch.zeros_like(text)
         return torch.cat([normal, text], 1)
@@ -228,12 +230,12 @@ class Ranker(nn.Module):
         own = base + self._delta(hidden, self.history(inputs, tokens, mask))
         return _mean([own, *(other.full(x, item_vec, tokens, mask) for other in self.members[1:])])
 
-    def both(self, x: Tensor, item_vec: Tensor, tokens: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """(base, full) of rows whose tokens [tokens, TOKEN_WIDTH] lie behind each other: as training reads them.
+    def both(self, x: Tensor, item_vec: Tensor, text: Tensor, tokens: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """(base, full) of rows as training reads them: text vectors item_vec[text], tokens [tokens, TOKEN_WIDTH] packed.
 
         Of this member alone: each is trained by its own loss.
         """
-        inputs = self.inputs(x, item_vec)
+        inputs = self._inputs(x, nn.functional.embedding(text, self.text(item_vec)))
         base, hidden = self._base(inputs)
         return base, base + self._delta(hidden, self.history.packed(inputs, tokens, layout))
 

@@ -36,13 +36,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each candidate and each token lies, and which block a candidate asks. Slots that nothing lies in are 0."""
+    """Where each candidate and each token lies, and which block a candidate asks. What lies in a free slot is read by nobody."""
 
     candidates: int
-    source: Tensor  # [slots] place among (candidates, tokens); one more than there are where nothing lies
+    source: Tensor  # [slots] place among (candidates, tokens); 0 where nothing lies
     slot: Tensor  # [candidates + tokens]
     row: Tensor  # [tokens] the candidate that it belongs to
-    asker: Tensor  # [room for rows in all blocks] candidate; one more than there are where nobody asks
+    asker: Tensor  # [room for rows in all blocks] candidate; 0 where nobody asks
     answer: Tensor  # [candidates] place in `asker`
     segments: tuple[Segment, ...]
 
@@ -65,12 +65,12 @@ class Layout:
 
 
 class _Rearranged(torch.autograd.Function):
-    """Rows of a table in another order, each at most once; the gradient goes back by the inverse order, not by adding up."""
+    """Rows of a table in another order; the gradient goes back by the inverse order, not by adding up."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, source: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(place)
-        return torch.cat([table, table.new_zeros(1, *table.shape[1:])]).index_select(0, source)
+        return table.index_select(0, source)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -94,7 +94,7 @@ class _Chosen(torch.autograd.Function):
 
 
 def rearranged(table: Tensor, source: Tensor, place: Tensor) -> Tensor:
-    """table[source], zeros where source is len(table); `place` says where each row of the table went."""
+    """table[source], each row of the table at its `place`. Other places hold row 0, and must be read by nobody."""
     moved: Tensor = _Rearranged.apply(table, source, place)  # type: ignore[no-untyped-call]
     return moved
 
@@ -175,6 +175,6 @@ def _segment(
 
 
 def _inverse(place: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    inverse = np.full(size, len(place))
+    inverse = np.zeros(size, np.int64)
     inverse[place] = np.arange(len(place))
     return inverse

@@ -147,7 +147,9 @@ class Run:
         self.save()
 
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
-        scored = [member.both(batch.x, batch.item_vec, batch.tokens, batch.layout) for member in model.members]
+        scored = [
+            member.both(batch.x, batch.item_vec, batch.text, batch.tokens, batch.layout) for member in model.members
+        ]
         losses = [training_loss(base, full, batch.answers, self.training) for base, full in scored]
         return torch.stack(losses).mean()
 
