@@ -83,7 +83,7 @@ def slates_a_cpu_second(
     from transformers import Trainer, TrainingArguments
 
     with tempfile.TemporaryDirectory() as folder:
-        chosen = {} if slates_a_step is None else {"per_device_train_batch_size": slates_a_step}
+        chosen: dict[str, Any] = {} if slates_a_step is None else {"per_device_train_batch_size": slates_a_step}
         arguments = TrainingArguments(
             output_dir=folder, num_train_epochs=1, use_cpu=True, disable_tqdm=True, remove_unused_columns=False,
             report_to=[], save_strategy="no", seed=1, **chosen,

@@ -145,7 +145,8 @@ def _child(folder: Path, out: Path, kill_at: int) -> None:
     from tasks.finetune import finetune
     from tasks.ranker import training
 
-    loss, began = training.Run._loss, []
+    loss = training.Run._loss
+    began: list[int] = []
 
     def dying(run: Run, model: Ranker, batch: object) -> torch.Tensor:
         if not began:

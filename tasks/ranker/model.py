@@ -159,9 +159,10 @@ class HistoryEncoder(nn.Module):
             count = torch.bincount(layout.row, minlength=layout.candidates)[:, None].clamp(min=1)
             return self.norm(asking + self.pooled(total / count))
         state = rearranged(torch.cat([asking, read]), layout.source, layout.slot)
-        for layer in self.layers[:-1]:
+        *before, last = [layer for layer in self.layers if isinstance(layer, Attention)]
+        for layer in before:
             state = layer.packed(state, layout)
-        return self.norm(self.layers[-1].packed_first(state, layout))
+        return self.norm(last.packed_first(state, layout))
 
 
 class Ranker(nn.Module):

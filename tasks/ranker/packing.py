@@ -144,7 +144,8 @@ def _shared(
     found = np.zeros((3, len(size)), np.int64)
     blocks = 0
     while any(left):
-        pattern, room = [], width  # blocks of one pattern are made all at once
+        pattern: list[int] = []  # blocks of one pattern are made all at once
+        room = width
         for one in range(width, 0, -1):
             count = min(left[one], room // one, most - len(pattern))
             pattern += [one] * count
