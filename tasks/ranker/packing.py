@@ -73,7 +73,7 @@ class _Rearranged(torch.autograd.Function):
         return table.index_select(0, source)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (place,) = ctx.saved_tensors
         return gradient.index_select(0, place), None, None
 
@@ -88,20 +88,20 @@ class _Chosen(torch.autograd.Function):
         return table.index_select(0, chosen)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (chosen,) = ctx.saved_tensors
         return gradient.new_zeros(ctx.size).index_copy_(0, chosen, gradient), None
 
 
 def rearranged(table: Tensor, source: Tensor, place: Tensor) -> Tensor:
     """table[source], each row of the table at its `place`. Other places hold row 0, and must be read by nobody."""
-    moved: Tensor = _Rearranged.apply(table, source, place)  # type: ignore[no-untyped-call]
+    moved: Tensor = _Rearranged.apply(table, source, place)
     return moved
 
 
 def chosen(table: Tensor, rows: Tensor) -> Tensor:
     """table[rows], no row twice."""
-    found: Tensor = _Chosen.apply(table, rows)  # type: ignore[no-untyped-call]
+    found: Tensor = _Chosen.apply(table, rows)
     return found
 
 
