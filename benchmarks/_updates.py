@@ -28,7 +28,8 @@ from tasks.ranker.state import NOBODY, ItemState, View
 WORK = Path(".freshrank/bench/training")
 FIRST, UPDATES, EVERY_DAYS = "2017-07-14", 5, 7
 HOUSEHOLDS, TRAIN_DAYS, SEED = 500, 28, 1
-SYSTEMS = ("frozen", "kept", "fresh", "warm", "perturbed")
+WARM = {"warm": 0.2, "short": 0.12}  # share of what a fresh training reads; a new week is a twelfth of it
+SYSTEMS = ("frozen", "kept", "fresh", *WARM)
 METRICS = ("ndcg_at_10[all]", "ndcg_at_10[new]", "ndcg_at_10[repeat]")
 
 
@@ -38,12 +39,12 @@ def partition(update: int) -> str:
 
 
 def recipe(way: str) -> Recipe:
-    """fresh: the demo on 28 days. warm: from the champion's weights as they are; perturbed: shrunk and perturbed."""
+    """fresh: the demo on 28 days. The others go on from the champion's weights as they are."""
     made = demo(train_days=TRAIN_DAYS, holdout_slates=1)  # seven days, so that holdouts do not overlap
     if way == "fresh":
         return made
-    warm = WarmStart() if way == "warm" else WarmStart(shrink=0.6, perturb=0.1)
-    return made.model_copy(update={"training": made.training.model_copy(update={"start": "champion", "warm": warm})})
+    warm = {"start": "champion", "warm": WarmStart(share=WARM[way])}
+    return made.model_copy(update={"training": made.training.model_copy(update=warm)})
 
 
 def data_of(update: int) -> Path:
@@ -79,11 +80,11 @@ def trained(way: str, update: int) -> Path:
 
 def judged(update: int) -> list[dict[str, object]]:
     """Every slate of an update's holdout: its day, its user, and the metrics of each system."""
-    named = "-".join(sorted({recipe(way).digest[:6] for way in ("fresh", "warm", "perturbed")}))
+    named = "-".join(sorted({recipe(way).digest[:6] for way in ("fresh", *WARM)}))
     path = WORK / f"judged-{named}-{update}.json"
     if not path.exists():
         data = Dataset.open(data_of(update))
-        scorers = {way: TorchScorer.load(trained(way, update)) for way in ("fresh", "warm", "perturbed")}
+        scorers = {way: TorchScorer.load(trained(way, update)) for way in ("fresh", *WARM)}
         first = TorchScorer.load(trained("fresh", 0))
         frozen = _frozen(first, data)
         rows = []

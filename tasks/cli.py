@@ -12,6 +12,7 @@ import logging
 import sys
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -225,14 +226,20 @@ def replay(
     ] = None,
     strength: Annotated[float | None, typer.Option(help="how much damage; see --list-kinds")] = None,
     list_kinds: Annotated[bool, typer.Option("--list-kinds", help="what --inject knows")] = False,
+    freshness: Annotated[
+        Path | None, typer.Option(help="send nothing; draw what the refreshes so far were worth, as one HTML file")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send the trips of a real day as live requests, and what was bought as feedback; or rehearse a bad day.
 
     With --inject nothing is sent, landed or published: the day is damaged in memory and judged against the days before.
+    With --freshness the days are those that were refreshed: the release left alone, new state, and new weights.
     """
     if list_kinds:
         return _show_kinds(as_json)
+    if freshness is not None:
+        return _draw_freshness(freshness, as_json)
     if day is None:
         raise InputRejected("say which day: freshrank replay --day 2017-07-02")
     if inject is not None:
@@ -251,6 +258,15 @@ def replay(
             f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, "
             f"{result['feedback']} feedback posts"
         )
+
+
+def _draw_freshness(path: Path, as_json: bool) -> None:
+    from tasks.adapters.store import open_store
+    from tasks.explain.freshness import freshness, page
+
+    rows = freshness(open_store(Settings()))
+    path.write_text(page(rows))
+    _emit(rows) if as_json else screen.print(f"{path}: {len(rows)} days, {rows[0]['day']} to {rows[-1]['day']}")
 
 
 def _show_kinds(as_json: bool) -> None:

@@ -55,7 +55,7 @@ def finetune(
     Raises:
         InputRejected: the loss became NaN, or the dataset holds nothing to train on.
     """
-    device = _prepare_torch()
+    device = prepare_torch()
     data = Dataset.open(dataset)
     corpus = Corpus(data)
     validation = prepare(data.mornings(data.split.validation_days))
@@ -106,7 +106,8 @@ def _finetune_search(dataset: Path, plan: Search, workdir: Path, out: Path, seed
         return fit_search(dataset, plan, workdir, out / "search", seed, progress)
 
 
-def _prepare_torch() -> torch.device:
+def prepare_torch() -> torch.device:
+    """One thread an operation, no operation that adds up in an order of its own; where to train."""
     torch.set_num_threads(1)  # inside one operation; a step runs its halves side by side
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # else every new tensor is written twice

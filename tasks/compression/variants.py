@@ -105,7 +105,7 @@ def calibration_inputs(corpus: Corpus, slates: int) -> list[Inputs]:
     """Rows of whole training slates, evenly spread over the corpus."""
     chosen = np.unique(np.linspace(0, corpus.slates - 1, min(slates, corpus.slates)).astype(np.int64))
     batches = (corpus.batch(chosen[n : n + 1]) for n in range(len(chosen)))
-    return [tuple(part.numpy() for part in (b.x, b.item_vec, b.tokens, b.mask)) for b in batches if len(b.label)]
+    return [tuple(part.numpy() for part in b.padded()) for b in batches if len(b.x)]
 
 
 def batch_dependence(scorer: Scorer, judged: Judged) -> float:

@@ -7,7 +7,6 @@ silent and `full` equals what features alone say.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,12 @@ from torch import Tensor, nn
 from tasks.domain.recipe import Network
 from tasks.ranker.arrays import Floats
 from tasks.ranker.features import FEATURES, FROM_TEXT
+from tasks.ranker.packing import Layout, chosen, rearranged
 from tasks.ranker.runtime import PARENT, inputs_of, read_config
 from tasks.ranker.text import WIDTH
-from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
+from tasks.ranker.tokens import TOKEN_WIDTH
 
 CLIP = 6.0
-# rows are run in groups of like length: most have few tokens, and padding to 20 would triple the work
-BUCKETS = (0, 3, 6, 10, 14, MAX_TOKENS)
 
 
 class Dropout(nn.Module):
@@ -64,8 +62,6 @@ class Attention(nn.Module):
     def forward(self, context: Tensor, blocked: Tensor, *, first_only: bool) -> Tensor:
         n, length, width = context.shape
         normal = self.norm(context)
-        if self.training and length == 1:  # half of all rows have no history: the only key gets all attention
-            return self._forward(context, nn.functional.linear(normal, *self._value(width)))
         asking = normal[:, :1] if first_only else normal
         query = self.query(asking).view(n, -1, self.heads, width // self.heads).transpose(1, 2)
         both = self.key_value(normal).chunk(2, 2)
@@ -79,8 +75,50 @@ class Attention(nn.Module):
         state = asking + self.out(seen)
         return state + self.contract(nn.functional.gelu(self.expand(self.forward_norm(state))))
 
-    def _value(self, width: int) -> tuple[Tensor, Tensor]:
-        return self.key_value.weight[width:], self.key_value.bias[width:]
+    def packed(self, state: Tensor, layout: Layout) -> Tensor:
+        """The same for packed rows: [slots, width] -> [slots, width]."""
+        width = state.shape[1]
+        weight = torch.cat([self.query.weight, self.key_value.weight])
+        bias = torch.cat([self.query.bias, self.key_value.bias])
+        projected = nn.functional.linear(self.norm(state), weight, bias)
+        seen = []
+        for one, part in zip(layout.segments, projected.split(layout.sizes), strict=True):
+            if one.size == 1:  # the only key gets all attention
+                seen.append(part[:, 2 * width :])
+                continue
+            query, key, value = (
+                of.view(one.blocks, one.size, self.heads, -1).transpose(1, 2) for of in part.split(width, 1)
+            )
+            found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=one.among.to(part.dtype))
+            seen.append(found.transpose(1, 2).reshape(-1, width))
+        return self._forward(state, torch.cat(seen))
+
+    def packed_first(self, state: Tensor, layout: Layout) -> Tensor:
+        """The same where only candidates ask: [slots, width] -> [candidates, width].
+
+        Keys and values are never made: a query is taken to the tokens' space, and what it finds there to the values'.
+        """
+        normal = self.norm(state)
+        candidates, width = layout.slot[: layout.candidates], state.shape[1]
+        each = width // self.heads
+        key, value = self.key_value.weight.view(2, self.heads, each, width)
+        query = self.query(chosen(normal, candidates)).view(-1, self.heads, each).transpose(0, 1)
+        asking = torch.bmm(query, key.to(query.dtype)).transpose(0, 1).reshape(-1, self.heads * width)
+        asking = rearranged(asking, layout.asker, layout.answer)
+        found = []
+        parts = zip(layout.segments, asking.split(layout.rooms), normal.split(layout.sizes), strict=True)
+        for one, by, of in parts:
+            if one.size == 1:
+                found.append(of.repeat(1, self.heads))
+                continue
+            tokens = of.view(one.blocks, 1, one.size, width).to(by.dtype)
+            mask = one.asked.expand(-1, -1, self.heads, -1).reshape(one.blocks, 1, -1, one.size).to(by.dtype)
+            query = by.view(one.blocks, 1, one.rows * self.heads, width)
+            weighed = nn.functional.scaled_dot_product_attention(query, tokens, tokens, mask, scale=each**-0.5)
+            found.append(weighed.reshape(-1, self.heads * width))
+        mine = chosen(torch.cat(found), layout.answer).view(-1, self.heads, width).transpose(0, 1)
+        seen = torch.bmm(mine, value.to(mine.dtype).transpose(1, 2)).transpose(0, 1).reshape(-1, width)
+        return self._forward(chosen(state, candidates), seen + self.key_value.bias[width:])
 
 
 class HistoryEncoder(nn.Module):
@@ -112,6 +150,19 @@ class HistoryEncoder(nn.Module):
             # after the last layer only the candidate is read, so only it needs to ask
             state = layer(state, blocked, first_only=n == len(self.layers) - 1)
         return self.norm(state[:, 0])
+
+    def packed(self, candidate: Tensor, tokens: Tensor, layout: Layout) -> Tensor:
+        """The same function of packed histories: [candidates, inputs] and [tokens, TOKEN_WIDTH] -> [candidates, width]."""
+        read, asking = self.token(tokens), self.candidate(candidate)
+        if self.pooled is not None:
+            total = torch.zeros_like(asking).index_add(0, layout.row, read)
+            count = torch.bincount(layout.row, minlength=layout.candidates)[:, None].clamp(min=1)
+            return self.norm(asking + self.pooled(total / count))
+        state = rearranged(torch.cat([asking, read]), layout.source, layout.slot)
+        *before, last = [layer for layer in self.layers if isinstance(layer, Attention)]
+        for layer in before:
+            state = layer.packed(state, layout)
+        return self.norm(last.packed_first(state, layout))
 
 
 class Ranker(nn.Module):
@@ -162,8 +213,10 @@ class Ranker(nn.Module):
 
     def inputs(self, x: Tensor, item_vec: Tensor) -> Tensor:
         """Standardised features and projected text, side by side."""
+        return self._inputs(x, self.text(item_vec))
+
+    def _inputs(self, x: Tensor, text: Tensor) -> Tensor:
         normal = ((x - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        text = self.text(item_vec)
         if self.zeroed:
             normal, text = normal * self.without_text, torch.zeros_like(text)
         return torch.cat([normal, text], 1)
@@ -178,19 +231,14 @@ class Ranker(nn.Module):
         own = base + self._delta(hidden, self.history(inputs, tokens, mask))
         return _mean([own, *(other.full(x, item_vec, tokens, mask) for other in self.members[1:])])
 
-    def both(self, x: Tensor, item_vec: Tensor, tokens: Tensor, mask: Tensor, cuts: list[tuple[int, int, int]]) -> Any:
-        """(base, full) of rows that are sorted by length: rows a..b have at most `length` tokens, for each cut.
+    def both(self, x: Tensor, item_vec: Tensor, text: Tensor, tokens: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """(base, full) of rows as training reads them: text vectors item_vec[text], tokens [tokens, TOKEN_WIDTH] packed.
 
         Of this member alone: each is trained by its own loss.
         """
-        inputs = self.inputs(x, item_vec)
+        inputs = self._inputs(x, nn.functional.embedding(text, self.text(item_vec)))
         base, hidden = self._base(inputs)
-        parts = inputs.split([b - a for a, b, _ in cuts])  # slices would each get a gradient of full size
-        seen = [
-            self.history(part, tokens[a:b, :length], mask[a:b, :length])
-            for part, (a, b, length) in zip(parts, cuts, strict=True)
-        ]
-        return base, base + self._delta(hidden, torch.cat(seen))
+        return base, base + self._delta(hidden, self.history.packed(inputs, tokens, layout))
 
     def _base(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.trunk(inputs)

@@ -23,7 +23,7 @@ from tasks.progress import Progress
 from tasks.ranker import checkpoint
 from tasks.ranker.corpus import Batch, Corpus
 from tasks.ranker.course import Course
-from tasks.ranker.loss import log_odds, slate_softmax
+from tasks.ranker.loss import training_loss
 from tasks.ranker.model import Dropout, Ranker
 
 log = logging.getLogger("freshrank.finetune")
@@ -147,17 +147,11 @@ class Run:
         self.save()
 
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
-        losses = [self._loss_of(member, batch) for member in model.members]
-        return torch.stack(losses).mean()
-
-    def _loss_of(self, model: Ranker, batch: Batch) -> Tensor:
-        base, full = model.both(batch.x, batch.item_vec, batch.tokens, batch.mask, batch.cuts)
-        losses = [
-            self.training.listwise_weight * slate_softmax(scores, batch.gain, batch.weight, batch.slate, batch.slates)
-            + self.training.calibration_weight * log_odds(scores, batch.label, batch.odds_weight)
-            for scores in (full, base)
+        scored = [
+            member.both(batch.x, batch.item_vec, batch.text, batch.tokens, batch.layout) for member in model.members
         ]
-        return losses[0] + self.training.base_weight * losses[1]
+        losses = [training_loss(base, full, batch.answers, self.training) for base, full in scored]
+        return torch.stack(losses).mean()
 
     def save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}

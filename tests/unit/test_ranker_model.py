@@ -11,6 +11,7 @@ from tasks.domain.recipe import load_recipe
 from tasks.ranker.features import FEATURES, FROM_TEXT
 from tasks.ranker.loss import log_odds, slate_softmax
 from tasks.ranker.model import Ranker
+from tasks.ranker.packing import pack
 from tasks.ranker.text import WIDTH
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
@@ -46,11 +47,28 @@ def test_what_padding_holds_is_not_read(model, rows):
         assert torch.allclose(model.full(x, vectors, tokens, mask), model.full(x, vectors, noisy, mask), atol=1e-5)
 
 
-def test_training_in_groups_of_like_length_is_the_same_function(model, rows):
-    with torch.inference_mode():
-        base, full = model.both(*rows, cuts=[(0, 2, 0), (2, 6, 3), (6, 9, 10), (9, 12, 20)])
-        assert torch.allclose(full, model.full(*rows), atol=1e-5)
-        assert torch.allclose(base, model.base(*rows[:2]), atol=1e-6)
+def packed(rows):
+    """The rows as training reads them."""
+    x, vectors, tokens, mask = rows
+    order = torch.randperm(len(x))  # a table of texts in another order than the rows
+    return x, vectors[order], torch.argsort(order), tokens[mask.bool()], pack(mask.sum(1).int().numpy())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_training_on_packed_histories_is_the_same_function_with_the_same_gradients(rows, layers):
+    torch.manual_seed(0)
+    model = Ranker(load_recipe("tiny").network.model_copy(update={"layers": layers, "heads": 4}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.eval()
+    base, full = model.both(*packed(rows))
+    assert torch.allclose(full, model.full(*rows), atol=1e-4)
+    assert torch.allclose(base, model.base(*rows[:2]), atol=1e-5)
+    towards = torch.randn(ROWS)
+    found = torch.autograd.grad((full * towards).sum(), list(model.parameters()))
+    wanted = torch.autograd.grad((model.full(*rows) * towards).sum(), list(model.parameters()))
+    for name, ours, theirs in zip(dict(model.named_parameters()), found, wanted, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()) + 1e-5), name
 
 
 def test_zeroed_the_history_and_the_text_are_silent(rows):
@@ -117,9 +135,9 @@ def test_pooled_by_mean_padding_and_order_of_the_tokens_are_not_read(averaging, 
         assert not torch.allclose(scores, averaging.full(x, vectors, -tokens, mask))
 
 
-def test_pooled_by_mean_groups_of_like_length_are_the_same_function(averaging, rows):
+def test_pooled_by_mean_packed_histories_are_the_same_function(averaging, rows):
     with torch.inference_mode():
-        _, full = averaging.both(*rows, cuts=[(0, 2, 0), (2, 6, 3), (6, 9, 10), (9, 12, 20)])
+        _, full = averaging.both(*packed(rows))
         assert torch.allclose(full, averaging.full(*rows), atol=1e-5)
 
 
@@ -132,7 +150,7 @@ def test_several_members_score_their_mean_and_start_apart(rows):
             alone = [getattr(member, stage)(*given) for member in model.others]
             assert not torch.allclose(*alone)
             own = 3 * together - sum(alone)
-            assert torch.allclose(own, model.both(*rows, cuts=[(0, ROWS, MAX_TOKENS)])[stage == "full"], atol=1e-4)
+            assert torch.allclose(own, model.both(*packed(rows))[stage == "full"], atol=1e-4)
     thin, energy = with_low_rank_head(model, rank=10_000)
     assert energy == pytest.approx(1.0)
     with torch.inference_mode():
