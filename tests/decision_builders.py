@@ -17,6 +17,7 @@ from tasks import steps
 from tasks.adapters.store import MemoryStore
 from tasks.benchmark import compare
 from tasks.domain.champion import Champion
+from tasks.policies import load_policy
 from tasks.run import SEED, Call, Step, run
 from tasks.settings import Settings
 from tasks.steps import step_named
@@ -190,8 +191,9 @@ def _timed(out: Path, slower: float, draws: np.random.Generator) -> dict[str, An
     for name, times in (("state", 1.0), ("weights", slower)):
         wall[name] = champion * times * draws.lognormal(0, 0.02, 300)
     wall = {name: ms.round(4) for name, ms in wall.items()}
-    compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED).items()}
-    told = {"requests": 300, "repeats": 3, "threads": 1, "candidates": compared}
+    limits = load_policy("tiny").gate.latency_ratio
+    compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED, limits).items()}
+    told: dict[str, Any] = {"requests": 300, "threads": 1, "limits": limits, "candidates": compared}
     told["resources"] = {name: [_resource("size", 3.1), _resource("memory", 310.0)] for name in compared}
     told["wall_ms"] = told["cpu_ms"] = {name: ms.tolist() for name, ms in wall.items()}
     return _json(out / "benchmark.json", told)

@@ -260,7 +260,7 @@ def _latency(measured: dict[str, Any] | None) -> list[str]:
     systems = measured["systems"]
     rows = [(name, *(f"{one[tail]:.2f}" for tail in ("p50", "p95", "p99"))) for name, one in systems.items()]
     note = (
-        f"The same {measured['requests']:,} requests to each, interleaved, the fastest of {measured['repeats']} answers. "
+        f"The same requests to each, in turns, {measured['requests']:,} at most: a candidate that is clear needs no more. "
         "Upwards: the share of requests answered within so many milliseconds."
     )
     return [

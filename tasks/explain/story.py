@@ -138,7 +138,7 @@ def latency(measured: dict[str, Any] | None) -> dict[str, Any] | None:
         values = np.quantile(np.asarray(times, float), CURVE).round(4).tolist()
         tails = {f"p{n}": round(float(np.quantile(times, n / 100)), 4) for n in (50, 95, 99)}
         systems[name] = {**tails, "curve": values}
-    return {"requests": measured["requests"], "repeats": measured["repeats"], "systems": systems}
+    return {"requests": measured["requests"], "systems": systems}
 
 
 def data(made: Made) -> dict[str, Any] | None:
