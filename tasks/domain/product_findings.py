@@ -83,13 +83,13 @@ def _ratios(
     for name, limit in limits.items():
         row = rows.get(name)
         if row is not None:
-            yield _ratio(row, limit, policy.minimum_pairs)
+            yield cost(row, limit, policy.minimum_pairs)
         elif evidence.kind != "bootstrap":
-            sentence = f"{name}: not measured; no evidence is not a pass"
-            yield fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
+            yield unmeasured(name, limit)
 
 
-def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
+def cost(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
+    """One ratio against the largest that the policy allows."""
     if isinstance(row, LatencyRatio):
         champion, candidate, unit, sample, word = row.champion_ms, row.candidate_ms, "ms", row.pairs, "pairs"
         few, more = row.pairs < minimum_pairs, f"run benchmark alone on the machine, with {minimum_pairs} pairs or more"
@@ -120,6 +120,11 @@ def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Fi
         unit=word,
         next_step=say,
     )
+
+
+def unmeasured(name: str, limit: float) -> Finding:
+    sentence = f"{name}: not measured; no evidence is not a pass"
+    return fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
 
 
 def checked(check: Check) -> Finding:
