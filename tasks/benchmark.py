@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import footprint
+from tasks.bench_history import history
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import LatencyRatio
 from tasks.domain.latency import LOOKS, NAMES, QUANTILES, SITTING, is_clear, ratios
 from tasks.domain.statistics import Floats
 from tasks.footprint import Parts
+from tasks.machine import processor
 
 if TYPE_CHECKING:
     from tasks.ranker.runtime import Scorer
@@ -58,6 +60,8 @@ def benchmark(
     out: Path,
     seed: int,
     limits: Mapping[str, float],
+    partition: str,
+    earlier: Sequence[Mapping[str, Any]] = (),
     threads: int = 1,
 ) -> dict[str, Any]:
     """Time the champion, the new state with the champion's weights and, if trained, the new weights; write benchmark.json.
@@ -67,6 +71,7 @@ def benchmark(
         candidate: directory with model/, or None where only the state is refreshed.
         champion: src directory of the release that serves, with its view beside it.
         limits: largest ratio that the policy allows, by name; when no more pairs are needed is asked of these.
+        earlier: rows of bench_history.earlier_benches.
 
     Raises:
         InputRejected: no user is known to both views, so there is no request to compare on; or a limit nobody knows.
@@ -79,8 +84,11 @@ def benchmark(
     if candidate is not None:
         parts[WEIGHTS] = Parts(candidate / "model", items, view)
     told = compare_systems(parts, limits, seed, threads)
+    summary = _summary(told) | {"machine": f"{processor()}, {threads} threads"}
+    now = {name: summary[f"{CHAMPION}.{name}_ms"] for name in NAMES}
+    told["history"] = history(earlier, {**now, **summary, "day": partition})
     (out / "benchmark.json").write_text(json.dumps(told, indent=1))
-    return _summary(told)
+    return summary
 
 
 def compare_systems(
@@ -95,7 +103,7 @@ def compare_systems(
             f"the policy limits {', '.join(unknown)}; measured are {', '.join(NAMES)}: change latency_ratio"
         )
     users = shared_users(parts)
-    wall, cpu = measure({name: loading(one, threads) for name, one in parts.items()}, users, limits, seed, watch)
+    wall, cpu, pace = measure({name: loading(one, threads) for name, one in parts.items()}, users, limits, seed, watch)
     compared = compare(wall, cpu, seed, limits)
     draws = np.random.default_rng(seed)
     watch("size and peak memory")
@@ -105,6 +113,7 @@ def compare_systems(
         "requests": len(wall[CHAMPION]),
         "threads": threads,
         "limits": dict(limits),
+        "yardstick_ms": round(float(np.median(pace)), 4),
         "candidates": {name: [row.model_dump() for row in rows] for name, rows in compared.items()},
         "resources": {name: [row.model_dump() for row in rows] for name, rows in costs.items()},
         "wall_ms": {name: times.tolist() for name, times in wall.items()},
@@ -128,17 +137,18 @@ def measure(
     limits: Mapping[str, float],
     seed: int,
     watch: Watch = lambda _: None,
-) -> tuple[Times, Times]:
-    """Wall and CPU milliseconds of each request under each system: {name: [pairs]} twice.
+) -> tuple[Times, Times, list[float]]:
+    """Wall and CPU milliseconds of each request under each system, {name: [pairs]} twice, and the yardstick of each sitting.
 
     A candidate that is clear leaves, so it may have fewer pairs than the champion: its n-th is a pair with the champion's n-th.
     """
     draws = np.random.default_rng(seed)
     walls: dict[str, list[Floats]] = {name: [] for name in load}
     cpus: dict[str, list[Floats]] = {name: [] for name in load}
-    waiting = [name for name in load if name != CHAMPION]
+    waiting, pace = [name for name in load if name != CHAMPION], list[float]()
     for sitting in range(1, LOOKS[-1] + 1):
         wall, cpu = sit({name: load[name] for name in (CHAMPION, *waiting)}, users, draws)
+        pace.append(yardstick_ms())
         for name in wall:
             walls[name].append(wall[name])
             cpus[name].append(cpu[name])
@@ -151,9 +161,22 @@ def measure(
             ]
         if not waiting:
             break
-    return {name: np.concatenate(one) for name, one in walls.items()}, {
-        name: np.concatenate(one) for name, one in cpus.items()
-    }
+    walled, on_cpu = ({name: np.concatenate(one) for name, one in times.items()} for times in (walls, cpus))
+    return walled, on_cpu, pace
+
+
+def yardstick_ms() -> float:
+    """Median time of a fixed computation, like a ranker's: products, a sort, and Python. What the machine does to it, it does
+    to a release: in yardsticks, two days can be compared.
+    """
+    left, right = (np.random.default_rng(n).random((192, 192), np.float32) for n in (0, 1))
+    took = []
+    for _ in range(21):
+        began = time.perf_counter()
+        for row in np.sort((left @ right).ravel())[::64].tolist():
+            str(row)
+        took.append(time.perf_counter() - began)
+    return float(np.median(took)) * 1000
 
 
 def sit(
@@ -192,6 +215,7 @@ def _summary(told: dict[str, Any]) -> dict[str, Any]:
     walls = {name: np.array(times) for name, times in told["wall_ms"].items()}
     p50 = ", ".join(f"{name} {np.median(times):.2f} ms" for name, times in walls.items())
     summary: dict[str, Any] = {"sentence": f"p50 over {told['requests']} requests: {p50}"}
+    summary["yardstick_ms"] = told["yardstick_ms"]
     for name, times in walls.items():
         summary |= {f"{name}.{tail}_ms": round(float(np.quantile(times, q)), 4) for tail, q in QUANTILES.items()}
         summary[f"{name}.cpu_ms"] = round(float(np.mean(told["cpu_ms"][name])), 4)

@@ -133,6 +133,7 @@ def _evaluate(call: Call) -> dict[str, Any]:
 
 
 def _benchmark(call: Call) -> dict[str, Any]:
+    from tasks.bench_history import earlier_benches
     from tasks.benchmark import benchmark
     from tasks.policies import load_policy
 
@@ -144,6 +145,8 @@ def _benchmark(call: Call) -> dict[str, Any]:
         out=call.out,
         seed=call.seed,
         limits=load_policy(call.settings.policy).gate.latency_ratio,
+        partition=call.partition,
+        earlier=earlier_benches(call.store, call.partition),
     )
 
 
@@ -332,10 +335,12 @@ def _policy(asked: Asked) -> dict[str, Parameter]:
 
 
 def _limits(asked: Asked) -> dict[str, Parameter]:
-    """How many pairs are needed depends on how much slower the policy allows."""
+    """How many pairs are needed depends on how much slower the policy allows; creep, on the benches before."""
+    from tasks.bench_history import bench_keys
     from tasks.policies import load_policy
 
-    return {"latency_ratio": json.dumps(load_policy(asked.settings.policy).gate.latency_ratio)}
+    limits = load_policy(asked.settings.policy).gate.latency_ratio
+    return {"latency_ratio": json.dumps(limits), "history": digest_of(bench_keys(asked.store, asked.partition))[:16]}
 
 
 STEPS: dict[str, Step] = {

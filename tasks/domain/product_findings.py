@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tasks.domain.creep import FEWEST, RISE, crept
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import Check, Equivalence, Evidence, LatencyRatio, Resource
 from tasks.domain.findings import NOTHING, fact
@@ -20,6 +21,29 @@ def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
     """Only what the policy limits: a policy from before sizes were measured goes on as it was."""
     limited = {row.name: row for row in evidence.resources if row.name in policy.resource_ratio}
     yield from _ratios(evidence, policy, "resource_ratio", limited)
+
+
+def creep(evidence: Evidence) -> Iterator[Finding]:
+    """The champion's own latency over earlier benches: a rise warns, because each step of it passed."""
+    past = evidence.history
+    if past is None:
+        return
+    risen = {name: found for name, values in past.relative.items() if (found := crept(values))}
+    for name, found in risen.items():
+        sentence = (
+            f"{name} creeps: {found.rise:+.0%} since {past.days[found.since]}, seen in {len(past.days)} benches of this "
+            f"machine; no single comparison had to see it"
+        )
+        say = f"bench the champion against a release from before {past.days[found.since]}: `freshrank bench`"
+        yield fact(
+            f"creep_{name}", Outcome.PASS, sentence, say, margin=RISE, sample=len(past.days), unit="benches"
+        ).model_copy(update={"difference": -found.rise, "bound": found.rise, "warns": True})
+    if not risen:
+        why = (
+            f"no rise of {RISE:.0%} or more" if len(past.days) >= FEWEST else f"creep is looked for in {FEWEST} or more"
+        )
+        sentence = f"creep: {len(past.days)} benches of this machine, {why}"
+        yield fact("creep", Outcome.PASS, sentence, NOTHING, margin=RISE, sample=len(past.days), unit="benches")
 
 
 def compression(evidence: Evidence) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from tasks.domain.creep import FEWEST, levels
 from tasks.domain.findings import AGAINST
 from tasks.explain.plots import (
     Axis,
@@ -13,6 +14,7 @@ from tasks.explain.plots import (
     bound_plot,
     curves_plot,
     front_plot,
+    history_plot,
     legend,
     reliability_plot,
     value_plot,
@@ -74,6 +76,7 @@ def html(told: dict[str, Any]) -> str:
         parts += _candidate(candidate, told.get("bounds", {}).get(kind, {}), told.get("changes", ()), slices)
     parts += _evaluation(told.get("evaluation", {}))
     parts += _latency(told.get("latency"))
+    parts += _history(told.get("history"))
     parts += _front(told.get("front"))
     parts += _data(told.get("data"))
     parts += _lineage(told)
@@ -269,6 +272,21 @@ def _latency(measured: dict[str, Any] | None) -> list[str]:
         f"<div class='plot'>{curves_plot(systems, measured['requests'])}</div>",
         table(("system", "p50 ms", "p95 ms", "p99 ms"), rows),
     ]
+
+
+def _history(past: dict[str, Any] | None) -> list[str]:
+    """The champion's latency in earlier benches, where there are enough to look for creep."""
+    if not past or len(past["days"]) < FEWEST:
+        return []
+    about = (
+        f"The champion in {len(past['days'])} benches of this machine, each divided by the time of one fixed computation. Steps: "
+        "levels between change points. A rise since the lowest level is a warning."
+    )
+    plots = [
+        f"<div class='plot'>{history_plot(name, past['days'], values, levels(values))}</div>"
+        for name, values in past["relative"].items()
+    ]
+    return [f"<h2>Latency over time</h2><p>{about}</p><div class='plots'>", *plots, "</div>"]
 
 
 def _front(front: dict[str, Any] | None) -> list[str]:

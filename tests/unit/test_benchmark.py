@@ -50,7 +50,8 @@ def clocked(monkeypatch):
 
         monkeypatch.setattr(step, "sit", sitting)
         load = dict.fromkeys(slower, lambda: None)
-        wall, _ = measure(load, USERS, LIMITS, seed=1)
+        wall, _, pace = measure(load, USERS, LIMITS, seed=1)
+        assert len(pace) == held[CHAMPION] and min(pace) > 0
         assert {name: len(times) for name, times in wall.items()} == {n: k * SITTING for n, k in held.items()}
         return held
 
