@@ -2,8 +2,9 @@
 
 Pairs are added until the bounds of every candidate are clear of the policy's limits, or until the last planned look, after
 which it is inconclusive (tasks/domain/latency.py). Every answer counts, slow ones too; what comes before the warm-up ends does
-not. Nothing else of ours should run beside it: Airflow gives the step a pool of one. Size and peak memory are measured beside
-it (tasks/footprint.py). `freshrank bench` compares two releases with the same code.
+not, and neither does the time in which other processes had the core (tasks/stopwatch.py). Nothing else of ours should run
+beside it: Airflow gives the step a pool of one. Size and peak memory are measured beside it (tasks/footprint.py). `freshrank
+bench` compares two releases with the same code.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tasks.domain.latency import LOOKS, NAMES, QUANTILES, SITTING, is_clear, rat
 from tasks.domain.statistics import Floats
 from tasks.footprint import Parts
 from tasks.machine import processor
+from tasks.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from tasks.ranker.runtime import Scorer
@@ -138,7 +140,9 @@ def measure(
     seed: int,
     watch: Watch = lambda _: None,
 ) -> tuple[Times, Times, list[float]]:
-    """Wall and CPU milliseconds of each request under each system, {name: [pairs]} twice, and the yardstick of each sitting.
+    """Wall and CPU ms of each request under each system, {name: [pairs]} twice, and the yardstick of each sitting.
+
+    Wall time is a stopwatch's: waiting for a core that others have is left out.
 
     A candidate that is clear leaves, so it may have fewer pairs than the champion: its n-th is a pair with the champion's n-th.
     """
@@ -170,31 +174,31 @@ def yardstick_ms() -> float:
     to a release: in yardsticks, two days can be compared.
     """
     left, right = (np.random.default_rng(n).random((192, 192), np.float32) for n in (0, 1))
-    took = []
+    took, watch = [], Stopwatch()
     for _ in range(21):
-        began = time.perf_counter()
+        began = watch.now()
         for row in np.sort((left @ right).ravel())[::64].tolist():
             str(row)
-        took.append(time.perf_counter() - began)
-    return float(np.median(took)) * 1000
+        took.append(watch.now() - began)
+    return float(np.median(took))
 
 
 def sit(
     load: Mapping[str, Callable[[], Answer]], users: Sequence[str], draws: np.random.Generator
 ) -> tuple[Times, Times]:
     """One sitting: load every system anew in random order, warm up, and time SITTING requests: {name: [SITTING]} twice."""
-    names = list(load)
+    names, watch = list(load), Stopwatch()
     answer = {names[n]: load[names[n]]() for n in draws.permutation(len(names))}
     asked = [users[n] for n in draws.integers(0, len(users), WARM_UP + SITTING)]
     wall, cpu = ({name: np.empty(SITTING) for name in names} for _ in range(2))
     gc.collect()  # what loading left behind is nobody's latency
     for n, user in enumerate(asked, start=-WARM_UP):
         for name in (names[i] for i in draws.permutation(len(names))):
-            wall_began, cpu_began = time.perf_counter(), time.process_time()
+            wall_began, cpu_began = watch.now(), time.process_time_ns()
             answer[name](user)
-            cpu_took, wall_took = time.process_time() - cpu_began, time.perf_counter() - wall_began
+            cpu_took, wall_took = time.process_time_ns() - cpu_began, watch.now() - wall_began
             if n >= 0:
-                wall[name][n], cpu[name][n] = wall_took * 1000, cpu_took * 1000
+                wall[name][n], cpu[name][n] = wall_took, cpu_took / 1e6
     # what is written down is what is compared: the ratios can be made again from the file
     return {name: ms.round(4) for name, ms in wall.items()}, {name: ms.round(4) for name, ms in cpu.items()}
 
