@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from tasks.domain.verdict import SEVERITY, Finding, Outcome
 from tasks.evaluate_command import DIGEST, parts_of, pulled
 from tasks.footprint import Parts
 from tasks.k6 import Load, open_loop
+from tasks.progress import Progress
 from tasks.settings import Settings
 
 SHARES = (0.5, 0.8, 1.0)  # of the design rate
@@ -79,7 +80,12 @@ def two_releases(settings: Settings, champion: str, candidate: str, policy: str)
 
     limits = load_policy(policy).gate
     (one, old), (other, new) = (_release(settings, named) for named in (champion, candidate))
-    measured = compare_systems({CHAMPION: old, CANDIDATE: new}, limits.latency_ratio, SEED, settings.threads, _watch())
+    with Progress("bench", LOOKS[-1] * SITTING, "pairs") as bar:
+
+        def watch(told: str) -> None:
+            bar.advance(SITTING if "pairs" in told else 0, told.partition(", ")[2])
+
+        measured = compare_systems({CHAMPION: old, CANDIDATE: new}, limits.latency_ratio, SEED, settings.threads, watch)
     findings = judged(measured, limits)
     return {
         "outcome": max(
@@ -157,13 +163,6 @@ def _release(settings: Settings, named: str) -> tuple[str, Parts]:
         )
     verify_view(view, release.record.view)
     return release.digest, Parts(src / "release" / "model", src / "release" / "items", view)
-
-
-def _watch() -> Callable[[str], None]:
-    from tasks.progress import Progress
-
-    bar = Progress("bench", LOOKS[-1] * SITTING, "pairs")
-    return lambda told: bar.advance(SITTING if "pairs" in told else 0, told.partition(", ")[2])
 
 
 def _show(told: dict[str, Any]) -> None:
