@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ OTHER_LEVELS = (0.5, 1.0)  # times the margin
 
 
 def main(work: Path, policy: GatePolicy) -> bool:
-    scores, times = load(work / "scores"), dict(np.load(work / "times.npz"))
+    scores, times = load(work / "scores"), dict(np.load(work / "timings.npz"))
     policy = for_trials(policy, times)
     found = run_trials(scores, policy, times, itself=AA_TRIALS, each=TRIALS, other_levels=OTHER_LEVELS, fewer=FEWER)
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
@@ -110,22 +111,24 @@ def prepare(work: Path) -> None:
     systems = sound | damaged(models[f"seed-{SOUND_SEED}"], spoilt)
     filled = [day for day, n in zip(data.split.holdout_days, data.split.holdout_slates, strict=True) if n][:SCORED_DAYS]
     score_days(data, systems, work / "scores", tuple(filled))
-    if not (work / "times.npz").exists():
+    if not (work / "timings.npz").exists():
         (day,) = days_of(data, (filled[0],))
-        np.savez(work / "times.npz", **timings(day, models["seed-1"], models[f"seed-{SOUND_SEED}"]))
+        np.savez(work / "timings.npz", **timings(day, models["seed-1"], models[f"seed-{SOUND_SEED}"]))
         refusal = nan_scores_are_refused(day.judged[0], TorchScorer.load(models[f"seed-{SOUND_SEED}"]))
         print(f"a model that answers NaN for one item: {refusal}")
 
 
-def timings(day: Any, champion: Path, candidate: Path, requests: int = 300) -> dict[str, Any]:
-    """Fastest wall and CPU milliseconds of real requests under two models, interleaved as the benchmark step does it."""
-    from tasks.benchmark import measure
+def timings(day: Any, champion: Path, candidate: Path) -> dict[str, Any]:
+    """Wall and CPU milliseconds of real requests under two models, interleaved as the benchmark step does it."""
+    from tasks.benchmark import sit
+    from tasks.domain.latency import LOOKS
 
-    models = {"champion": TorchScorer.load(champion), "candidate": TorchScorer.load(candidate)}
-    draws = np.random.default_rng(11)
-    asked = [str(n) for n in draws.integers(0, len(day.judged), requests)]
+    models = {"champion": champion, "candidate": candidate}
+    asked = [str(n) for n in range(len(day.judged))]
 
-    def answering(model: TorchScorer) -> Callable[[str], None]:
+    def answering(path: Path) -> Callable[[str], None]:
+        model = TorchScorer.load(path)
+
         def answer(number: str) -> None:
             one = day.judged[int(number)]
             profile = Profile(one.ranked.profile.items, one.ranked.profile.user, one.slate.day)
@@ -133,9 +136,13 @@ def timings(day: Any, champion: Path, candidate: Path, requests: int = 300) -> d
 
         return answer
 
-    wall, cpu = measure({name: answering(model) for name, model in models.items()}, asked, draws)
-    return {f"wall.{name}": times for name, times in wall.items()} | {
-        f"cpu.{name}": times for name, times in cpu.items()
+    load = {name: partial(answering, path) for name, path in models.items()}
+    draws = np.random.default_rng(11)
+    sittings = [sit(load, asked, draws) for _ in range(LOOKS[0])]
+    return {
+        f"{what}.{name}": np.concatenate([one[n][name] for one in sittings])
+        for n, what in enumerate(("wall", "cpu"))
+        for name in models
     }
 
 

@@ -26,9 +26,9 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks._k6 import Load, clients, open_loop
 from benchmarks._table import Row, at_least, below, publish
 from tasks.domain.behaviour import pseudonym
+from tasks.k6 import Load, clients, open_loop
 from tasks.serving.launch import launch_command, launch_environment
 from tasks.serving.release import seal, verify
 from tasks.sources import open_source

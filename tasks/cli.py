@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks import firing, telemetry_off
+from tasks.bench_command import bench
 from tasks.data_commands import data_app
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
 from tasks.drill_command import drill
@@ -309,6 +310,7 @@ app.command()(explain)
 app.command()(bundle)
 app.command()(reproduce)
 app.command()(evaluate)
+app.command()(bench)
 app.command()(why)
 app.command()(erase)
 app.command()(retention)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from tasks.decisions import as_markdown, candidates_of
 from tasks.domain.champion import Champion
 from tasks.domain.errors import InputRejected
+from tasks.domain.evidence import History
 from tasks.domain.gate import CandidateKind, Decision, GatePolicy, choose, decide
 from tasks.gate_evidence import NOTHING, Compared, gather
 
@@ -46,6 +47,9 @@ def gate(
             f"evaluation.json names {', '.join(facts) or 'no candidate'}, none of {', '.join(get_args(CandidateKind))}: there "
             f"is nothing to decide. Run the evaluate step again"
         )
+    if costs.get("history"):  # it is the champion's, so it is told once
+        past = History.model_validate(costs["history"])
+        evidence[0] = evidence[0].model_copy(update={"history": past})
     decision = choose(tuple(decide(one, policy) for one in evidence), policy, asked)
     (out / "evidence.json").write_text(json.dumps([one.model_dump(mode="json") for one in evidence], indent=1))
     (out / "policy.json").write_text(policy.model_dump_json())  # as its digest in the step's key spells it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 import shutil
 import socket
 from importlib.metadata import distributions
@@ -13,6 +14,13 @@ import psutil
 
 MARKER = "FRSTACK_HOME"  # in the environment of every process of a stack; not FRESHRANK_*: settings refuse unknown ones
 NEEDED_BYTES = 2 << 30
+
+
+def processor() -> str:
+    """Model and cores: timings of two machines are not compared."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {psutil.cpu_count()} cores"
 
 
 def is_taken(port: int) -> bool:

@@ -133,7 +133,9 @@ def _evaluate(call: Call) -> dict[str, Any]:
 
 
 def _benchmark(call: Call) -> dict[str, Any]:
+    from tasks.bench_history import earlier_benches
     from tasks.benchmark import benchmark
+    from tasks.policies import load_policy
 
     return benchmark(
         dataset=call.inputs["build_dataset"],
@@ -142,6 +144,9 @@ def _benchmark(call: Call) -> dict[str, Any]:
         champion_view=_champion_view(call),
         out=call.out,
         seed=call.seed,
+        limits=load_policy(call.settings.policy).gate.latency_ratio,
+        partition=call.partition,
+        earlier=earlier_benches(call.store, call.partition),
     )
 
 
@@ -329,6 +334,15 @@ def _policy(asked: Asked) -> dict[str, Parameter]:
     return {"policy": policy.name, "policy_digest": hashlib.sha256(policy.model_dump_json().encode()).hexdigest()[:16]}
 
 
+def _limits(asked: Asked) -> dict[str, Parameter]:
+    """How many pairs are needed depends on how much slower the policy allows; creep, on the benches before."""
+    from tasks.bench_history import bench_keys
+    from tasks.policies import load_policy
+
+    limits = load_policy(asked.settings.policy).gate.latency_ratio
+    return {"latency_ratio": json.dumps(limits), "history": digest_of(bench_keys(asked.store, asked.partition))[:16]}
+
+
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
@@ -339,7 +353,13 @@ STEPS: dict[str, Step] = {
         Step("finetune", ("build_dataset",), _finetune, depends=_training, optional=("resolve_champion",)),
         Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
         Step("evaluate", ("build_dataset",), _evaluate, depends=_groups, optional=("compress", "resolve_champion")),
-        Step("benchmark", ("build_dataset", "resolve_champion"), _benchmark, optional=("compress", "evaluate")),
+        Step(
+            "benchmark",
+            ("build_dataset", "resolve_champion"),
+            _benchmark,
+            depends=_limits,
+            optional=("compress", "evaluate"),
+        ),
         Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "compress", "resolve_champion")),
         Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),
     )

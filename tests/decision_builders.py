@@ -17,6 +17,7 @@ from tasks import steps
 from tasks.adapters.store import MemoryStore
 from tasks.benchmark import compare
 from tasks.domain.champion import Champion
+from tasks.policies import load_policy
 from tasks.run import SEED, Call, Step, run
 from tasks.settings import Settings
 from tasks.steps import step_named
@@ -36,6 +37,7 @@ def a_run(
     kinds: tuple[str, ...] = ("state", "weights"),
     timed: bool = True,
     seed: int = 3,
+    history: dict[str, Any] | None = None,
 ) -> tuple[MemoryStore, Settings, dict[str, str]]:
     """Every step's manifest URI by name. `gain`: kind -> what its candidate is better by; `slower`: times the champion."""
     store, settings = store or MemoryStore(), Settings(home=home, policy="tiny")
@@ -57,7 +59,13 @@ def a_run(
     scored = ("build_dataset", "compress", *(("resolve_champion",) if "resolve_champion" in uris else ()))
     step("evaluate", lambda out: _evaluated(out, kinds, gain or {}, draws), *scored)
     if timed and "resolve_champion" in uris:
-        step("benchmark", lambda out: _timed(out, slower, draws), "build_dataset", "resolve_champion", "compress")
+        step(
+            "benchmark",
+            lambda out: _timed(out, slower, draws, history),
+            "build_dataset",
+            "resolve_champion",
+            "compress",
+        )
     given = {name: uris[name] for name in ("evaluate", "benchmark", "resolve_champion", "compress") if name in uris}
     # fetching and trusting the champion's release has tests of its own: here it lies there already
     with patch.object(steps, "_champion_release", lambda call: call.settings.data / "releases" / RELEASE):
@@ -184,16 +192,18 @@ def _report(draws: np.random.Generator) -> dict[str, Any]:
     return {"coverage": 0.41, "gini": 0.83, "ece": 0.004, "reliability": bins}
 
 
-def _timed(out: Path, slower: float, draws: np.random.Generator) -> dict[str, Any]:
-    champion = draws.lognormal(1.4, 0.2, 300)
+def _timed(out: Path, slower: float, draws: np.random.Generator, history: dict[str, Any] | None) -> dict[str, Any]:
+    champion = draws.lognormal(1.4, 0.2, 1025)
     wall = {"champion": champion}
     for name, times in (("state", 1.0), ("weights", slower)):
-        wall[name] = champion * times * draws.lognormal(0, 0.02, 300)
+        wall[name] = champion * times * draws.lognormal(0, 0.02, 1025)
     wall = {name: ms.round(4) for name, ms in wall.items()}
-    compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED).items()}
-    told = {"requests": 300, "repeats": 3, "threads": 1, "candidates": compared}
+    limits = load_policy("tiny").gate.latency_ratio
+    compared = {name: [row.model_dump() for row in rows] for name, rows in compare(wall, wall, SEED, limits).items()}
+    told: dict[str, Any] = {"requests": 1025, "threads": 1, "limits": limits, "candidates": compared}
     told["resources"] = {name: [_resource("size", 3.1), _resource("memory", 310.0)] for name in compared}
     told["wall_ms"] = told["cpu_ms"] = {name: ms.tolist() for name, ms in wall.items()}
+    told |= {"history": history} if history else {}
     return _json(out / "benchmark.json", told)
 
 

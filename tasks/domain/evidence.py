@@ -69,6 +69,15 @@ class Resource(Record):
     runs: int
 
 
+class History(Record):
+    """What the champion's latency was in earlier benches of this machine, in yardsticks; the newest last."""
+
+    days: tuple[str, ...]
+    relative: dict[str, tuple[float, ...]] = Field(
+        description="p50, p95, p99, cpu -> [benches] times a fixed computation"
+    )
+
+
 class Check(Record):
     """A fact that holds or does not: coverage, size, finiteness, skew, golden requests."""
 
@@ -123,6 +132,7 @@ class Evidence(Record):
     )
     latencies: tuple[LatencyRatio, ...] = ()
     resources: tuple[Resource, ...] = ()
+    history: History | None = Field(default=None, description="of the champion; on the first candidate only")
     checks: tuple[Check, ...] = ()
     compression: Equivalence | None = None
     changes: tuple[Change, ...] = ()

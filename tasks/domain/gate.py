@@ -60,6 +60,7 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
         *product.compression(evidence),
         *product.latency(evidence, policy),
         *product.resources(evidence, policy),
+        *product.creep(evidence),
         *product.checks(evidence, quality),
     ]
     outcome = max((finding.outcome for finding in found), key=SEVERITY.__getitem__, default=Outcome.INCONCLUSIVE)

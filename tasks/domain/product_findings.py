@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tasks.domain.creep import FEWEST, RISE, crept
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import Check, Equivalence, Evidence, LatencyRatio, Resource
 from tasks.domain.findings import NOTHING, fact
@@ -20,6 +21,29 @@ def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
     """Only what the policy limits: a policy from before sizes were measured goes on as it was."""
     limited = {row.name: row for row in evidence.resources if row.name in policy.resource_ratio}
     yield from _ratios(evidence, policy, "resource_ratio", limited)
+
+
+def creep(evidence: Evidence) -> Iterator[Finding]:
+    """The champion's own latency over earlier benches: a rise warns, because each step of it passed."""
+    past = evidence.history
+    if past is None:
+        return
+    risen = {name: found for name, values in past.relative.items() if (found := crept(values))}
+    for name, found in risen.items():
+        sentence = (
+            f"{name} creeps: {found.rise:+.0%} since {past.days[found.since]}, seen in {len(past.days)} benches of this "
+            f"machine; no single comparison had to see it"
+        )
+        say = f"bench the champion against a release from before {past.days[found.since]}: `freshrank bench`"
+        yield fact(
+            f"creep_{name}", Outcome.PASS, sentence, say, margin=RISE, sample=len(past.days), unit="benches"
+        ).model_copy(update={"difference": -found.rise, "bound": found.rise, "warns": True})
+    if not risen:
+        why = (
+            f"no rise of {RISE:.0%} or more" if len(past.days) >= FEWEST else f"creep is looked for in {FEWEST} or more"
+        )
+        sentence = f"creep: {len(past.days)} benches of this machine, {why}"
+        yield fact("creep", Outcome.PASS, sentence, NOTHING, margin=RISE, sample=len(past.days), unit="benches")
 
 
 def compression(evidence: Evidence) -> Iterator[Finding]:
@@ -83,13 +107,13 @@ def _ratios(
     for name, limit in limits.items():
         row = rows.get(name)
         if row is not None:
-            yield _ratio(row, limit, policy.minimum_pairs)
+            yield cost(row, limit, policy.minimum_pairs)
         elif evidence.kind != "bootstrap":
-            sentence = f"{name}: not measured; no evidence is not a pass"
-            yield fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
+            yield unmeasured(name, limit)
 
 
-def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
+def cost(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:
+    """One ratio against the largest that the policy allows."""
     if isinstance(row, LatencyRatio):
         champion, candidate, unit, sample, word = row.champion_ms, row.candidate_ms, "ms", row.pairs, "pairs"
         few, more = row.pairs < minimum_pairs, f"run benchmark alone on the machine, with {minimum_pairs} pairs or more"
@@ -120,6 +144,11 @@ def _ratio(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Fi
         unit=word,
         next_step=say,
     )
+
+
+def unmeasured(name: str, limit: float) -> Finding:
+    sentence = f"{name}: not measured; no evidence is not a pass"
+    return fact(name, Outcome.INCONCLUSIVE, sentence, "run the benchmark step", margin=limit)
 
 
 def checked(check: Check) -> Finding:

@@ -89,7 +89,7 @@ def paired_differences(
             difference=float(sums[:, n].sum() * scale[n] / counts[n]),
             lower=float(lower[n]),
             upper=float(upper[n]),
-            standard_error=_deviation(means[:, n]),
+            standard_error=deviation(means[:, n]),
             p_harm=float((np.count_nonzero(means[:, n] >= -allowed_loss[n]) + 1) / (resamples + 1)),
             slates=int(counts[n]),
             users=int(np.count_nonzero(members[:, n])),
@@ -152,7 +152,7 @@ def _mean(values: Floats) -> float:
     return math.fsum(values.tolist()) / len(values)
 
 
-def _deviation(values: Floats) -> float:
+def deviation(values: Floats) -> float:
     """Standard deviation with exactly rounded sums: the order of a vectorised sum would depend on the processor."""
     centred = values - _mean(values)
     return math.sqrt(math.fsum((centred * centred).tolist()) / (len(values) - 1))
@@ -167,18 +167,3 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
         adjusted[name] = running
         remaining -= 1
     return adjusted
-
-
-def quantile_ratio(
-    champion: Floats, candidate: Floats, quantile: float, *, seed: int, resamples: int = 2_000
-) -> tuple[float, float, float]:
-    """Ratio candidate / champion of one latency quantile with one-sided 95 % bounds: (ratio, lower, upper).
-
-    Args:
-        champion, candidate: [pairs] float, milliseconds of the same requests, measured interleaved. Pairs are resampled.
-    """
-    draws = np.random.default_rng(seed)
-    pick = draws.integers(0, len(champion), size=(resamples, len(champion)))
-    ratios = np.quantile(candidate[pick], quantile, axis=1) / np.quantile(champion[pick], quantile, axis=1)
-    point = float(np.quantile(candidate, quantile) / np.quantile(champion, quantile))
-    return point, float(np.quantile(ratios, 0.05)), float(np.quantile(ratios, 0.95))

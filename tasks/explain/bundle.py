@@ -252,7 +252,7 @@ def _timed(given: Bundle) -> tuple[Any, Any]:
         return None, None
     told = json.loads(given.files["benchmark/benchmark.json"])
     wall, cpu = ({name: np.array(ms) for name, ms in told[key].items()} for key in ("wall_ms", "cpu_ms"))
-    again = compare(wall, cpu, given.manifest("benchmark").seed)
+    again = compare(wall, cpu, given.manifest("benchmark").seed, told["limits"])
     return told["candidates"], {name: [row.model_dump() for row in rows] for name, rows in again.items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from tasks.domain.creep import FEWEST, levels
 from tasks.domain.findings import AGAINST
 from tasks.explain.plots import (
     Axis,
@@ -13,6 +14,7 @@ from tasks.explain.plots import (
     bound_plot,
     curves_plot,
     front_plot,
+    history_plot,
     legend,
     reliability_plot,
     value_plot,
@@ -74,6 +76,7 @@ def html(told: dict[str, Any]) -> str:
         parts += _candidate(candidate, told.get("bounds", {}).get(kind, {}), told.get("changes", ()), slices)
     parts += _evaluation(told.get("evaluation", {}))
     parts += _latency(told.get("latency"))
+    parts += _history(told.get("history"))
     parts += _front(told.get("front"))
     parts += _data(told.get("data"))
     parts += _lineage(told)
@@ -260,7 +263,7 @@ def _latency(measured: dict[str, Any] | None) -> list[str]:
     systems = measured["systems"]
     rows = [(name, *(f"{one[tail]:.2f}" for tail in ("p50", "p95", "p99"))) for name, one in systems.items()]
     note = (
-        f"The same {measured['requests']:,} requests to each, interleaved, the fastest of {measured['repeats']} answers. "
+        f"The same requests to each, in turns, {measured['requests']:,} at most: a candidate that is clear needs no more. "
         "Upwards: the share of requests answered within so many milliseconds."
     )
     return [
@@ -274,6 +277,21 @@ def _latency(measured: dict[str, Any] | None) -> list[str]:
 FRONT_COLUMNS = (
     "variant", "NDCG@10", "bound against fp32", "kB", "CPU ms", "p50 / p95 / p99 ms", "MB at its peak", "ms to load", "why"
 )  # fmt: skip
+
+
+def _history(past: dict[str, Any] | None) -> list[str]:
+    """The champion's latency in earlier benches, where there are enough to look for creep."""
+    if not past or len(past["days"]) < FEWEST:
+        return []
+    about = (
+        f"The champion in {len(past['days'])} benches of this machine, each divided by the time of one fixed computation. Steps: "
+        "levels between change points. A rise since the lowest level is a warning."
+    )
+    plots = [
+        f"<div class='plot'>{history_plot(name, past['days'], values, levels(values))}</div>"
+        for name, values in past["relative"].items()
+    ]
+    return [f"<h2>Latency over time</h2><p>{about}</p><div class='plots'>", *plots, "</div>"]
 
 
 def _front(front: dict[str, Any] | None) -> list[str]:

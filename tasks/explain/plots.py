@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tasks.domain.creep import RISE, Levels
 from tasks.page import BAD, CHAMPION, COLOURS, GOOD, QUIET, UNSURE, chart
 
 ROUND = (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -136,6 +137,23 @@ def curves_plot(systems: dict[str, dict[str, Any]], requests: int) -> str:
         shapes.append(f"<polyline points='{points}' fill='none' stroke='{ink}' stroke-width='2.5'/>")
     shapes.append(_text((36 + WIDTH) / 2, height - 4, f"ms, {requests:,} requests"))
     return chart(WIDTH, height, "share of requests answered within so many milliseconds", shapes)
+
+
+def history_plot(name: str, days: Sequence[str], values: Sequence[float], found: Levels) -> str:
+    """A dot a bench, a step a level; the last level is red where it rose enough for a warning."""
+    height, floor, left = 150.0, 118.0, 44.0
+    x = Axis(0.0, len(values) - 1.0, left, WIDTH - EDGE)
+    y = Axis(min(values), max(values), floor, 12)
+    shapes = [_text(left - 4, y(tick) + 4, f"{tick:.4g}", "end") for tick in y.ticks()]
+    shapes += [f"<circle cx='{x(n):.1f}' cy='{y(value):.1f}' r='2' fill='{QUIET}'/>" for n, value in enumerate(values)]
+    for begin, end, mean in zip(found.begins, (*found.begins[1:], len(values)), found.means, strict=True):
+        risen = begin >= found.since > 0 and found.rise >= RISE
+        shapes.append(_line(x(begin), y(mean), x(end - 1), y(mean), BAD if risen else GOOD, 3))
+    shapes += [_text(left, floor + 15, days[0], "start"), _text(WIDTH - EDGE, floor + 15, days[-1], "end")]
+    shapes.append(_text((left + WIDTH) / 2, height - 4, f"{name} of the champion, in yardsticks"))
+    return chart(
+        WIDTH, height, f"{name} of the champion over {len(values)} benches, {found.rise:+.0%} since its lowest", shapes
+    )
 
 
 def reliability_plot(systems: Mapping[str, Sequence[tuple[float, float, float]]]) -> str:

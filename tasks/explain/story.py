@@ -59,7 +59,7 @@ def output(store: Store, made: Made, step: str, name: str) -> Any:
 
 
 def story(store: Store, made: Made, decision: Decision) -> dict[str, Any]:
-    """Everything beside the findings: {bounds, changes, then, front, latency, evaluation, data, lineage}."""
+    """Everything beside the findings: {bounds, changes, then, front, latency, history, evaluation, data, lineage}."""
     evidence, policy = read_evidence(store, made), read_policy(store, made)
     asked = str(made["gate"][1].params.get("candidates") or "both") if "gate" in made else "both"
     told: dict[str, Any] = {
@@ -67,6 +67,7 @@ def story(store: Store, made: Made, decision: Decision) -> dict[str, Any]:
         "changes": changes(evidence, policy, decision, asked) if policy else [],
         "front": output(store, made, "compress", "front.json"),
         "latency": latency(output(store, made, "benchmark", "benchmark.json")),
+        "history": next((one.history.model_dump(mode="json") for one in evidence if one.history), None),
         "evaluation": (output(store, made, "evaluate", "evaluation.json") or {}).get("candidates", {}),
         "data": data(made),
         "lineage": lineage(made.values()),
@@ -138,7 +139,7 @@ def latency(measured: dict[str, Any] | None) -> dict[str, Any] | None:
         values = np.quantile(np.asarray(times, float), CURVE).round(4).tolist()
         tails = {f"p{n}": round(float(np.quantile(times, n / 100)), 4) for n in (50, 95, 99)}
         systems[name] = {**tails, "curve": values}
-    return {"requests": measured["requests"], "repeats": measured["repeats"], "systems": systems}
+    return {"requests": measured["requests"], "systems": systems}
 
 
 def data(made: Made) -> dict[str, Any] | None:

