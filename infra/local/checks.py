@@ -39,6 +39,13 @@ class ValkeyCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerCheck:
+    """A Celery worker takes tasks from this queue."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreCheck:
     """An object can be written and read back: the health page turns green before the volumes answer."""
 
@@ -56,7 +63,7 @@ class AllOf:
     checks: tuple[Check, ...]
 
 
-Check = HttpCheck | PortCheck | ValkeyCheck | StoreCheck | AirflowCheck | AllOf
+Check = HttpCheck | PortCheck | ValkeyCheck | WorkerCheck | StoreCheck | AirflowCheck | AllOf
 
 
 def ask(check: Check, settings: Settings, started: datetime, now: datetime) -> str | None:
@@ -73,6 +80,8 @@ def ask(check: Check, settings: Settings, started: datetime, now: datetime) -> s
                 return None
             case ValkeyCheck(port):
                 return _ping(port)
+            case WorkerCheck(queue):
+                return _serves(settings, queue)
             case StoreCheck():
                 return _round_trip(settings)
             case AirflowCheck(url, component):
@@ -113,7 +122,14 @@ def _ping(port: int) -> str | None:
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
         connection.sendall(b"PING\r\n")
         answer = connection.recv(64)
-    return None if answer.startswith(b"+PONG") else f"valkey answers {answer!r}"
+    # one that asks for a password is there
+    return None if answer.startswith((b"+PONG", b"-NOAUTH")) else f"valkey answers {answer!r}"
+
+
+def _serves(settings: Settings, queue: str) -> str | None:
+    from tasks.adapters.broker import Broker
+
+    return None if Broker(settings.broker).workers().get(queue) else f"no worker serves queue {queue} yet"
 
 
 def _round_trip(settings: Settings) -> str | None:

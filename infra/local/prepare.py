@@ -17,6 +17,9 @@ def prepare(spec: ServiceSpec, settings: Settings) -> None:
         _envoy(settings)
     elif spec.name == "airflow-database":
         _airflow(settings)
+    elif spec.name == "broker":
+        # a file, because arguments can be read by everybody
+        _write_private(spec.cwd / "broker.conf", f"requirepass {settings.secrets.derived('broker')}\n")
 
 
 def _envoy(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.local import airflow_config, binaries, envoy_bootstrap
-from infra.local.checks import AirflowCheck, AllOf, Check, HttpCheck, PortCheck, StoreCheck, ValkeyCheck
+from infra.local.checks import AirflowCheck, AllOf, Check, HttpCheck, PortCheck, StoreCheck, ValkeyCheck, WorkerCheck
 from tasks import telemetry_off
 from tasks.domain.errors import InputRejected
 from tasks.machine import MARKER
@@ -59,6 +59,7 @@ def services(settings: Settings, *, everywhere: bool = False) -> dict[str, Servi
         *([_controller(settings)] if everywhere or settings.controller_url is None else []),
         *([_traffic()] if everywhere or settings.source != "none" else []),
         *(_airflow(settings) if everywhere or settings.airflow_url is None else []),
+        *(_workers(settings) if settings.executor == "celery" else []),
         *([_mlflow(settings)] if everywhere or settings.mlflow_url is None else []),
         _registry_mirror(),
         *([_watch(settings)] if everywhere or settings.controller_url is None else []),
@@ -293,14 +294,82 @@ def _airflow(settings: Settings) -> list[ServiceSpec]:
         name="airflow-database",
         argv=(sys.executable, "-m", "infra.local.airflow_database"),
         env=env,
+        depends_on=(
+            *(("postgres",) if _own_postgres(settings) else ()),
+            *(("broker",) if _own_broker(settings) else ()),
+        ),
         ready=None,
         packages=("airflow",),
     )
     serve = ("--host", settings.bind, "--port", str(port), "--workers", "1")
     return [
+        *([_postgres(settings)] if _own_postgres(settings) else []),
+        *([_broker(settings)] if _own_broker(settings) else []),
         database,
         component("api-server", HttpCheck(health), *serve, ports={"airflow": port}),
         component("scheduler", AirflowCheck(health, "scheduler"), "--skip-serve-logs"),
         component("dag-processor", AirflowCheck(health, "dag_processor")),
         component("triggerer", AirflowCheck(health, "triggerer"), "--skip-serve-logs"),
     ]
+
+
+def _own_postgres(settings: Settings) -> bool:
+    return settings.executor == "celery" and settings.airflow_database is None
+
+
+def _own_broker(settings: Settings) -> bool:
+    return settings.executor == "celery" and settings.broker_url is None
+
+
+def _postgres(settings: Settings) -> ServiceSpec:
+    binaries.postgres("postgres")
+    port = settings.port("postgres")
+    return ServiceSpec(
+        name="postgres",
+        argv=(sys.executable, "-m", "infra.local.postgres"),
+        ready=PortCheck(port),
+        liveness=PortCheck(port),
+        ports={"postgres": port},
+        packages=("psycopg2", "asyncpg"),
+        stop_signal=signal.SIGINT,  # end sessions and stop; on SIGTERM it waits for its clients
+    )
+
+
+def _broker(settings: Settings) -> ServiceSpec:
+    """A server of its own: the cache beside it may throw away what it holds, a queue may not."""
+    port, data = settings.port("broker"), settings.data / "broker"
+    return ServiceSpec(
+        name="broker",
+        argv=(
+            str(binaries.valkey(settings)),
+            str(data / "broker.conf"),
+            *("--bind", settings.bind, "--port", str(port), "--dir", str(data)),
+            *("--appendonly", "yes", "--save", "", "--set-proc-title", "no"),
+            *("--maxmemory", "64mb", "--maxmemory-policy", "noeviction"),
+        ),
+        cwd=data,
+        ready=ValkeyCheck(port),
+        liveness=ValkeyCheck(port),
+        ports={"broker": port},
+        ready_timeout_s=60,
+    )
+
+
+def _workers(settings: Settings) -> list[ServiceSpec]:
+    """One a queue. Two at once on the GPU's: what computes there is one (its pool), and the benchmark has a pool beside."""
+    env = airflow_config.environment(settings)
+    slots = {"default": airflow_config.PARALLELISM, settings.gpu_queue: 2}
+
+    def worker(queue: str, at_once: int) -> ServiceSpec:
+        return ServiceSpec(
+            name=f"worker-{queue}",
+            argv=(sys.executable, "-m", "infra.local.worker", queue, str(at_once)),
+            env=env,
+            depends_on=("airflow-api-server",),
+            ready=WorkerCheck(queue),
+            liveness=WorkerCheck(queue),
+            packages=("celery", "redis", "airflow.providers.celery"),
+            grace_s=5,  # it would wait for its tasks, and a training can take hours; each goes on from its checkpoint
+        )
+
+    return [worker(queue, at_once) for queue, at_once in slots.items()]

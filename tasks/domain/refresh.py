@@ -19,6 +19,7 @@ Candidates = Literal["weights", "state", "both"]
 CANDIDATES: tuple[Candidates, ...] = ("weights", "state", "both")
 DAY = r"^\d{4}-\d{2}-\d{2}$"  # the form's check; partition_date also knows the calendar
 TRAINING_STEPS = ("finetune", "compress")
+GPU_STEPS = (*TRAINING_STEPS, "evaluate", "benchmark")
 READ_RECIPE = ("build_dataset", *TRAINING_STEPS)
 READ_CANDIDATES = ("gate",)
 APPROVE = "Approve"  # as Airflow's ApprovalOperator says it

@@ -20,7 +20,7 @@ from torch import Tensor
 from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import Training
 from tasks.progress import Progress
-from tasks.ranker import checkpoint
+from tasks.ranker import checkpoint, distributed
 from tasks.ranker.corpus import Batch, Corpus
 from tasks.ranker.course import Course
 from tasks.ranker.loss import training_loss
@@ -69,6 +69,8 @@ class Run:
         # The matrices are so small that two threads inside one product take longer than one. So a step is always made
         # of the same halves, whose gradients are added: as fast as two threads should be, and equal on one.
         self.parts = [Part(one, model, device) for one in (model, *(copy.deepcopy(model) for _ in range(PARTS - 1)))]
+        self.group, self.pieces = distributed.current(), distributed.pieces(saved)
+        self.together = distributed.Together(model, self.group) if self.group.world > 1 else None
         workers = min(threads, PARTS) if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -117,23 +119,42 @@ class Run:
         return float(np.mean(self.losses))
 
     def _backward(self, step: int, slates: NDArray[np.int64]) -> float:
-        """Loss of these slates; its gradients are in the model afterwards."""
-        shares = [share for share in np.array_split(slates, PARTS) if len(share)]
+        """Loss of these slates; its gradients are in the model afterwards. Out of memory, it is tried in halves once."""
+        while True:
+            try:
+                return self._accumulated(step, slates)
+            except torch.OutOfMemoryError as err:
+                self.pieces = distributed.halve(self.saved, self.group, err)
+                torch.cuda.empty_cache()
+
+    def _accumulated(self, step: int, slates: NDArray[np.int64]) -> float:
+        count = max(PARTS, self.group.world) * self.pieces
+        shares = [share for share in np.array_split(slates, count) if len(share)]
         half = self.device.type == "cuda" or self.training.precision == "bf16"
 
-        def run(number: int) -> float:
-            part, share = self.parts[number], shares[number]
+        def loss_of(number: int, part: Part) -> Tensor:
+            share = shares[number]
             part.generator.manual_seed((self.seed * 1_000_003 + step) * PARTS + number)
             part.model.train()
-            part.model.zero_grad(set_to_none=True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 batch = self.corpus.batch(share, np.random.default_rng((self.seed, step, number)))
-                loss = self._loss(part.model, batch.to(self.device)) * (len(share) / len(slates))
-            loss.backward()
-            return float(loss.detach())
+                return self._loss(part.model, batch.to(self.device)) * (len(share) / len(slates))
 
-        losses = list(self.pool.map(run, range(len(shares))))
-        for part in self.parts[1 : len(shares)]:
+        def run(number: int) -> float:
+            total, part = 0.0, self.parts[number]
+            for share in range(number, len(shares), PARTS):
+                loss = loss_of(share, part)
+                loss.backward()
+                total += float(loss.detach())
+            return total
+
+        for part in self.parts:
+            part.model.zero_grad(set_to_none=True)
+        if self.together:
+            return self.together.backward(lambda number: loss_of(number, self.parts[0]), len(shares))
+        used = min(PARTS, len(shares))
+        losses = list(self.pool.map(run, range(used)))
+        for part in self.parts[1:used]:
             for own, other in zip(self.model.parameters(), part.model.parameters(), strict=True):
                 if own.grad is not None and other.grad is not None:
                     own.grad += other.grad
@@ -154,6 +175,8 @@ class Run:
         return torch.stack(losses).mean()
 
     def save(self) -> None:
+        if not self.group.leads:
+            return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
@@ -163,7 +186,10 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this very run."""
-        found = checkpoint.load(self.saved, self.identity)
+        self._restore(checkpoint.load(self.saved, self.identity))
+        self.group.require_equal(self.steps_done, "step")
+
+    def _restore(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         if found is None:
             return
         tensors, told = found

@@ -91,12 +91,18 @@ def test_a_dag_file_is_short_enough_to_be_read_aloud() -> None:
 def test_gpu_steps_take_queue_and_pool_from_the_settings(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from _ranker import gpu
 
+    from tasks.domain.refresh import GPU_STEPS
+
     dag = dags["model_refresh"]
     assert dag.get_task("benchmark").pool == "one_benchmark_at_a_time"
-    assert {dag.get_task(name).queue for name in ("finetune", "compress", "evaluate", "benchmark")} == {"default"}
-    monkeypatch.setenv("FRESHRANK_GPU_QUEUE", "gpu")
+    assert {task.task_id for task in dag.tasks if task.queue == "gpu"} == set(GPU_STEPS)
+    assert {task.queue for task in dag.tasks} == {"gpu", "default"}
+    assert gpu() == {"queue": "gpu", "pool": "default_pool"}
+    monkeypatch.setenv("FRESHRANK_EXECUTOR", "celery")
+    assert gpu() == {"queue": "gpu", "pool": "gpu"}
+    monkeypatch.setenv("FRESHRANK_GPU_QUEUE", "h200")
     monkeypatch.setenv("FRESHRANK_GPU_POOL", "two_gpus")
-    assert gpu() == {"queue": "gpu", "pool": "two_gpus"}
+    assert gpu() == {"queue": "h200", "pool": "two_gpus"}
 
 
 @pytest.mark.parametrize("clock", ["00:00", "05:01", "05:53", "07:30", "23:59"])

@@ -1,0 +1,151 @@
+"""SIGKILL of one process at one moment of a refresh, on the whole stack with workers; then: did the day end as it should?
+
+    python -m benchmarks.kill_matrix HOME [nothing | PROCESS@STEP | PROCESS@STEP+PROCESS@STEP... ...]
+
+HOME is made and bootstrapped, or joined where its stack runs. Each cell is a refresh of its own, of the next day, with the tiny
+recipe: the process is killed when STEP starts to run; joined by +, several are killed on one day. A cell is right if the refresh
+succeeds, its day has exactly one decision, and what it shipped has exactly one release, which serves. Cells are written as they end
+and are not repeated, so that the matrix can be filled in pieces; a cell that was not run is named as not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from infra.local.run import bootstrap
+from infra.local.up import bring_up
+from tasks import service_table
+from tasks.adapters.airflow import FINAL_STATES, AirflowClient
+from tasks.adapters.store import open_store
+from tasks.controller.client import ControllerClient
+from tasks.decisions import explanation
+from tasks.domain.behaviour import next_day
+from tasks.domain.errors import FreshrankError
+from tasks.follow import REFRESH, follow_refresh, start_refresh
+from tasks.settings import Settings
+
+RESULT = Path(__file__).parent / "results" / "kill_matrix.json"
+PROCESSES = (
+    *("airflow-scheduler", "airflow-api-server", "airflow-triggerer", "worker-default", "worker-gpu"),
+    *("broker", "postgres"),
+)
+MOMENTS = ("ingest", "validate_data", "build_dataset", "finetune", "compress", "evaluate", "gate", "package")
+UNFAULTED = "nothing"
+PORT_BASE = 33_000
+FIRST_DAY = "2017-07-01"
+quiet = Console(quiet=True)
+
+
+def main(arguments: list[str]) -> int:
+    home, cells = Path(arguments[0]), arguments[1:] or [f"{p}@{m}" for m in MOMENTS for p in PROCESSES]
+    os.environ |= {"FRESHRANK_EXECUTOR": "celery", "FRESHRANK_RECIPE": "tiny", "FRESHRANK_POLICY": "tiny"}
+    running = service_table.read_supervisor(Settings(home=home)) or {}
+    os.environ |= {"FRESHRANK_HOME": str(home), "FRESHRANK_PORT_BASE": str(running.get("port_base", PORT_BASE))}
+    settings = Settings()
+    bring_up(settings, quiet, timeout_s=600)
+    bootstrap(settings)
+    for cell in cells:
+        rows = _rows()
+        if cell != UNFAULTED and any(row["cell"] == cell for row in rows):
+            continue
+        rows.append(played(cell, _day(rows), settings))
+        RESULT.write_text(json.dumps({"recipe": "tiny", "rows": rows, "not_run": _missing(rows)}, indent=1) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
+    print(as_markdown(_rows()))
+    return 0
+
+
+def played(cell: str, day: str, settings: Settings) -> dict[str, Any]:
+    """One refresh with one kill in it: {cell, day, right, seconds, tries, shipped, sentence}."""
+    airflow, began = AirflowClient(settings), time.monotonic()
+    run = start_refresh(settings, {"partition": day})
+    for kill in cell.split("+") if cell != UNFAULTED else ():
+        process, _, moment = kill.partition("@")
+        _when_running(airflow, run, moment)
+        os.kill(int(service_table.read_services(settings)[process]["pid"]), signal.SIGKILL)
+    told = follow_refresh(settings, run, quiet, deadline_s=1200)
+    seconds = time.monotonic() - began
+    steps = airflow.tasks(REFRESH, run)
+    wrong = _wrong(told, day, settings)
+    return {
+        "cell": cell,
+        "day": day,
+        "right": not wrong,
+        "wrong": wrong,
+        "seconds": round(seconds, 1),
+        "tries": {s["task_id"]: s["try_number"] for s in steps if s["try_number"] > 1},
+        "shipped": told["shipped"],
+        "sentence": told["sentence"][:300],
+    }
+
+
+def _when_running(airflow: AirflowClient, run: str, step: str) -> None:
+    while True:
+        try:
+            states = {task["task_id"]: task["state"] for task in airflow.tasks(REFRESH, run)}
+            if states.get(step) in ("running", *FINAL_STATES) or airflow.run_state(REFRESH, run) in FINAL_STATES:
+                return
+        except FreshrankError:
+            pass
+        time.sleep(0.2)
+
+
+def _wrong(told: dict[str, Any], day: str, settings: Settings) -> list[str]:
+    """Everything in which the end differs from that of a day on which nothing was killed."""
+    store, wrong = open_store(settings), []
+    if not told["ok"]:
+        wrong.append(told["sentence"][:200])
+    gates = [key for key in store.list(f"runs/gate/{day}/") if key.count("/") == 3 and key.endswith(".json")]
+    if len(gates) != 1:
+        wrong.append(f"{len(gates)} decisions")
+    packaged = [key for key in store.list(f"runs/package/{day}/") if key.count("/") == 3 and key.endswith(".json")]
+    ships = bool(gates) and explanation(store, store.uri(gates[0]))["release"] is not None
+    if len(packaged) != int(ships):
+        wrong.append(f"{len(packaged)} releases packaged")
+    status = ControllerClient(settings).status()
+    if ships and status["champion"]["digest"] != told["release"]:
+        wrong.append("what was shipped does not serve")
+    if sum(status["weights"].values()) != 100:
+        wrong.append(f"weights {status['weights']}")
+    return wrong
+
+
+def _rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    return rows
+
+
+def _missing(rows: list[dict[str, Any]]) -> list[str]:
+    done = {row["cell"] for row in rows}
+    return [cell for m in MOMENTS for p in PROCESSES if (cell := f"{p}@{m}") not in done]
+
+
+def _day(rows: list[dict[str, Any]]) -> str:
+    return next_day(max((row["day"] for row in rows), default=FIRST_DAY))
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """Seconds of the whole refresh and rollout by cell; a dash where it was not run."""
+    alone = [row["seconds"] for row in rows if row["cell"] == UNFAULTED]
+    found = {row["cell"]: f"{row['seconds']:.0f}{'' if row['right'] else ' **wrong**'}" for row in rows}
+    lines = [f"Nothing killed: median {statistics.median(alone):.0f} s of {len(alone)}", ""] if alone else []
+    lines += [f"| killed | {' | '.join(MOMENTS)} |", f"| --- |{' ---: |' * len(MOMENTS)}"]
+    lines += [f"| {p} | {' | '.join(found.get(f'{p}@{m}', '-') for m in MOMENTS)} |" for p in PROCESSES]
+    several = [row for row in rows if "+" in row["cell"]]
+    for row in several:
+        end = "right" if row["right"] else f"**wrong**: {'; '.join(row['wrong'])}"
+        lines += ["", f"On one day, {row['seconds']:.0f} s, {end}: {row['cell'].replace('+', ', ')}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,50 @@
+"""One Celery worker for one queue: `python -m infra.local.worker QUEUE AT_ONCE`, started by the supervisor, or by hand on
+another machine that has this home's settings. One of another code version or lock is refused before it takes a task."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import psutil
+
+from tasks.domain.errors import FreshrankError
+from tasks.machine import MARKER
+from tasks.settings import Settings
+from tasks.worker import WORKER, name, require_same_version
+
+
+def main(queue: str, at_once: str) -> int:
+    os.environ[WORKER] = queue
+    try:
+        require_same_version(Settings())
+    except FreshrankError as err:
+        sys.stderr.write(f"{err}\n")
+        return 2
+    _end_orphans()
+    # without_*: workers that look for each other wait a second at each start, and nothing here uses what they find
+    options = ("--without-mingle", "--without-gossip", "--skip-serve-logs")
+    sys.argv = ["airflow", "celery", "worker", "-q", queue, "-c", at_once, "--celery-hostname", name(), *options]
+    from airflow.__main__ import main as airflow
+
+    import infra.local.celery_executor  # noqa: F401  # before Airflow looks for its own
+
+    airflow()
+    return 0
+
+
+def _end_orphans() -> None:
+    """Tasks of a killed worker of this queue: each leads a process group, which outlives the worker's and would share the
+    GPU with its own next try. The session that they are in has lost its leader."""
+    ours = {name: os.environ.get(name) for name in (WORKER, MARKER)}
+    for process in psutil.process_iter():
+        try:
+            theirs = process.environ()
+            if {name: theirs.get(name) for name in ours} == ours and not psutil.pid_exists(os.getsid(process.pid)):
+                process.kill()
+        except (psutil.Error, OSError):
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

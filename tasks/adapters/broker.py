@@ -1,0 +1,78 @@
+"""The broker of the Celery workers: who serves which queue, what waits there, and which code the scheduler runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from tasks.domain.errors import Unavailable
+
+ANNOUNCED = "freshrank:version"
+QUEUED_S = 300  # a task that no worker has taken by then fails
+TIMEOUT_S = 5.0
+ANSWERS_WITHIN_S = 2.0  # workers answer within milliseconds; the call always takes this long
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Digests of the code and of the lock."""
+
+    code: str
+    lock: str
+
+
+class Broker:
+    def __init__(self, url: str) -> None:
+        """url: redis://:password@host:port/0."""
+        self._url = url
+
+    def workers(self) -> dict[str, list[str]]:
+        """Queue -> names of the workers that take tasks from it now. Raises Unavailable."""
+        from celery import Celery
+
+        found: dict[str, list[str]] = defaultdict(list)
+        with self._asked(), Celery(broker=self._url, set_as_current=False) as app:
+            app.conf.broker_transport_options = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+            answers = app.control.inspect(timeout=ANSWERS_WITHIN_S).active_queues() or {}
+        for worker, queues in answers.items():
+            for queue in queues:
+                found[queue["name"]].append(worker)
+        return dict(found)
+
+    def waiting(self, queue: str) -> int:
+        """Messages that no worker has taken. Raises Unavailable."""
+        with self._asked():
+            return int(self._client().llen(queue))
+
+    def announce(self, version: Version) -> None:
+        with self._asked():
+            self._client().hset(ANNOUNCED, mapping=asdict(version))
+
+    def announced(self) -> Version | None:
+        """What the scheduler of this broker runs; None before it ever started. Raises Unavailable."""
+        with self._asked():
+            found = self._client().hgetall(ANNOUNCED)
+        return Version(**found) if found else None
+
+    def _client(self):  # type: ignore[no-untyped-def]  # a client of the untyped package
+        from valkey import Valkey
+
+        return Valkey.from_url(
+            self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
+        )
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        from kombu.exceptions import OperationalError
+        from valkey.exceptions import ValkeyError
+
+        try:
+            yield
+        except (OperationalError, ValkeyError, OSError) as err:
+            where = self._url.rpartition("@")[2]
+            raise Unavailable(
+                f"the broker at {where} does not answer ({type(err).__name__}); tasks wait until it does: see "
+                f"logs/broker.log, or setting broker_url"
+            ) from err

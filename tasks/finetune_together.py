@@ -1,0 +1,113 @@
+"""`finetune` by several processes of this machine: one for each GPU, or as many as the setting says.
+
+Each is `python -m tasks.finetune_together REQUEST`, started by torchrun, which starts all of them again when one dies; they go
+on from the checkpoint. The same command under `torchrun --nnodes` spans machines that share the work directory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.recipe import Recipe
+
+RESTARTS = 3
+REFUSED = "refused.json"
+
+
+def processes_for(wanted: int) -> int:
+    """What the setting says; 0 stands for one a CUDA device, one where there is none."""
+    if wanted:
+        return wanted
+    if not Path("/proc/driver/nvidia/version").exists():
+        return 1  # without importing torch
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def finetune_together(
+    dataset: Path,
+    recipe: Recipe,
+    workdir: Path,
+    out: Path,
+    seed: int,
+    threads: int,
+    champion: Path | None,
+    processes: int,
+) -> dict[str, Any]:
+    """As tasks.finetune.finetune, by `processes` of them.
+
+    Raises:
+        InputRejected: what the training itself raised. Unavailable: it was started again too often.
+    """
+    request = {
+        "dataset": str(dataset),
+        "recipe": recipe.model_dump(mode="json"),
+        "workdir": str(workdir),
+        "out": str(out),
+        "seed": seed,
+        "threads": threads,
+        "champion": str(champion) if champion else None,
+    }
+    path, summary, refused = workdir / "request.json", workdir / "summary.json", workdir / REFUSED
+    path.write_text(json.dumps(request))
+    for earlier in (summary, refused):
+        earlier.unlink(missing_ok=True)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
+            *(f"--max-restarts={RESTARTS}", "-m", "tasks.finetune_together", str(path)),
+        ],
+        check=False,
+    )
+    if refused.exists():
+        raise InputRejected(json.loads(refused.read_text()))
+    if done.returncode or not summary.exists():
+        raise Unavailable(
+            f"{processes} training processes ended with {done.returncode} after {RESTARTS} new starts; their last lines are "
+            f"in this log, and a retry goes on from the checkpoint"
+        )
+    told: dict[str, Any] = json.loads(summary.read_text())
+    return told | {"processes": processes}
+
+
+def main(request: str) -> int:
+    from tasks.finetune import finetune
+    from tasks.ranker.distributed import joined
+
+    told = json.loads(Path(request).read_text())
+    workdir, out = Path(told["workdir"]), Path(told["out"])
+    with joined() as group:
+        logging.basicConfig(level=logging.INFO if group.leads else logging.WARNING, format="%(name)s %(message)s")
+        aside = workdir / f"out-{group.rank}"  # what the others would write is the same, and thrown away
+        if not group.leads:
+            aside.mkdir(exist_ok=True)
+        try:
+            summary = finetune(
+                Path(told["dataset"]),
+                Recipe.model_validate(told["recipe"]),
+                workdir,
+                out if group.leads else aside,
+                told["seed"],
+                told["threads"],
+                Path(told["champion"]) if told["champion"] else None,
+            )
+        except InputRejected as err:
+            (workdir / REFUSED).write_text(json.dumps(str(err)))
+            return 0  # not started again: it would say the same
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        if group.leads:
+            (workdir / "summary.json").write_text(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

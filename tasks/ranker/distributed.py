@@ -1,0 +1,145 @@
+"""Several processes that train one model: each takes its share of every step, and gradients are exchanged once a step.
+
+Data parallel by torch's DistributedDataParallel (Li et al., 2020, arXiv:2006.15704), started by torchrun: nccl between GPUs,
+gloo between processes on a CPU. With two processes a step is the same two halves whose gradients one process adds up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tasks.domain.errors import InputRejected, Unavailable
+
+PATIENCE = timedelta(minutes=30)  # the others wait while the first one judges an epoch
+HALVED = "micro-batch-halved"  # a file beside the checkpoint
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Which of `world` processes this is. One process is a group too."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """The one that judges, and writes what is kept."""
+        return self.rank == 0
+
+    def mine(self, shares: int) -> list[int]:
+        """Numbers of the shares of a step that are this process's: disjoint, and all of them together."""
+        return list(range(self.rank, shares, self.world))
+
+    def agreed(self, ask: Callable[[], T]) -> T:
+        """The first one's answer, for all: a decision that each took by itself could part them."""
+        if self.world == 1:
+            return ask()
+        answer: list[Any] = [ask() if self.leads else None]
+        dist.broadcast_object_list(answer)
+        found: T = answer[0]
+        return found
+
+    def require_equal(self, value: int, what: str) -> None:
+        """Raises Unavailable where the processes do not agree: they would train different models."""
+        if self.world == 1:
+            return
+        told: list[Any] = [None] * self.world
+        dist.all_gather_object(told, value)
+        if len(set(told)) > 1:
+            raise Unavailable(
+                f"the {self.world} training processes stand at {what} {told}; they need one directory that all can read, "
+                f"with the checkpoint in it"
+            )
+
+
+def current() -> Group:
+    return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Group()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Be one of the processes that torchrun started (its variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR say which)."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield current()
+    finally:
+        dist.destroy_process_group()
+
+
+class Together:
+    """Exchanges the gradients of one model between the processes of a group."""
+
+    def __init__(self, model: nn.Module, group: Group) -> None:
+        self.group = group
+        # buffers are constants of the data, and the same everywhere
+        self.module = DistributedDataParallel(_Passed(model), broadcast_buffers=False, find_unused_parameters=True)
+
+    def backward(self, loss_of: Callable[[int], Tensor], shares: int) -> float:
+        """Add up this process's shares, exchange once, at the last of them. Returns the loss of the whole step.
+
+        Args:
+            loss_of: number of a share -> its part of the step's loss, by the model that was wrapped.
+        """
+        # a step of fewer shares than processes: who has none helps with nothing, but must meet the others
+        mine, weight = self.group.mine(shares) or [0], float(self.group.rank < shares)
+        total = torch.zeros((), dtype=torch.float64)
+        for number in mine:
+            with nullcontext() if number == mine[-1] else self.module.no_sync():
+                loss = self.module(loss_of, number) * weight
+                (loss * self.group.world).backward()  # the exchange divides by it
+            total += loss.detach().double().cpu()
+        return sum(_gathered(float(total), self.group))
+
+
+class _Passed(nn.Module):
+    """Calls a loss from inside `forward`, where DistributedDataParallel prepares for the backward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss_of: Callable[[int], Tensor], number: int) -> Tensor:
+        return loss_of(number)
+
+
+def _gathered(value: float, group: Group) -> list[float]:
+    told: list[Any] = [0.0] * group.world
+    dist.all_gather_object(told, value)
+    return told
+
+
+def pieces(saved: Path) -> int:
+    """Into how many a share of a step is cut: 2 once it did not fit into the device's memory."""
+    return 2 if (saved.parent / HALVED).exists() else 1
+
+
+def halve(saved: Path, group: Group, err: BaseException) -> int:
+    """After out-of-memory: cut every share in two from now on, also after a restart. Only once.
+
+    Raises:
+        InputRejected: it was halved before. Unavailable: several processes train; all of them start again.
+    """
+    if pieces(saved) > 1:
+        raise InputRejected(
+            f"the device's memory holds not even half of a micro-batch ({str(err).splitlines()[0]}); lower slates_a_step in "
+            f"the recipe"
+        ) from err
+    (saved.parent / HALVED).touch()
+    if group.world > 1:  # the others wait in the middle of an exchange that never comes
+        raise Unavailable("out of memory: the training processes start again with half the micro-batch") from err
+    return pieces(saved)

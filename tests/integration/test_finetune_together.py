@@ -1,0 +1,89 @@
+"""A training by two processes, one of which is killed on the way, against the same training by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.build_dataset import build_dataset
+from tasks.domain.errors import InputRejected
+from tasks.domain.recipe import load_recipe
+from tasks.finetune import finetune
+from tasks.finetune_together import finetune_together
+from tasks.ranker.distributed import HALVED
+from tasks.ranker.training import Run
+from tests.shop import open_shop
+
+RECIPE = load_recipe("tiny")
+ONE_EPOCH = RECIPE.model_copy(update={"training": RECIPE.training.model_copy(update={"epochs": 1})})
+# read by every Python that starts with it on its path, so also by the processes that torchrun starts
+KILL_ONE = """
+import os, signal, pathlib
+def arm():
+    from tasks.ranker import training
+    training.SAVED_EVERY_S, train = 0, training.Run._accumulated
+    def dying(self, step, slates):
+        once = pathlib.Path(os.environ["KILLED_ONCE"])
+        if self.group.rank == 1 and step == 5 and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(self, step, slates)
+    training.Run._accumulated = dying
+if "LOCAL_RANK" in os.environ:
+    arm()
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("together")
+    shop, out = open_shop(home / "shop"), home / "dataset"
+    out.mkdir()
+    build_dataset(shop.accepted, shop.plans, shop.catalogue, "2017-06-16", RECIPE, home / "cache", out, None)
+    return out
+
+
+def folders(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    work, out = tmp_path / name / "work", tmp_path / name / "out"
+    work.mkdir(parents=True)
+    out.mkdir()
+    return work, out
+
+
+def test_two_processes_one_of_them_killed_make_the_weights_of_one_to_the_last_bit(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = folders(tmp_path, "alone")
+    alone = finetune(dataset, RECIPE, work, out, seed=1, threads=1)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(KILL_ONE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}:{Path(__file__).resolve().parents[2]}")
+    monkeypatch.setenv("KILLED_ONCE", str(tmp_path / "killed"))
+    work, out = folders(tmp_path, "together")
+    together = finetune_together(dataset, RECIPE, work, out, 1, 1, None, 2)
+    assert (tmp_path / "killed").exists()
+    assert together.pop("processes") == 2
+    assert together == alone
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone" / "out").iterdir()}
+
+
+def test_out_of_memory_once_is_overcome_by_half_of_each_micro_batch(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Run._loss
+
+    def hungry(self: Run, model: object, batch: object) -> torch.Tensor:
+        if self.pieces == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return original(self, model, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "_loss", hungry)
+    work, out = folders(tmp_path, "hungry")
+    told = finetune(dataset, ONE_EPOCH, work, out, seed=1, threads=2)
+    assert (work / HALVED).exists() and told["best_epoch"] == 1
+    monkeypatch.setattr(Run, "_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    work, out = folders(tmp_path, "too-hungry")
+    with pytest.raises(InputRejected, match="lower slates_a_step"):
+        finetune(dataset, ONE_EPOCH, work, out, seed=1, threads=2)

@@ -1,0 +1,102 @@
+"""`make run GPU_WORKER=1` on the tiny recipe: where the steps ran, what a killed worker costs, and what is left after `down`.
+
+Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from infra.local import processes
+from infra.local.down import bring_down
+from tasks import doctor, service_table
+from tasks.adapters.airflow import AirflowClient
+from tasks.domain.refresh import GPU_STEPS
+from tasks.follow import REFRESH, start_refresh
+from tasks.settings import Settings
+from tests.conftest import free_port_base
+from tests.e2e.conftest import Stack, logs
+
+LONG = str(Path(__file__).with_name("half_a_minute.yaml"))
+HOST = socket.gethostname()
+pytestmark = [pytest.mark.workers, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("workers"), free_port_base())
+    made.environment["FRESHRANK_EXECUTOR"] = "celery"
+    made.settings = made.settings.model_copy(update={"executor": "celery"})
+    try:
+        done = made.run(sys.executable, "-m", "infra.local.run", timeout=1200)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{logs(made)}"
+        yield made
+    finally:
+        bring_down(made.settings, Console(stderr=True, quiet=True))
+
+
+def newest_run(stack: Stack) -> tuple[AirflowClient, str]:
+    airflow = AirflowClient(stack.settings)
+    return airflow, airflow.runs(REFRESH)[0]["dag_run_id"]
+
+
+def worker_pid(settings: Settings, queue: str) -> int:
+    return int(service_table.read_services(settings)[f"worker-{queue}"]["pid"])
+
+
+def test_the_gpu_steps_ran_on_the_gpu_worker_and_no_other_step_did(stack: Stack) -> None:
+    airflow, run = newest_run(stack)
+    steps = {task["task_id"]: task for task in airflow.tasks(REFRESH, run) if task["state"] == "success"}
+    assert {name for name, task in steps.items() if task["queue"] == "gpu"} == set(GPU_STEPS)
+    for name in GPU_STEPS:
+        told = airflow.task_log(REFRESH, run, name, steps[name]["try_number"])
+        assert re.search(rf"step={name} worker=gpu@{HOST} device=\S+ driver=.+ precision=\S+ memory_gib=\d", told), told
+    received = (stack.settings.logs / "worker-gpu.log").read_text()
+    assert received.count("succeeded in") >= len(GPU_STEPS)
+
+
+def test_the_doctor_says_who_serves_which_queue(stack: Stack) -> None:
+    found = {row["check"]: row for row in doctor.examine(stack.settings)}
+    for queue in ("default", "gpu"):
+        assert found[f"queue {queue}"]["ok"] and f"{queue}@{HOST}" in found[f"queue {queue}"]["sentence"]
+
+
+@pytest.mark.parametrize(("queue", "day"), [("gpu", "2017-07-02"), ("default", "2017-07-03")])
+def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(
+    stack: Stack, queue: str, day: str
+) -> None:
+    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": day, "recipe": LONG})
+    until(lambda: list(stack.settings.data.glob(f"work/runs-finetune-{day}-*/work/checkpoint.safetensors")), 400)
+    os.kill(worker_pid(stack.settings, queue), signal.SIGKILL)
+    until(lambda: airflow.run_state(REFRESH, run) in ("success", "failed"), 600)
+    assert airflow.run_state(REFRESH, run) == "success"
+    steps = {task["task_id"]: task for task in airflow.tasks(REFRESH, run)}
+    tries = steps["finetune"]["try_number"]
+    assert tries == (2 if queue == "gpu" else 1)
+    if tries == 2:
+        assert "outcome=resumed" in airflow.task_log(REFRESH, run, "finetune", 2)
+
+
+def test_down_leaves_no_process(stack: Stack) -> None:
+    home = str(stack.settings.home)
+    bring_down(stack.settings, Console(stderr=True, quiet=True))
+    assert processes.of_stack(stack.settings) == []
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if home in " ".join(p.info["cmdline"] or ())]
+
+
+def until(condition, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.5)
