@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.domain.manifest import canonical_json
-from tasks.domain.rollout_log import Draft, Row, already_done, check_chain, sealed, stale
+from tasks.domain.rollout_log import Draft, Row, already_done, check_chain, following, read_row, spelled
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rollout_log (
@@ -60,9 +58,7 @@ class MemoryLog:
             present = self.find(draft.op)
             if present:
                 return already_done(present, draft)
-            if len(self._rows) != expected:
-                raise stale(expected, len(self._rows))
-            row = sealed(draft, self._rows[-1] if self._rows else None, at)
+            row = following(draft, self._rows[-1] if self._rows else None, expected, at)
             self._rows.append(row)
             return row
 
@@ -93,19 +89,15 @@ class SqliteLog:
             if present:
                 return already_done(present, draft)
             head = _row(db.execute("SELECT body FROM rollout_log ORDER BY rev DESC LIMIT 1").fetchone())
-            actual = head.rev if head else 0
-            if actual != expected:
-                raise stale(expected, actual)
-            row = sealed(draft, head, at)
-            body = canonical_json(row.model_dump(mode="json")).decode()
-            db.execute("INSERT INTO rollout_log (rev, op, body) VALUES (?, ?, ?)", (row.rev, row.op, body))
+            row = following(draft, head, expected, at)
+            db.execute("INSERT INTO rollout_log (rev, op, body) VALUES (?, ?, ?)", (row.rev, row.op, spelled(row)))
             db.execute("COMMIT")
             return row
 
     def rows(self, after: int = 0) -> list[Row]:
         with self._open() as db:
             found = db.execute("SELECT body FROM rollout_log WHERE rev > ? ORDER BY rev", (after,)).fetchall()
-        return [Row.model_validate(json.loads(body)) for (body,) in found]
+        return [read_row(body) for (body,) in found]
 
     def find(self, op: str) -> Row | None:
         with self._open() as db:
@@ -142,4 +134,4 @@ def open_log(data: Path, url: str | None) -> RolloutLog:
 
 
 def _row(found: tuple[str] | None) -> Row | None:
-    return Row.model_validate(json.loads(found[0])) if found else None
+    return read_row(found[0]) if found else None

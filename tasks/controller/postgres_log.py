@@ -5,7 +5,6 @@ A press of the rollback button writes here first, so this database must not be o
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.domain.errors import Unavailable
-from tasks.domain.manifest import canonical_json
-from tasks.domain.rollout_log import Draft, Row, already_done, check_chain, sealed, stale
+from tasks.domain.rollout_log import Draft, Row, already_done, check_chain, following, read_row, spelled
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -53,19 +51,16 @@ class PostgresLog:
             if present:
                 return already_done(present, draft)
             head = _one(cursor, "SELECT body FROM rollout_log ORDER BY rev DESC LIMIT 1")
-            actual = head.rev if head else 0
-            if actual != expected:
-                raise stale(expected, actual)
-            row = sealed(draft, head, at)
-            body = canonical_json(row.model_dump(mode="json")).decode()
-            cursor.execute("INSERT INTO rollout_log (rev, op, body) VALUES (%s, %s, %s)", (row.rev, row.op, body))
+            row = following(draft, head, expected, at)
+            values = (row.rev, row.op, spelled(row))
+            cursor.execute("INSERT INTO rollout_log (rev, op, body) VALUES (%s, %s, %s)", values)
             return row
 
     def rows(self, after: int = 0) -> list[Row]:
         with self._transaction() as cursor:
             cursor.execute("SELECT body FROM rollout_log WHERE rev > %s ORDER BY rev", (after,))
             found = cursor.fetchall()
-        return [Row.model_validate(json.loads(body)) for (body,) in found]
+        return [read_row(body) for (body,) in found]
 
     def find(self, op: str) -> Row | None:
         with self._transaction() as cursor:
@@ -121,4 +116,4 @@ class PostgresLog:
 def _one(cursor: Any, query: str, given: tuple[object, ...] = ()) -> Row | None:
     cursor.execute(query, given)
     found = cursor.fetchone()
-    return Row.model_validate(json.loads(found[0])) if found else None
+    return read_row(found[0]) if found else None

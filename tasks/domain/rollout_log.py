@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.domain.errors import Conflict, InputRejected
-from tasks.domain.manifest import Record, digest_of
+from tasks.domain.manifest import Record, canonical_json, digest_of
 
 GENESIS = "0" * 64
 
@@ -89,8 +90,23 @@ def already_done(present: Row, draft: Draft) -> Row:
     return present
 
 
-def stale(expected: int, actual: int) -> Conflict:
-    return Conflict(f"the rollout log is at revision {actual}, not {expected}: somebody else moved first; look again")
+def following(draft: Draft, head: Row | None, expected: int, at: datetime) -> Row:
+    """The draft as the row after `head`. Raises Conflict where `head` is not at revision `expected`."""
+    actual = head.rev if head else 0
+    if actual != expected:
+        raise Conflict(
+            f"the rollout log is at revision {actual}, not {expected}: somebody else moved first; look again"
+        )
+    return sealed(draft, head, at)
+
+
+def spelled(row: Row) -> str:
+    """The row as a database keeps it; `read_row` reads it."""
+    return canonical_json(row.model_dump(mode="json")).decode()
+
+
+def read_row(body: str) -> Row:
+    return Row.model_validate(json.loads(body))
 
 
 def short(release: str | None) -> str:
