@@ -6,9 +6,12 @@ on from the checkpoint. The same command under `torchrun --nnodes` spans machine
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +21,11 @@ from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.recipe import Recipe
 
 RESTARTS = 3
+# torchrun would keep one store through its restarts, where gloo finds the addresses of the processes that died: about one
+# restart in six then waits for a connection that nobody opens (torch 2.13)
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 REFUSED = "refused.json"
+TASK = "FRESHRANK_TASK_PID"
 
 
 def processes_for(wanted: int) -> int:
@@ -66,6 +73,8 @@ def finetune_together(
             *(f"--max-restarts={RESTARTS}", "-m", "tasks.finetune_together", str(path)),
         ],
         check=False,
+        env=os.environ | OWN_STORE | {TASK: str(os.getpid())},
+        preexec_fn=die_with_parent,
     )
     if refused.exists():
         raise InputRejected(json.loads(refused.read_text()))
@@ -78,7 +87,16 @@ def finetune_together(
     return told | {"processes": processes}
 
 
+def die_with_parent() -> None:
+    """Let this process be killed with the one that started it: a task killed at 3 a.m. leaves no training behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if task := os.environ.get(TASK):
+        os.kill(int(task), 0)  # raises where it died before the line above
+
+
 def main(request: str) -> int:
+    die_with_parent()
     from tasks.finetune import finetune
     from tasks.ranker.distributed import joined
 

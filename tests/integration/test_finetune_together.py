@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -67,6 +71,28 @@ def test_two_processes_one_of_them_killed_make_the_weights_of_one_to_the_last_bi
     assert together.pop("processes") == 2
     assert together == alone
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone" / "out").iterdir()}
+
+
+def test_the_training_processes_end_with_the_task_that_is_killed(dataset: Path, tmp_path: Path) -> None:
+    work, out = folders(tmp_path, "killed")
+    endless = RECIPE.model_copy(update={"training": RECIPE.training.model_copy(update={"epochs": 1000})})
+    task = multiprocessing.get_context("spawn").Process(
+        target=finetune_together, args=(dataset, endless, work, out, 1, 1, None, 2), daemon=False
+    )
+    task.start()
+    assert task.pid
+    started = until(lambda: [p for p in psutil.Process(task.pid).children(recursive=True) if "-u" in p.cmdline()], 2)
+    task.kill()
+    task.join()
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+
+
+def until(ask: Callable[[], list[psutil.Process]], many: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + 120
+    while len(found := ask()) < many:
+        assert time.monotonic() < deadline, f"{len(found)} of {many} processes started"
+        time.sleep(0.1)
+    return found
 
 
 def test_out_of_memory_once_is_overcome_by_half_of_each_micro_batch(
