@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.adapters.partitions import catalogue_key, contract_table, described, landed_key, parquet_bytes, put_day
+from tasks.adapters.partitions import catalogue_key, described, landed_key, put_day
 from tasks.adapters.store import MemoryStore, checked_key
+from tasks.adapters.tables import contract_table, parquet_bytes
 from tasks.domain.behaviour import PartitionManifest
 from tasks.domain.contract import EVENT, ITEM, PLAN
 from tasks.domain.errors import InputRejected

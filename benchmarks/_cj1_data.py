@@ -22,7 +22,8 @@ def landed(work: Path, through: str) -> dict[str, list[Path]]:
     folder = work / "landed" / through
     listing = folder / "files.json"
     if not listing.exists():
-        from tasks.adapters.partitions import fetch_accepted, landed_days
+        from tasks.adapters.accepted_days import fetch_accepted
+        from tasks.adapters.partitions import landed_days
         from tasks.adapters.store import MemoryStore
         from tasks.ingest import ingest
         from tasks.sources import open_source

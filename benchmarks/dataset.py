@@ -41,7 +41,8 @@ class Days:
     def land(self) -> None:
         import polars as pl
 
-        from tasks.adapters.partitions import fetch_accepted, landed_days
+        from tasks.adapters.accepted_days import fetch_accepted
+        from tasks.adapters.partitions import landed_days
         from tasks.adapters.store import MemoryStore
         from tasks.ingest import ingest
         from tasks.sources import open_source

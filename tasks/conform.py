@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 import pyarrow as pa
 
-from tasks.adapters.partitions import EARLIEST_US, LATEST_US
+from tasks.adapters.tables import EARLIEST_US, LATEST_US
 from tasks.domain.contract import Contract, arrow_schema
 from tasks.domain.errors import InputRejected
 

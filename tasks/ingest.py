@@ -16,19 +16,17 @@ from tasks.adapters.erasures import erased_users, finish_days, leave_out, sweep
 from tasks.adapters.next_revision import held_by
 from tasks.adapters.partitions import (
     catalogue_key,
-    content_digest,
-    contract_table,
     described,
     landed_days,
     landed_key,
     late_rows,
-    parquet_bytes,
     put_day,
     read_landed_manifest,
     retired_days,
     users_key,
 )
 from tasks.adapters.store import Store
+from tasks.adapters.tables import content_digest, contract_table, parquet_bytes
 from tasks.conform import conform, frame_of, shown_names
 from tasks.domain.behaviour import PartitionFile, PartitionManifest, partition_digest
 from tasks.domain.contract import EVENT, ITEM, PLAN, USER, Contract

@@ -70,7 +70,7 @@ def _resolve_champion(call: Call) -> dict[str, Any]:
 
 
 def _build_dataset(call: Call) -> dict[str, Any]:
-    from tasks.adapters.partitions import fetch_accepted
+    from tasks.adapters.accepted_days import fetch_accepted
     from tasks.build_dataset import build_dataset
     from tasks.domain.recipe import load_recipe
     from tasks.lineage import PARTITIONS_JSON

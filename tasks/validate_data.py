@@ -30,24 +30,19 @@ from expectations.row_rules import ROW_RULES
 from expectations.suites import ITEMS, PLANS
 from expectations.verdicts import MARKS, RULES, JudgedDay, LandedDay, Tables, as_frame, judge_days
 from tasks.adapters.partitions import (
-    READERS,
     accepted_key,
     accepted_revisions,
-    contract_table,
     described,
     landed_key,
     landed_revisions,
-    parquet_bytes,
     put_day,
     read_accepted_manifest,
     read_catalogue,
     read_caught,
-    read_file,
-    read_frame,
     read_landed_manifest,
-    read_table,
 )
 from tasks.adapters.store import Store
+from tasks.adapters.tables import READERS, contract_table, parquet_bytes, read_file, read_frame, read_table
 from tasks.data_report import SAMPLE_ROWS, write_report
 from tasks.domain.behaviour import AcceptedManifest, PartitionManifest, next_day
 from tasks.domain.contract import EVENT, PLAN

@@ -10,15 +10,9 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pyarrow as pa
 
-from tasks.adapters.partitions import (
-    accepted_key,
-    accepted_revisions,
-    described,
-    parquet_bytes,
-    put_day,
-    read_partition,
-)
+from tasks.adapters.partitions import accepted_key, accepted_revisions, described, put_day, read_partition
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import parquet_bytes
 from tasks.domain.behaviour import AcceptedManifest, next_day
 from tasks.domain.contract import EVENT, ITEM, PLAN, arrow_schema
 from tasks.domain.manifest import partition_date

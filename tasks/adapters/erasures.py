@@ -18,18 +18,16 @@ from pydantic import ValidationError
 
 from tasks.adapters.next_revision import UserTables, accepted_along, held_by, landed_without
 from tasks.adapters.partitions import (
-    READERS,
     accepted_key,
     accepted_revisions,
     landed_key,
     landed_revisions,
-    parquet_bytes,
     read_accepted_manifest,
     read_landed_manifest,
-    read_table,
     users_key,
 )
 from tasks.adapters.store import Store
+from tasks.adapters.tables import READERS, parquet_bytes, read_table
 from tasks.domain.behaviour import PartitionManifest
 from tasks.domain.contract import EVENT
 from tasks.domain.erasure import Erasure, HeldDay

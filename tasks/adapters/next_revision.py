@@ -18,21 +18,18 @@ import pyarrow as pa
 
 from tasks.adapters.partitions import (
     accepted_key,
-    content_digest,
-    contract_table,
     described,
     landed_key,
     late_rows,
-    parquet_bytes,
     put_day,
     read_accepted_manifest,
     read_caught,
     read_landed_manifest,
-    read_table,
     read_users,
     users_key,
 )
 from tasks.adapters.store import Store
+from tasks.adapters.tables import content_digest, contract_table, parquet_bytes, read_table
 from tasks.domain.behaviour import PartitionManifest, partition_digest
 from tasks.domain.contract import EVENT, USER
 

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from tasks.adapters.erasures import FEEDBACK
 from tasks.adapters.partitions import (
-    READERS,
     RETIRED,
     accepted_key,
     catalogue_key,
@@ -27,6 +26,7 @@ from tasks.adapters.partitions import (
     users_key,
 )
 from tasks.adapters.store import Store
+from tasks.adapters.tables import READERS
 from tasks.domain.behaviour import PartitionManifest, next_day
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import Record, canonical_json

@@ -13,16 +13,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.adapters.partitions import (
-    READERS,
-    landed_days,
-    landed_key,
-    read_catalogue,
-    read_landed_manifest,
-    read_table,
-)
+from tasks.adapters.partitions import landed_days, landed_key, read_catalogue, read_landed_manifest
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store
+from tasks.adapters.tables import READERS, read_table
 from tasks.conform import conform, frame_of
 from tasks.domain.behaviour import next_day
 from tasks.domain.contract import EVENT, PLAN, PSEUDONYM, arrow_schema

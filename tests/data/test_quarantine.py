@@ -5,13 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from tasks.adapters.partitions import (
-    accepted_days,
-    accepted_revisions,
-    fetch_accepted,
-    read_accepted_events,
-    read_accepted_manifest,
-)
+from tasks.adapters.accepted_days import fetch_accepted
+from tasks.adapters.partitions import accepted_days, accepted_revisions, read_accepted_events, read_accepted_manifest
 from tasks.adapters.store import MemoryStore
 from tasks.domain.behaviour import next_day
 from tasks.domain.errors import InputRejected

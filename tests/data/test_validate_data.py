@@ -11,9 +11,9 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
+from tasks.adapters.accepted_days import fetch_accepted
 from tasks.adapters.partitions import (
     accepted_days,
-    fetch_accepted,
     landed_key,
     manifest_name,
     read_accepted_events,

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bentos.ranker.fast_path import FastPath
-from tasks.adapters.partitions import fetch_accepted, parquet_bytes, read_partition
+from tasks.adapters.accepted_days import fetch_accepted
+from tasks.adapters.partitions import read_partition
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import parquet_bytes
 from tasks.conform import frame_of
 from tasks.domain.behaviour import pseudonym
 from tasks.ingest import ingest

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tasks.adapters.erasures import ERASED
-from tasks.adapters.partitions import landed_days, parquet_bytes, read_landed_manifest, read_partition
+from tasks.adapters.partitions import landed_days, read_landed_manifest, read_partition
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import parquet_bytes
 from tasks.domain.behaviour import next_day, pseudonym
 from tasks.domain.errors import InputRejected
 from tasks.domain.requests import Feedback as Sent

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.adapters.partitions import (
-    content_digest,
     landed_days,
     landed_key,
     read_catalogue,
@@ -21,6 +20,7 @@ from tasks.adapters.partitions import (
     users_key,
 )
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import content_digest
 from tasks.domain.behaviour import pseudonym, session_pseudonym
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.ingest import ingest

@@ -7,17 +7,15 @@ import json
 import pyarrow as pa
 import pytest
 
+from tasks.adapters.accepted_days import fetch_accepted
 from tasks.adapters.erasures import leave_out
 from tasks.adapters.partitions import (
-    LATEST_US,
     accepted_days,
     accepted_key,
     catalogue_key,
     described,
-    fetch_accepted,
     landed_days,
     landed_key,
-    parquet_bytes,
     put_day,
     read_accepted_manifest,
     read_catalogue,
@@ -26,6 +24,7 @@ from tasks.adapters.partitions import (
     read_partition,
 )
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import LATEST_US, parquet_bytes
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.ingest import ingest
 from tests.behaviour_builders import FIRST, KEY, KEY_ID, TinySource, accept, events_table

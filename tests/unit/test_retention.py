@@ -15,13 +15,13 @@ from tasks.adapters.partitions import (
     accepted_days,
     landed_days,
     landed_key,
-    parquet_bytes,
     read_accepted_events,
     read_landed_manifest,
     read_partition,
     retired_days,
 )
 from tasks.adapters.store import MemoryStore
+from tasks.adapters.tables import parquet_bytes
 from tasks.domain.behaviour import next_day, pseudonym
 from tasks.domain.errors import InputRejected
 from tasks.erasure.commands import retention
