@@ -11,8 +11,9 @@ import pytest
 from tasks.decisions import as_markdown, explanation, find_run
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import Decision
+from tasks.explain.candidate import facts, next_step
 from tasks.explain.commands import explain
-from tasks.explain.page import facts, html, next_step
+from tasks.explain.page import html
 from tasks.explain.text import finding_lines
 from tasks.run import Step, run
 from tests.decision_builders import DAY, a_run, a_stopped_day
