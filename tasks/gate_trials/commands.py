@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from tasks.settings import Settings
 
@@ -34,7 +35,18 @@ def gate_error_rates(
         sys.stdout.write(json.dumps(told | {"run": uri}, indent=1) + "\n")
     else:
         screen.print(f"{told['sentence']}.")
-        for row in told["table"]:
-            screen.print(" | ".join(row.values()))
+        screen.print(rates_table(told["table"]))
     if summary["broken"]:
         raise typer.Exit(1)
+
+
+def rates_table(rows: list[dict[str, str]]) -> Table:
+    """One row a kind of damage. The record keeps its keys sorted, so the order of columns is said here."""
+    from tasks.gate_trials.error_rates import HEAD
+
+    table = Table(box=None, header_style="bold")
+    for name in HEAD:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in HEAD))
+    return table

@@ -27,6 +27,7 @@ from tasks.gate_trials.rows import TRAINING_DAMAGE, damaged_dataset, trained
 from tasks.gate_trials.scoring import score_days
 from tasks.gate_trials.trials import SEED, SOUND, Times, for_trials, load
 from tasks.page import document, mark, table
+from tasks.progress import Progress
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.runtime import PARENT, TorchScorer
 from tasks.record import record_end, record_step
@@ -106,10 +107,14 @@ def error_rates(
         work: what is made on the way; a killed night goes on where it was.
     """
     data = Dataset.open(dataset)
-    others = [trained(work, dataset, recipe, f"{SEED}{seed + n}", seed + n, threads) for n in range(1, seeds + 1)]
-    spoilt = {}
-    for name in TRAINING_DAMAGE:
-        spoilt[name] = trained(work, damaged_dataset(work, dataset, name), recipe, name, seed, threads)
+    spoilt, others = {}, []
+    with Progress("models", seeds + len(TRAINING_DAMAGE), "models") as bar:
+        for n in range(1, seeds + 1):
+            others.append(trained(work, dataset, recipe, f"{SEED}{seed + n}", seed + n, threads))
+            bar.advance(1, others[-1].name)
+        for name in TRAINING_DAMAGE:
+            spoilt[name] = trained(work, damaged_dataset(work, dataset, name), recipe, name, seed, threads)
+            bar.advance(1, name)
     sound = {SOUND: model} | {folder.name: folder for folder in others}
     systems = {name: scored_by(TorchScorer.load(folder)) for name, folder in sound.items()} | damaged(model, spoilt)
     score_days(data, systems, work / "scores", data.split.holdout_days or data.split.validation_days)

@@ -10,6 +10,8 @@ from tasks.adapters.store import MemoryStore
 from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import load_recipe
 from tasks.gate_trials import nightly
+from tasks.gate_trials.commands import rates_table
+from tasks.gate_trials.error_rates import HEAD
 from tasks.policies import load_policy
 from tasks.ranker.runtime import PARENT
 from tasks.run import Step, read_manifest, run
@@ -81,3 +83,10 @@ def test_a_run_that_cannot_be_trained_again_is_refused(night, given, message):
 def test_without_a_run_there_is_nothing_to_measure(night):
     with pytest.raises(InputRejected, match="none of 0 gate runs of 2017-07-01 judged newly trained weights"):
         nightly.measure(night.settings, DAY)
+
+
+def test_the_table_says_what_each_column_is_though_the_record_sorts_its_keys():
+    recorded = json.loads(json.dumps([dict(zip(HEAD, "abcdefgh", strict=True))], sort_keys=True))
+    table = rates_table(recorded)
+    assert tuple(column.header for column in table.columns) == HEAD
+    assert [next(iter(column.cells)) for column in table.columns] == list("abcdefgh")
