@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ from tasks.progress import Progress
 
 log = logging.getLogger("freshrank.validate_data")
 POLICY = Path(__file__).with_name("policies") / "data.yaml"
-REMEMBERED_DAYS = 120  # row counts of this many accepted days are read for the weekday bands
+REMEMBERED_DAYS = 120  # row counts of this many accepted days before a day are read for the weekday bands
 RELEASED = "control/released/"  # DAY.json: what a person let pass
 
 
@@ -152,13 +153,19 @@ def _data_docs(tables: Tables) -> dict[str, str]:
 
 
 def _recall(store: Store, accepted: list[str], new: list[str], reference_days: int) -> Past:
-    """Read from the store what the first new day is compared with; later days add themselves."""
+    """Read from the store what each new day is compared with; new days that pass add themselves.
+
+    Of each, because one that was held months ago is new until a person lets it pass: judged without the days before it, it
+    would pass by itself.
+    """
     past = Past(reference_days)
-    counted = accepted[-REMEMBERED_DAYS:]
+    before = (accepted[: bisect_left(accepted, day)] for day in new)
+    counted = sorted({known for days in before for known in days[-REMEMBERED_DAYS:]})
+    compared = [(next_day(day, -reference_days), day) for day in new]
     with ThreadPoolExecutor(READERS) as pool:
         manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), counted))
         past.rows.update({manifest.partition: manifest.landed_rows for manifest in manifests})
-        recent = [m for m in manifests if m.rows and m.partition >= next_day(new[0], -reference_days)] if new else []
+        recent = [m for m in manifests if m.rows and any(a <= m.partition < b for a, b in compared)]
         for manifest, remembered in zip(recent, pool.map(lambda m: _remembered(store, m), recent), strict=True):
             past.remember(manifest.partition, manifest.landed_rows, *remembered)
     return past

@@ -175,6 +175,18 @@ def test_an_older_refused_day_stays_out_and_does_not_stop_the_last_one(tmp_path)
     assert accepted_days(store) == [day for day in DAYS if day != DAYS[4]]
 
 
+def test_a_held_day_does_not_pass_by_itself_once_it_is_old(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.validate_data.REMEMBERED_DAYS", 10)
+    days = [next_day(FIRST, n) for n in range(20)]
+    source, store = TinySource(), MemoryStore()
+    source.replaced[LAST] = events_table(a_day(LAST, 600))
+    ingest(source, store, days[-1], KEY, KEY_ID)
+    validate_data(days[:-1], store, load_policy(), tmp_path / "nineteen")
+    summary = validate_data(days, store, load_policy(), tmp_path / "one more")
+    assert summary["days"].keys() == {LAST, days[-1]}, "eleven days were accepted since, more than are remembered"
+    assert (summary["verdict"], summary["not_accepted"]) == ("pass", [LAST])
+
+
 def test_accepted_days_are_skipped_and_nothing_is_written_again(tmp_path):
     _, store = judged(tmp_path)
     before = dict(store._objects)
