@@ -95,9 +95,13 @@ class ProcessLauncher:
         replica = self._replicas.get(release)
         if replica is None or replica.state == "stopping":
             return
+        watch = self._watches[release]
         self._update(release, state="stopping", message="asked to stop")
-        self._watches[release].kill_at = time.monotonic() + GRACE_S
-        _signal(replica, signal.SIGTERM)
+        watch.kill_at = time.monotonic() + GRACE_S
+        if self._running(
+            replica, watch
+        ):  # one that is down has no process: 0 would be our own group, an old pid a stranger's
+            _signal(replica, signal.SIGTERM)
 
     async def tick(self) -> None:
         for release in list(self._replicas):

@@ -20,6 +20,7 @@ from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import MemoryStore
 from tasks.controller.pull import ReleaseLibrary
+from tasks.domain.errors import InputRejected
 from tasks.serving.release import verify
 from tasks.settings import Settings
 from tests.kubernetes_cluster import KUBERNETES, Cluster, pattern
@@ -222,6 +223,25 @@ def test_a_release_whose_code_was_changed_is_not_even_started(tmp_path: Path) ->
             await until(launcher, lambda found: found[digest].state == "ready", "the right bytes serve again")
             assert launcher.replicas()[digest].port == first.port
             assert not ran.exists()
+
+    asyncio.run(scenario())
+
+
+def test_stopping_a_refused_release_signals_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no process: signal 15 to pid 0 would end the controller itself and all that it started."""
+
+    def refuse(release: str) -> None:
+        raise InputRejected("model/model.bin has another sha256")
+
+    async def scenario() -> None:
+        sent: list[int] = []
+        monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(pid))
+        launcher = ProcessLauncher(Settings(home=tmp_path, port_base=free_port_base()), refuse)
+        await launcher.start("a" * 64, tmp_path, tmp_path)
+        assert launcher.replicas()["a" * 64].message.startswith("refused")
+        await launcher.stop("a" * 64)
+        await until(launcher, lambda found: not found, "it is forgotten")
+        assert sent == []
 
     asyncio.run(scenario())
 
