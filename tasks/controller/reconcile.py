@@ -98,6 +98,8 @@ class Reconciler:
         for release in self.wanted(self.state()):
             self._leaving.pop(release, None)
             if release in running:
+                if running[release].state != "stopping":
+                    self._retired.discard(release)  # wanted again before it was asked to end
                 continue
             local = self.library.local(release)
             if local is None:
@@ -131,6 +133,7 @@ class Reconciler:
     def traffic(self, state: RolloutState) -> Traffic | None:
         """A pure function of the log and of which replicas have ever been ready. None: not possible yet."""
         seen = self._confirmed[0].backends if self._confirmed else {}
+        wanted = self.wanted(state)
         backends: dict[str, tuple[int, ...]] = {}
         for release, replica in self.launcher.replicas().items():
             ports = tuple(
@@ -141,7 +144,7 @@ class Reconciler:
                     if (one.state == "ready" or one.port in seen.get(release, ())) and one.state != "stopping"
                 )
             )
-            if ports and release not in self._retired:
+            if ports and (release in wanted or release not in self._retired):
                 backends[release] = ports
         weights = state.weights
         live = [release for release, weight in weights.items() if weight]
@@ -251,6 +254,9 @@ class Reconciler:
                     continue
                 self._retired.add(release)
                 await self.route()
+            if release in self.wanted(self.state()):  # somebody pressed rollback to it meanwhile
+                self._retired.discard(release)
+                continue
             await self.launcher.stop(release)
             log.info("release=%s event=replica-retired", short(release))
         for release in self._retired - self.launcher.replicas().keys():

@@ -7,7 +7,9 @@ from contextlib import suppress
 
 import pytest
 
+from tasks.adapters.envoy import Traffic
 from tasks.adapters.router import Counts
+from tasks.domain.errors import Unavailable
 from tests.rollout_builders import A, B, C
 from tests.rollout_world import Crash, CrashPoints, World
 
@@ -235,6 +237,33 @@ def test_a_retired_replica_finishes_what_it_has() -> None:
         world.router.counts[A[:12]] = Counts(requests=10, active=0, healthy=True)
         await world.passes(4, traffic=0)
         assert A not in world.replicas and A not in world.router.traffic.backends
+
+    asyncio.run(scenario())
+
+
+def test_a_release_on_its_way_out_serves_again_when_somebody_rolls_back_to_it() -> None:
+    """The router did not confirm that it left the clusters, and then the press came."""
+
+    async def scenario() -> None:
+        world = World(A, B, C)
+        await champion(world, A, B)
+        world.submit(C)
+        while world.state.rollout:
+            await world.passes(1)
+        confirm = world.router.apply
+
+        async def unconfirmed(traffic: Traffic) -> None:
+            await confirm(traffic)
+            raise Unavailable("the router did not confirm")
+
+        world.router.apply = unconfirmed  # type: ignore[method-assign]
+        await world.passes(4, traffic=0)
+        assert A in world.replicas and A not in world.router.traffic.backends, "out of the clusters, not stopped"
+        world.router.apply = confirm  # type: ignore[method-assign]
+        done = await world.commands.roll_back(to=A, actor="on-call", reason="all bad", idempotency_key="press")
+        assert done["to"] == A and world.router.traffic.weights == {A: 100}
+        await world.passes(10)
+        world.is_what_the_log_says()
 
     asyncio.run(scenario())
 
