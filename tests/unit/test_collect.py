@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.shelf import Shelf
+from tasks.adapters.shelf import TRASH, Shelf
 from tasks.controller.collect import LOGS_KEPT_S, YOUNG_S, Collector, needed
 from tasks.domain.errors import InputRejected
 from tests.rollout_builders import A, B, C, a_policy
@@ -125,6 +125,17 @@ def test_a_view_that_another_release_names_stays(disk: Disk) -> None:
     disk.put(A, view=C)
     disk.put(OLD[0], view=C)
     assert disk.collect() == {OLD[0]} and disk.shelf.views() == [C]
+
+
+def test_a_release_that_came_back_goes_also_where_a_crash_left_its_trash(disk: Disk) -> None:
+    promote(disk.world, A)
+    for release in (A, OLD[0]):
+        disk.put(release)
+    left = disk.root / "releases" / f"{TRASH}{OLD[0]}" / "release"
+    left.mkdir(parents=True)
+    (left / "model.bin").write_text("half deleted")
+    assert disk.collect() == {OLD[0]}
+    assert not left.parent.exists()
 
 
 def test_pins_that_cannot_be_read_keep_everything(disk: Disk) -> None:
