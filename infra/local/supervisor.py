@@ -317,16 +317,25 @@ class Supervisor:
         while True:
             await asyncio.sleep(ROTATE_EVERY_S)
             for log in self.settings.logs.glob("*.log"):  # also those of the replicas and the router's access log
-                await self._in_thread(journal.rotate, log)
+                try:
+                    await self._in_thread(journal.rotate, log)
+                except (
+                    OSError
+                ) as err:  # a full disk, or the controller took an old log away: the others are cut all the same
+                    self._log(f"{log.name} could not be cut: {err.strerror}")
 
     async def _mind_owner(self) -> None:
         """A stack started for one test session must not outlive it, however that session ends."""
-        owner = psutil.Process(self._owner) if self._owner else None
-        while owner and processes.runs(owner):
-            await asyncio.sleep(OWNER_EVERY_S)
-        if owner:
-            self._log(f"process {owner.pid}, for which this stack was started, has ended")
-            self.stop()
+        if self._owner is None:
+            return
+        try:
+            owner = psutil.Process(self._owner)
+            while processes.runs(owner):
+                await asyncio.sleep(OWNER_EVERY_S)
+        except psutil.NoSuchProcess:
+            pass  # it ended before we looked
+        self._log(f"process {self._owner}, for which this stack was started, has ended")
+        self.stop()
 
     def _set(self, unit: Unit, state: str, note: str = "") -> None:
         unit.state, unit.note, unit.since = state, note, datetime.now(UTC)

@@ -100,6 +100,32 @@ def test_the_stack_ends_with_its_owner(settings: Settings, monkeypatch: pytest.M
     asyncio.run(play())
 
 
+def test_the_stack_ends_with_an_owner_that_was_gone_before_it_looked(settings: Settings) -> None:
+    owner = subprocess.Popen(["true"])
+    owner.wait()
+    keeper = Supervisor(settings, owner=owner.pid, table=lambda _: {"one": a_command("one", "")})
+    asyncio.run(asyncio.wait_for(keeper.run(), PATIENCE_S))
+
+
+def test_a_log_that_cannot_be_cut_does_not_stop_the_cutting_of_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "ROTATE_EVERY_S", 0.02)
+    tries: list[Path] = []
+
+    def full(log: Path) -> bool:
+        tries.append(log)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "rotate", full)
+
+    async def scenario(_: Supervisor) -> None:
+        await until(lambda: len(tries) >= 4)
+
+    supervise(settings, [a_command("one", "")], scenario)
+    assert "could not be cut: No space left" in journal.path(settings, "supervisor").read_text()
+
+
 def test_a_log_is_cut_while_its_writer_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     with log.open("ab", buffering=0) as writer:
