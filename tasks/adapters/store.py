@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -268,7 +269,8 @@ def _strip(uri: str, prefix: str) -> str:
 
 def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    # of this call alone: two threads, or two containers that both have pid 1, may write one path at once
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.draft")
     try:
         with draft.open("wb") as file:
             file.write(content)

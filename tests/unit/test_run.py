@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_an_object_that_changed_after_its_manifest_is_named_and_not_used(setting
     monkeypatch.setenv("FRESHRANK_HOME", str(tmp_path / "another machine"))
     with pytest.raises(InputRejected, match="answer.txt has sha256 .* changed after the manifest"):
         materialise(store, manifest, Settings())
+
+
+def test_two_outputs_of_the_same_bytes_are_fetched_side_by_side(settings, tmp_path, monkeypatch):
+    """They share one file of the cache, which two threads then write at once."""
+    names = ("one.txt", "other.txt")
+    meet, store = threading.Barrier(len(names), timeout=10), MemoryStore()
+    step = Step("twice", (), lambda call: {name: (call.out / name).write_text("same") for name in names})
+    manifest = read_manifest(store, run(step, DAY, {}, settings, store=store))
+    monkeypatch.setenv("FRESHRANK_HOME", str(tmp_path / "another machine"))
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), meet.wait()))  # both have written, neither has renamed
+    copies = materialise(store, manifest, Settings())
+    assert [(copies / name).read_text() for name in names] == ["same", "same"]
 
 
 def test_a_damaged_local_copy_is_fetched_again(settings):
