@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +36,7 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
     Returns {ok, run, shipped, release, rollout, sentence, steps: {task: seconds}, seconds}.
     """
     airflow, began = AirflowClient(settings), time.monotonic()
+    earlier = _rollout_runs(airflow)
     steps = _follow_run(airflow, REFRESH, run_id, screen, deadline_s)
     state = airflow.run_state(REFRESH, run_id)
     result: dict[str, Any] = {
@@ -46,7 +48,7 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
         "rollout": None,
     }
     if state != "success":
-        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, run_id)}"
+        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, REFRESH, run_id)}"
         return result | {"seconds": time.monotonic() - began}
     told = _explained(settings, airflow, run_id)
     if told is None:
@@ -54,7 +56,7 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
     elif told["release"] is None:
         result["sentence"] = f"nothing shipped, the champion keeps serving: {told['reason']}"
     else:
-        rollout = _follow_rollout(settings, told["release"], screen, deadline_s)
+        rollout = _follow_rollout(settings, airflow, told["release"], earlier.keys(), screen, deadline_s)
         result |= {
             "shipped": told["shipped"],
             "release": told["release"],
@@ -145,32 +147,59 @@ def _explained(settings: Settings, airflow: AirflowClient, run_id: str) -> dict[
     return explanation(open_store(settings), uri)
 
 
-def _why(airflow: AirflowClient, run_id: str) -> str:
-    failed = [task for task in airflow.tasks(REFRESH, run_id) if task["state"] == "failed"]
+def _why(airflow: AirflowClient, dag: str, run_id: str) -> str:
+    failed = [task for task in airflow.tasks(dag, run_id) if task["state"] == "failed"]
     if not failed:
-        return f"See {airflow.run_page(REFRESH, run_id)}"
+        return f"See {airflow.run_page(dag, run_id)}"
     task = failed[0]
-    log = airflow.task_log(REFRESH, run_id, task["task_id"], task["try_number"]).splitlines()
+    log = airflow.task_log(dag, run_id, task["task_id"], task["try_number"]).splitlines()
     told = [
         line
         for line in log
         if "Error: " in line or "Rejected: " in line or "Unavailable: " in line or "Conflict: " in line
     ]
-    return f"Step {task['task_id']}: {told[-1] if told else 'see its log'}. See {airflow.run_page(REFRESH, run_id)}"
+    return f"Step {task['task_id']}: {told[-1] if told else 'see its log'}. See {airflow.run_page(dag, run_id)}"
 
 
-def _follow_rollout(settings: Settings, release: str, screen: Console, deadline_s: float) -> dict[str, Any]:
-    """The end of the rollout of `release`: {state, reason}. Until the asset event has started it, nothing is known of it."""
+def _follow_rollout(
+    settings: Settings,
+    airflow: AirflowClient,
+    release: str,
+    earlier: Collection[str],
+    screen: Console,
+    deadline_s: float,
+) -> dict[str, Any]:
+    """The end of the rollout of `release`: {state, reason}.
+
+    Until the asset event has started it, nothing is known of it. It never starts where the release serves already, or where
+    the controller refused it (rollouts are frozen, another champion serves): then a run of model_rollout that is not among
+    the `earlier` ones has failed.
+    """
     controller, until = ControllerClient(settings), time.monotonic() + deadline_s
     said = ""
     while time.monotonic() < until:
-        rollout = controller.status().get("rollout") or {}
-        mine = rollout.get("release") == release
-        if mine and rollout["state"] in ENDED:
-            return {"state": rollout["state"], "reason": rollout["reason"]}
+        try:
+            status = controller.status()
+            rollout = status.get("rollout") or {}
+            mine = rollout.get("release") == release
+            if mine and rollout["state"] in ENDED:
+                return {"state": rollout["state"], "reason": rollout["reason"]}
+            if not mine and (status.get("champion") or {}).get("digest") == release:
+                return {"state": "promoted", "reason": "it serves already: this refresh made the same bytes"}
+            runs = {} if mine else _rollout_runs(airflow)
+            if failed := [run for run in runs if run not in earlier and runs[run] == "failed"]:
+                return {"state": "refused", "reason": _why(airflow, ROLLOUT, failed[0])}
+        except Unavailable:  # a restarted controller or api-server costs a second, not the answer
+            time.sleep(POLL_S)
+            continue
         where = f"{rollout['state']}: {rollout['reason']}" if mine else "waiting: the asset event starts model_rollout"
         if where != said:
             screen.print(f"  rollout {where}")
             said = where
         time.sleep(POLL_S)
     raise Unavailable(f"the rollout of {release[:12]} has not ended after {deadline_s:.0f} s; see `freshrank status`")
+
+
+def _rollout_runs(airflow: AirflowClient) -> dict[str, str]:
+    """Run id -> state of the newest runs of model_rollout."""
+    return {str(run["dag_run_id"]): str(run["state"]) for run in airflow.runs(ROLLOUT)}
