@@ -144,7 +144,10 @@ class S3Store:
         except ClientError as err:
             if _code(err) not in ("412", "PreconditionFailed", "409", "ConditionalRequestConflict"):
                 raise _translated(err, self.uri(key)) from err
-            present = self.get(key)
+            try:
+                present = self.get(key)
+            except InputRejected as missing:  # 409: another write of it is under way, or a delete came between
+                raise Unavailable(f"{self.uri(key)} is being written by somebody else; try again") from missing
             if present != body:
                 raise Conflict(_conflict(self.uri(key), body, present)) from None
 
