@@ -11,7 +11,6 @@ import numpy as np
 
 from tasks.domain.recipe import Recipe
 from tasks.ranker.rows import Rows
-from tasks.ranker.runtime import PARENT
 
 LEAKED = 7  # a feature column that, in the leaking training set, knows the label
 
@@ -19,12 +18,13 @@ LEAKED = 7  # a feature column that, in the leaking training set, knows the labe
 def trained(work: Path, data: Path, recipe: Recipe, name: str, seed: int, threads: int) -> Path:
     """The model of one seed on `data`, kept under `work`; a killed training goes on from its last epoch."""
     out = work / "models" / name
-    if (out / PARENT).exists():
+    if (out / "complete").exists():
         return out
     from tasks.finetune import finetune
 
     out.mkdir(parents=True, exist_ok=True)
     finetune(data, recipe, out, out, seed=seed, threads=threads)
+    (out / "complete").touch()
     return out
 
 

@@ -12,6 +12,7 @@ from tasks.domain.recipe import load_recipe
 from tasks.gate_trials import nightly
 from tasks.gate_trials.commands import rates_table
 from tasks.gate_trials.error_rates import HEAD
+from tasks.gate_trials.rows import trained
 from tasks.policies import load_policy
 from tasks.ranker.runtime import PARENT
 from tasks.run import Step, read_manifest, run
@@ -90,3 +91,21 @@ def test_the_table_says_what_each_column_is_though_the_record_sorts_its_keys():
     table = rates_table(recorded)
     assert tuple(column.header for column in table.columns) == HEAD
     assert [next(iter(column.cells)) for column in table.columns] == list("abcdefgh")
+
+
+def test_a_training_that_was_killed_half_written_is_done_again(tmp_path, monkeypatch):
+    calls = []
+
+    def finetune(data, recipe, workdir, out, seed, threads):
+        calls.append(seed)
+        (out / PARENT).write_bytes(b"weights")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        (out / "config.json").write_text("{}")
+
+    monkeypatch.setattr("tasks.finetune.finetune", finetune)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, tmp_path, load_recipe("tiny"), "seed-1", 1, 1)
+    for _ in range(2):
+        model = trained(tmp_path, tmp_path, load_recipe("tiny"), "seed-1", 1, 1)
+    assert (model / "config.json").exists() and calls == [1, 1]
