@@ -166,7 +166,9 @@ class Commands:
 
     def served_at(self, moment: datetime) -> dict[str, Any]:
         """What served then, and the row that made it so."""
-        rows = [row for row in self._loop.log.rows() if row.time <= moment]
+        whole = self._loop.log.rows()
+        # up to the last row of that time: a clock that was set back must not make a hole in the log
+        rows = whole[: max((row.rev for row in whole if row.time <= moment), default=0)]
         state = fold(rows)
         moved = [row for row in rows if row.kind not in (Kind.FREEZE, Kind.UNFREEZE, Kind.START)]
         return {

@@ -218,6 +218,9 @@ def test_what_served_when_and_why(door: Door) -> None:
     assert told["champion"] == A and told["because"]["kind"] == "boot"
     assert door.client.served_at(door.world.clock().isoformat())["champion"] == B
     assert door.client.served_at("2000-01-01T00:00:00Z")["champion"] is None
+    door.world.clock.advance(-600)  # the machine's clock was wrong, and was set back
+    door.client.freeze(actor="on-call", reason="holiday")
+    assert door.client.served_at(door.world.clock().isoformat())["champion"] == B
     assert next(row["rev"] for row in door.client.log(after=2)) == 3
 
 
