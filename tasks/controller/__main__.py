@@ -60,7 +60,7 @@ async def serve(settings: Settings) -> None:
             app, host=settings.bind, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5
         )
     )
-    collector = Collector(reconciler, Shelf(settings.data / "serving"), settings.logs)
+    collector = Collector(reconciler, Shelf(settings.data / "serving"), settings.logs, library.retire)
     loops = [asyncio.create_task(part.run()) for part in (reconciler, live, collector)]
     log.info("event=started port=%d revision=%d", port, reconciler.state().revision)
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.adapters.shelf import Shelf
@@ -31,10 +32,15 @@ def needed(state: RolloutState) -> set[str]:
 
 
 class Collector:
-    def __init__(self, loop: Reconciler, shelf: Shelf, logs: Path) -> None:
+    """retire: takes a view out of the online store, where nothing else ever removes one."""
+
+    def __init__(
+        self, loop: Reconciler, shelf: Shelf, logs: Path, retire: Callable[[str], None] = lambda view: None
+    ) -> None:
         self._loop = loop
         self._shelf = shelf
         self._logs = logs
+        self._retire = retire
 
     async def run(self) -> None:
         """Until cancelled. What fails is told and tried again."""
@@ -60,10 +66,13 @@ class Collector:
         young = time.time() - YOUNG_S
         old = {one.release for one in held if one.release not in kept and one.used < young}
         views_kept = {one.view for one in held if one.release not in old}
-        self._shelf.take_away(old, {view for view in views if view not in views_kept} if old else set())
+        views_gone = {view for view in views if view not in views_kept} if old else set[str]()
+        self._shelf.take_away(old, views_gone)
         for release in sorted(old):
             log.info("release=%s event=collected", short(release))
         await asyncio.to_thread(self._clean)
+        for view in sorted(views_gone):
+            await asyncio.to_thread(self._retire, view)
         return sorted(old)
 
     def _clean(self) -> None:

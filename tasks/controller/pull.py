@@ -102,6 +102,17 @@ class ReleaseLibrary:
         except (OSError, ValueError):
             return {}
 
+    def retire(self, view: str) -> None:
+        """Take the histories of a view that went from here out of Valkey: nothing else ever does, and each day adds a view."""
+        if not self._valkey_url:
+            return
+        try:
+            from tasks.serving.user_view import retire
+
+            log.info("view=%s event=retired users=%d", view[:12], retire(view, self._valkey_url))
+        except FreshrankError as err:
+            log.warning("view=%s event=not-retired why=%s; its histories stay in Valkey", view[:12], err)
+
     def _view(self, release: str) -> Path:
         try:
             return self._root / "views" / checked_release(self.describe(release).get("view"))

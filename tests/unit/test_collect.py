@@ -26,7 +26,8 @@ class Disk:
         self.root, self.world, self.shelf = root / "serving", world, Shelf(root / "serving")
         self.logs = root / "logs"
         self.logs.mkdir()
-        self.collector = Collector(world.controller, self.shelf, self.logs)
+        self.retired: list[str] = []
+        self.collector = Collector(world.controller, self.shelf, self.logs, self.retired.append)
 
     def put(self, release: str, view: str | None = None, age_s: float = 86_400) -> None:
         view = view or release[::-1]
@@ -72,6 +73,7 @@ def test_what_serves_served_or_was_champion_lately_stays(disk: Disk) -> None:
         name for release in disk.there() for name in (release, f"{release}.sig.json")
     }
     assert set(disk.shelf.views()) == {release[::-1] for release in disk.there()}
+    assert set(disk.retired) == {release[::-1] for release in OLD[:4] + OLD[5:]}, "from the online store too"
     assert disk.collect() == set(), "a second time there is nothing to do"
 
 
@@ -124,7 +126,7 @@ def test_a_view_that_another_release_names_stays(disk: Disk) -> None:
     promote(disk.world, A)
     disk.put(A, view=C)
     disk.put(OLD[0], view=C)
-    assert disk.collect() == {OLD[0]} and disk.shelf.views() == [C]
+    assert disk.collect() == {OLD[0]} and disk.shelf.views() == [C] and not disk.retired
 
 
 def test_a_release_that_came_back_goes_also_where_a_crash_left_its_trash(disk: Disk) -> None:

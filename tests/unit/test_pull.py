@@ -54,6 +54,12 @@ def test_a_pulled_release_lies_beside_its_view_and_needs_no_store_again(tmp_path
     assert offline.describe(release)["partition"] == "2017-07-01"
 
 
+def test_a_dead_valkey_does_not_stop_the_collecting_of_views(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = public_keys(Settings(home=tmp_path / "made"))
+    ReleaseLibrary(tmp_path, MemoryStore, keys, "valkey://127.0.0.1:1").retire("a" * 64)
+    assert "event=not-retired" in caplog.text
+
+
 @pytest.mark.parametrize("victim", ["release/behaviour.json", "bentos/ranker/__main__.py", "release/release.json"])
 def test_a_release_changed_in_the_store_is_refused_and_not_kept(tmp_path: Path, victim: str) -> None:
     store, release = a_store_with_a_release(tmp_path)
