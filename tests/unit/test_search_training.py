@@ -78,6 +78,12 @@ def test_a_checkpoint_of_another_run_is_left_alone(tmp_path, bert, inputs):
     assert len(other.train(tmp_path / "kept", "two")) == other.steps
 
 
+def test_a_checkpoint_that_a_crash_of_the_machine_left_empty_is_not_in_the_way(tmp_path, bert, inputs):
+    (tmp_path / "kept").write_bytes(b"")
+    run = a_run(bert, inputs)
+    assert len(run.train(tmp_path / "kept", "one")) == run.steps
+
+
 def test_training_the_tower_brings_a_query_and_its_film_together(tmp_path, bert, inputs):
     run = a_run(bert, inputs, joint=False, passes=12)
 

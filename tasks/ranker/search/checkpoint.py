@@ -1,15 +1,13 @@
-"""The whole state of a training run as one safetensors file, written whole or not at all."""
+"""A search training's state in a checkpoint of tasks.ranker.checkpoint: the module, the optimizer's moments, and how far it is."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+
+from tasks.ranker import checkpoint
 
 
 def save_run(
@@ -19,28 +17,21 @@ def save_run(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(kept, draft, {"identity": identity, "progress": json.dumps(progress)})
-    draft.replace(path)
+    checkpoint.save(path, identity, tensors, progress)
 
 
 def load_run(
     path: Path, identity: str, module: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
     """Progress of the very run that `identity` names, its weights and moments restored; None where there is none."""
-    if not path.exists():
+    found = checkpoint.load(path, identity)
+    if found is None:
         return None
-    with safe_open(path, framework="pt") as file:
-        if file.metadata()["identity"] != identity:
-            return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-    module.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    tensors, progress = found
+    module.load_state_dict(checkpoint.under("model.", tensors))
     state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, field = name.split(".", 2)
-            state.setdefault(int(number), {})[field] = value
+    for name, value in checkpoint.under("optimizer.", tensors).items():
+        number, _, field = name.partition(".")
+        state.setdefault(int(number), {})[field] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return progress
