@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PROBE_S = 2.0  # timeout of one readiness probe, and its period once ready
 SILENT_S = 20.0  # a ready replica that does not answer for this long is killed and started again
+SILENT_AT_START_S = 120.0  # one that starts; it answers, with 503, as soon as it has imported what it needs
 GRACE_S = 20.0  # it finishes requests and uploads feedback; what it does not upload, the next process does
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -159,7 +160,7 @@ class ProcessLauncher:
             reply = await self._http.get(f"{replica.url}/readyz")
             body = reply.json() if reply.status_code == 200 else {}
         except (httpx.HTTPError, ValueError):
-            if replica.state == "ready" and now - watch.answered > SILENT_S:
+            if now - watch.answered > (SILENT_S if replica.state == "ready" else SILENT_AT_START_S):
                 _kill_group(replica.pid, self._settings.home)
             return
         watch.answered = now
@@ -267,7 +268,7 @@ def marked_processes(home: Path) -> list[psutil.Process]:
 
 
 def stop_all(settings: Settings) -> int:
-    """End every replica of this home, for `make down`. Returns how many there were."""
+    """End every replica of this home, for tests: `make down` ends all processes of the stack. Returns how many there were."""
     processes = marked_processes(settings.home)
     for process in processes:
         process.terminate()

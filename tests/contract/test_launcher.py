@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tasks.adapters import processes
 from tasks.adapters.kubernetes_launcher import KubernetesLauncher
 from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica, SeveralLauncher
 from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
@@ -158,6 +159,30 @@ def test_a_process_that_claims_to_be_another_release_is_never_ready(tmp_path: Pa
 
             await until(launcher, restarted, "it was killed twice")
             assert "ready" not in seen
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.stack
+def test_a_replica_that_hangs_while_the_controller_restarts_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PROBE_S", 0.2)
+
+    async def scenario() -> None:
+        async with bench("processes", tmp_path) as machine:
+            launcher = machine.launcher()
+            digest, src, view = machine.release()
+            await launcher.start(digest, src, view)
+            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            os.kill(launcher.replicas()[digest].pid, signal.SIGSTOP)
+            successor = machine.launcher()
+            await successor.adopt()
+            monkeypatch.setattr(processes, "SILENT_AT_START_S", 0.5)
+            await until(successor, lambda found: found[digest].restarts > 0, "it is killed and started again")
+            monkeypatch.undo()
+            await until(successor, lambda found: found[digest].state == "ready", "another one is ready")
+            assert successor.replicas()[digest].pid != launcher.replicas()[digest].pid
 
     asyncio.run(scenario())
 
