@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 WEIGHT = 0.1  # of the newest measurement
 TRIED_AGAIN = 0.95  # a stage that is left out is expected to take a little less next time, so that it is tried again
-
-
-class InTime(Protocol):
-    def __call__(self) -> bool: ...
 
 
 class StageTimes:
