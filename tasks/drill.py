@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from tasks.adapters.api_keys import own_credentials
 from tasks.adapters.signing import sign, signing_keys
 from tasks.controller.client import ControllerClient
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected
@@ -295,8 +296,8 @@ def _longest(policy: RolloutPolicy) -> float:
 @asynccontextmanager
 async def _load(settings: Settings, rate: float) -> AsyncIterator[Seen]:
     """Open loop for as long as the block runs."""
-    seen = Seen()
-    async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10) as client:
+    seen, key = Seen(), own_credentials(settings)
+    async with httpx.AsyncClient(base_url=settings.url("router"), timeout=10, auth=key) as client:
 
         async def one(number: int) -> None:
             body = {"surface": "recommendation", "user_id": f"drill-{number % 500}", "k": 20}
