@@ -54,8 +54,9 @@ class Collector:
     async def collect(self) -> list[str]:
         """The releases that went. Nothing goes while a rollout runs or a release is fetched: it may share a view."""
         # what a crash left in the trash would be in the way of the same release, if it came and went again
-        _, held, views, pins = await asyncio.to_thread(
-            lambda: (self._shelf.empty_trash(), self._shelf.held(), self._shelf.views(), self._shelf.pins())
+        await asyncio.to_thread(self._shelf.empty_trash)
+        held, views, pins = await asyncio.to_thread(
+            lambda: (self._shelf.held(), self._shelf.views(), self._shelf.pins())
         )
         # from here to the renames nothing is awaited: nobody can begin to need what is found not needed
         state = self._loop.state()
