@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,20 +206,23 @@ def _package(call: Call) -> dict[str, Any]:
         override = override_of(decision, choice, call.options).model_dump(mode="json")
         (call.out / "override.json").write_text(json.dumps(override, indent=1, sort_keys=True))
     champion = _champion_release(call) if "resolve_champion" in call.inputs else None
-    summary = package(
-        choice=choice,
-        candidate=call.inputs.get("compress"),
-        champion=champion,
-        dataset=call.inputs["build_dataset"],
-        partition=call.partition,
-        key_id=call.settings.secrets.pseudonym_key_id,
-        bento_home=call.settings.data / "bentoml",
-        out=call.work / "package",
-        keys=signing_keys(call.settings),
-        provenance=_provenance(call, decision, choice),
-    )
-    publish(call.store, "views", summary["view"], call.work / "package" / "view")
-    publish_release(call.store, summary["release"], call.work / "package" / "src", summary["signed_by"])
+    # not `work` itself: a second live copy of this step clears what the first one is publishing, and half a release stays
+    with tempfile.TemporaryDirectory(dir=call.work) as folder:
+        out = Path(folder) / "package"
+        summary = package(
+            choice=choice,
+            candidate=call.inputs.get("compress"),
+            champion=champion,
+            dataset=call.inputs["build_dataset"],
+            partition=call.partition,
+            key_id=call.settings.secrets.pseudonym_key_id,
+            bento_home=call.settings.data / "bentoml",
+            out=out,
+            keys=signing_keys(call.settings),
+            provenance=_provenance(call, decision, choice),
+        )
+        publish(call.store, "views", summary["view"], out / "view")
+        publish_release(call.store, summary["release"], out / "src", summary["signed_by"])
     return _written(call.out / "release.json", summary)
 
 
