@@ -64,10 +64,15 @@ def peak_mib(system: Parts, users: Sequence[str], threads: int) -> float:
         str(system.view),
         str(threads),
     ]
-    done = subprocess.run(
-        command, input=json.dumps(list(users)), capture_output=True, text=True, timeout=WITHIN_S, check=False, cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(list(users)), capture_output=True, text=True, timeout=WITHIN_S, check=False, cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as err:
+        raise Unavailable(
+            f"a process that measures memory did not end within {WITHIN_S} s; run benchmark again"
+        ) from err
     if done.returncode:
         raise Unavailable(
             f"the memory of a system could not be measured: {done.stderr.strip()[-300:]}; run benchmark again"

@@ -51,3 +51,9 @@ def test_the_peak_is_that_of_this_program_not_of_what_started_it():
     code = "from tasks.footprint import _peak_kib; print(_peak_kib())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 400 * 1024 < len(ballast)
+
+
+def test_a_process_that_does_not_end_is_tried_again_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(footprint, "WITHIN_S", 0.01)
+    with pytest.raises(Unavailable, match="did not end within"):
+        footprint.peak_mib(parts(tmp_path, 10), ["user"], 1)
