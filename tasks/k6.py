@@ -72,7 +72,8 @@ def open_loop(
 ) -> Load:
     """`rate` requests a second, whatever comes back."""
     scenario = {
-        "executor": "constant-arrival-rate", "rate": int(rate), "timeUnit": "1s", "duration": f"{seconds}s",
+        # in ten seconds, because k6 takes whole numbers: half of a rate of 25 is 12.5
+        "executor": "constant-arrival-rate", "rate": round(10 * rate), "timeUnit": "10s", "duration": f"{seconds}s",
         "preAllocatedVUs": most, "maxVUs": most, "gracefulStop": "5s",
     }  # fmt: skip
     return _run(url, bodies, scenario, seconds, folder, headers)

@@ -45,6 +45,9 @@ def test_a_run_that_was_sent_whole_is_valid_and_one_that_was_not_is_void(server,
     assert (run.failed, run.refused, run.dropped) == (0, 0, 0)
     assert run.good == len(server.seen) >= 9 and run.p50 > 0 and outcome_of(run) == "valid"
     assert all(told["user_id"] in ("u1", "u2") and key == "Basic eA==" for told, key in server.seen)
+    server.seen.clear()
+    run = open_loop(url, bodies, 1.75, 4, tmp_path, most=20)
+    assert run.good in (6, 7, 8), "a rate that is no whole number is the rate that is sent: 7 in 4 s"
     server.wait_s = 0.5
     run = open_loop(url, bodies, 10, 1, tmp_path, most=1)
     assert run.dropped > 0 and outcome_of(run) == "void", "one client cannot send ten a second to a server this slow"
