@@ -197,6 +197,8 @@ def test_a_replica_sees_nothing_of_our_environment(tmp_path: Path, monkeypatch: 
             launcher = machine.launcher()
             digest, src, view = machine.release()
             await launcher.start(digest, src, view)
+            # for a moment after exec, the kernel shows neither arguments nor environment
+            wait_until(lambda: len(marked_processes(machine.settings.home)) == 1, "its process shows")
             (process,) = marked_processes(machine.settings.home)
             environment = process.environ()
             assert not {name for name in environment if name.startswith(("AWS_", "FRESHRANK_"))}
