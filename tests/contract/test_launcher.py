@@ -14,14 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.adapters import processes
 from tasks.adapters.kubernetes_launcher import KubernetesLauncher
 from tasks.adapters.launcher import Launcher, MemoryLauncher, Replica, SeveralLauncher
 from tasks.adapters.processes import ProcessLauncher, marked_processes, stop_all
 from tasks.adapters.signing import public_keys
 from tasks.adapters.store import MemoryStore
 from tasks.controller.pull import ReleaseLibrary
-from tasks.domain.errors import InputRejected
 from tasks.serving.release import verify
 from tasks.settings import Settings
 from tests.kubernetes_cluster import KUBERNETES, Cluster, pattern
@@ -164,30 +162,6 @@ def test_a_process_that_claims_to_be_another_release_is_never_ready(tmp_path: Pa
 
 
 @pytest.mark.stack
-def test_a_replica_that_hangs_while_the_controller_restarts_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "PROBE_S", 0.2)
-
-    async def scenario() -> None:
-        async with bench("processes", tmp_path) as machine:
-            launcher = machine.launcher()
-            digest, src, view = machine.release()
-            await launcher.start(digest, src, view)
-            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
-            os.kill(launcher.replicas()[digest].pid, signal.SIGSTOP)
-            successor = machine.launcher()
-            await successor.adopt()
-            monkeypatch.setattr(processes, "SILENT_AT_START_S", 0.5)
-            await until(successor, lambda found: found[digest].restarts > 0, "it is killed and started again")
-            monkeypatch.undo()
-            await until(successor, lambda found: found[digest].state == "ready", "another one is ready")
-            assert successor.replicas()[digest].pid != launcher.replicas()[digest].pid
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.stack
 def test_a_replica_sees_nothing_of_our_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "marker")
     monkeypatch.setenv("FRESHRANK_RECIPE", "demo")
@@ -250,25 +224,6 @@ def test_a_release_whose_code_was_changed_is_not_even_started(tmp_path: Path) ->
             await until(launcher, lambda found: found[digest].state == "ready", "the right bytes serve again")
             assert launcher.replicas()[digest].port == first.port
             assert not ran.exists()
-
-    asyncio.run(scenario())
-
-
-def test_stopping_a_refused_release_signals_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no process: signal 15 to pid 0 would end the controller itself and all that it started."""
-
-    def refuse(release: str) -> None:
-        raise InputRejected("model/model.bin has another sha256")
-
-    async def scenario() -> None:
-        sent: list[int] = []
-        monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(pid))
-        launcher = ProcessLauncher(Settings(home=tmp_path, port_base=free_port_base()), refuse)
-        await launcher.start("a" * 64, tmp_path, tmp_path)
-        assert launcher.replicas()["a" * 64].message.startswith("refused")
-        await launcher.stop("a" * 64)
-        await until(launcher, lambda found: not found, "it is forgotten")
-        assert sent == []
 
     asyncio.run(scenario())
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from botocore.exceptions import ClientError
 
 from tasks.adapters.store import MemoryStore, S3Store, Store
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
@@ -234,20 +233,3 @@ def test_a_store_elsewhere_without_credentials_says_which_to_set(
     elsewhere = Settings(home=tmp_path, store_endpoint=f"http://127.0.0.1:{free_port}", store_attempts=1)
     with pytest.raises(InputRejected, match="set a role"):
         S3Store(elsewhere).get("a")
-
-
-class _Busy:
-    """An S3 that answers 409 while somebody else's write is under way: the object is not there yet."""
-
-    def put_object(self, **_: object) -> None:
-        raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
-
-    def get_object(self, **_: object) -> None:
-        raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
-
-
-def test_a_write_that_met_another_one_is_tried_again(tmp_path: Path) -> None:
-    store = S3Store(Settings(home=tmp_path))
-    store._client = _Busy()
-    with pytest.raises(Unavailable, match="by somebody else; try again"):
-        store.put_new("runs/a.json", b"1")
