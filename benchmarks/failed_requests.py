@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks._processes import leave_on_sigterm
 from benchmarks._table import RESULTS, Row, below, publish
 from benchmarks.serving import write_requests
 from tasks.adapters.processes import marked_processes
@@ -118,6 +119,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--minutes", type=float, default=60, help="no repeat is begun after so long")
     options = parser.parse_args()
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="freshrank-lost-") as folder:
         home = Path(folder) / "home"
         home.mkdir()

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks._processes import leave_on_sigterm
 from benchmarks._table import Row, below, publish
 from tasks.adapters.processes import marked_processes
 from tasks.policies import load_policy
@@ -136,6 +137,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="freshrank-drill-") as home:
         stack = Stack(Path(home) / "home")
         try:
