@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from benchmarks._processes import leave_on_sigterm
-from benchmarks._table import RESULTS, Row, below, publish
+from benchmarks._table import RESULTS, Row, at_least, below, publish
 from benchmarks.serving import write_requests
 from tasks.adapters.processes import marked_processes
 from tasks.open_loop import open_loop
@@ -138,6 +138,7 @@ def main() -> int:
     said = f"failed requests of {total:,} at {RATE}/s in {len(told)} repeats (95 % bound {3 / total:.5f})"
     rows = [
         below(said, total - statuses["200"], "", 0),
+        at_least("requests in all", total, "", REPEATS * REQUESTS),
         Row(f"repeats of {REPEATS} that the bar asks for", len(told), ""),
         Row("of them promoted, and rolled back by hand", sum(one["state"] == "promoted" for one in told), ""),
     ]
