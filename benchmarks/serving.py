@@ -18,14 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 
+from benchmarks._processes import die_with_parent, free_port, leave_on_sigterm, running, wait
 from benchmarks._table import Row, at_least, below, publish
 from tasks.domain.behaviour import pseudonym
 from tasks.k6 import Load, clients, open_loop
@@ -38,6 +38,7 @@ MOST_MS, MOST_P99_MS = 5.0, 20.0
 
 
 def main() -> int:
+    leave_on_sigterm()
     options = _options()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
         bench = Bench(options, Path(folder), started)
@@ -59,7 +60,7 @@ class Bench:
         kept = ("kind", "partition", "created", "view", "train_end", "state_through", "weights_digest", "key_id")
         self.digest = seal(self.src, {name: record.get(name) for name in kept})
         self.bodies, self.pages, self.one_page = write_requests(self.src / "release", options, folder)
-        self.ports = [_free_port() for _ in range(5)]
+        self.ports = [free_port() for _ in range(5)]
         self.ours = [self._replica(n) for n in range(2)]
         self._replica(4, "--deadline-ms", "5000")  # leaves no stage out: what is compared is the same work
         self.same, self.transformers = self._stock("SameModel", 2), self._stock("Transformers", 3)
@@ -201,11 +202,11 @@ class Bench:
         stack = Stack(self.folder / "home")
         stack.settings.logs.mkdir(parents=True, exist_ok=True)
         self.started.callback(stack.stop)
-        stack.start_envoy()
+        stack.start_envoy(die_with_parent)
         traffic = Traffic(weights={self.digest: 100}, backends={self.digest: tuple(self.ports[:2])})
         asyncio.run(EnvoyFileRouter(stack.settings).apply(traffic))
         url = stack.settings.url("router")
-        _wait(f"{url}/readyz", None)
+        wait(f"{url}/readyz")
         return url
 
 
@@ -243,43 +244,6 @@ def write_requests(release: Path, options: argparse.Namespace, folder: Path) -> 
     return paths[0], paths[1], paths[2]
 
 
-@contextmanager
-def running(
-    command: list[str], environment: dict[str, str], ready: str, folder: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group that answers at `ready`, ended whole."""
-    log = folder / f"log-{time.monotonic_ns()}"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-    try:
-        _wait(ready, process, log)
-        yield process
-    finally:
-        try:
-            children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:  # it ended by itself
-            children = []
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        for child in psutil.wait_procs(children, timeout=10)[1]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes] | None, log: Path | None = None) -> None:
-    for _ in range(600):
-        if process is not None and process.poll() is not None:
-            raise SystemExit(f"ended with {process.returncode}: {log.read_text()[-2_000:] if log else ''}")
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit(f"{url} did not answer within a minute")
-
-
 def _counter(page: str, name: str) -> float:
     return sum(
         float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
@@ -289,14 +253,6 @@ def _counter(page: str, name: str) -> float:
 def said(*loads: Load) -> None:
     for load in loads:
         sys.stderr.write(f"{load}\n")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _options() -> argparse.Namespace:

@@ -114,7 +114,8 @@ class Stack:
         self.start_controller()
         return self
 
-    def start_envoy(self) -> None:
+    def start_envoy(self, before: Callable[[], None] | None = None) -> None:
+        """`before` runs in the new process."""
         envoy_bootstrap.write(self.settings)
         write_initial(self.settings)
         binary = str(binaries.envoy(self.settings))
@@ -128,7 +129,7 @@ class Stack:
             "warning",
         ]
         with (self.settings.logs / "envoy.log").open("ab") as log:
-            self.envoy = subprocess.Popen([binary, *options], stdout=log, stderr=log)
+            self.envoy = subprocess.Popen([binary, *options], stdout=log, stderr=log, preexec_fn=before)
         admin = f"http://127.0.0.1:{self.settings.port('envoy_admin')}/ready"
         wait_until(lambda: httpx.get(admin, timeout=1).text.strip() == "LIVE", "Envoy is live")
 

@@ -99,6 +99,32 @@ def test_only_the_container_that_writes_weights_gets_a_token():
     }
 
 
+def test_the_rollout_log_is_on_a_disk_or_in_postgresql_by_a_secret_file():
+    def controller(case: str) -> dict[str, Any]:
+        (one,) = [one for one in kinds(case, "Deployment") if one["metadata"]["name"] == "freshrank-controller"]
+        return pod_template(one)["spec"]
+
+    def log(case: str) -> dict[str, Any]:
+        return next(volume for volume in controller(case)["volumes"] if volume["name"] == "log")
+
+    def reaches(case: str) -> list[int]:
+        (one,) = [one for one in kinds(case, "NetworkPolicy") if one["metadata"]["name"] == "freshrank-controller"]
+        return [port["port"] for rule in one["spec"]["egress"] for port in rule["ports"]]
+
+    assert log("controller")["persistentVolumeClaim"] == {"claimName": "freshrank-controller"}
+    assert kinds("controller", "PersistentVolumeClaim") and 5432 not in reaches("controller")
+    assert kinds("argo", "PersistentVolumeClaim") == [] and 5432 in reaches("argo")
+    assert log("argo")["secret"]["items"] == [{"key": "rollout-log-url", "path": "rollout-log-url"}]
+    (container,) = [one for one in controller("argo")["containers"] if one["name"] == "controller"]
+    assert {"name": "log", "mountPath": "/etc/freshrank/log", "readOnly": True} in container["volumeMounts"]
+    assert not any(one["name"] == "FRESHRANK_ROLLOUT_LOG" for one in container["env"]), "it holds a password"
+    told = subprocess.run(
+        ["/bin/sh", "-c", container["args"][0].replace("/etc/freshrank/log/", "").replace("exec python", "exec echo")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1, "a missing key must not fall back to a log on the pod's own disk"
+
+
 def test_argo_asks_the_judge_before_every_next_weight():
     (rollout,), (template,) = kinds("argo", "Rollout"), kinds("argo", "AnalysisTemplate")
     steps = rollout["spec"]["strategy"]["canary"]["steps"]

@@ -74,6 +74,7 @@ def test_what_must_be_set_is_asked_for_one_sentence_each():
         ("store.bucket", "Bad_Bucket", "store.bucket is the name of the S3 bucket"),
         ("secrets.control", "", "secrets.control names the Secret"),
         ("airflow.enabled", True, "airflow.fernetKeySecretName must name a Secret"),
+        ("controller.log", "sqlite", "controller.log is disk or postgresql"),
         ("mlflow.enabled", "yes", "is not of type 'boolean'"),
         ("ranker.replica", 3, "('replica' was unexpected)"),
         ("image.tag", "v1", "('tag' was unexpected)"),
@@ -91,6 +92,13 @@ def test_argo_and_the_controller_never_both_own_the_weights():
     )
     both = refused(changed("ranker.canary.release", "4" * 64, case="argo"))
     assert any("only one may own the weights" in one for one in both), both
+
+
+def test_a_log_in_postgresql_needs_a_way_to_it():
+    values = changed("controller.log", "postgresql") | {"mlflow": {"enabled": False}}
+    assert refused(values) == []
+    values["networkPolicy"] = {"databaseCidr": ""}
+    assert any("must be set with controller.log postgresql" in one for one in refused(values)), refused(values)
 
 
 def test_no_sentence_of_the_schema_passes_for_a_value():

@@ -98,10 +98,19 @@ def test_health_is_a_page_or_a_home_that_can_be_written(tmp_path, free_port):
 def test_compose_runs_every_service_of_the_local_stack(tmp_path):
     table = services(Settings(home=tmp_path), everywhere=True)
     assert len(table) >= 10
-    assert set(COMPOSE) == {*table, "database", "prepare"}
+    assert set(COMPOSE) == {*table, "database", "rollout-log", "prepare"}
     for name in table:
         assert COMPOSE[name]["command"] == ["python", "-m", "infra.compose.service", name]
         assert COMPOSE[name]["read_only"] and COMPOSE[name]["cap_drop"] == ["ALL"]
+
+
+def test_the_rollout_log_of_compose_is_on_a_server_that_nothing_else_uses():
+    urls = {name: one.get("environment", {}) for name, one in COMPOSE.items()}
+    users = {name for name, told in urls.items() if any("@rollout-log:5432/rollout" in str(v) for v in told.values())}
+    assert users == {"controller"}
+    assert COMPOSE["controller"]["environment"]["FRESHRANK_ROLLOUT_LOG"].startswith("postgresql://")
+    assert COMPOSE["controller"]["depends_on"]["rollout-log"] == {"condition": "service_healthy"}
+    assert COMPOSE["rollout-log"]["volumes"] != COMPOSE["database"]["volumes"]
 
 
 def test_compose_opens_ports_on_loopback_only():
