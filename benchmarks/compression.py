@@ -5,7 +5,8 @@
 F is 100 texts of 48 word pieces, X 100 texts of 17 to 96. Each way is a process of its own; they take turns, and a ratio is
 taken within a turn, so that a busy moment hits all. Texts are real product descriptions put behind each other to length.
 NDCG is that of ranking 350 texts by cosine for 150 others, a text's gain being how far the fp32 cosine lies above the
-query's median. The peers have an environment of their own (benchmarks/peers/encoders.txt).
+query's median. The peers have an environment of their own (benchmarks/peers/encoders.txt). Where there is a C compiler, the
+table also says what this core can do at most (benchmarks/_peak.c): CPUs differ in how much more int8 they can than fp32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
@@ -30,6 +32,9 @@ TURNS, WARM_UP = 5, 1
 CALIBRATION, QUERIES, DOCUMENTS = 256, 150, 350
 SEED = 20170701
 SHORTEST, LONGEST, MIDDLE, SPREAD = 17, 96, 44, 0.45  # of X: log-normal, its mean about 47
+WORK = (
+    100 * 48 * (21.23 + 0.44) / 1_000
+)  # Gflop of F: linear layers and attention of 4,800 tokens (notes/performance.md, 5a)
 KEPT = 0.995  # share of fp32's NDCG@10
 REFUSED = ("ONNX Runtime static min-max int8", "torch dynamic int8")
 OTHERS = [name for name in BACKENDS if name != STUDENT]  # that one belongs to benchmarks/full_stack.py
@@ -157,6 +162,38 @@ def ratios(spent: dict[str, dict[str, list[float]]], workload: str, to: Sequence
     return {name: float(np.median(least / np.array(times[workload]))) for name, times in spent.items()}
 
 
+def peaks() -> tuple[float, float] | None:
+    """Gflop/s in fp32 and Gop/s in int8 that one core can do at most; None where that cannot be measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "peak"
+        flags = ("-O2", "-mavx512f", "-mavx512vnni")
+        try:
+            subprocess.run(["cc", *flags, str(Path(__file__).with_name("_peak.c")), "-o", str(program)], check=True)
+            told = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as err:  # no compiler, or a CPU without these instructions
+            print(f"left out: this core's peak ({err})")
+            return None
+    return float(told[0]), float(told[1])
+
+
+def peak_rows(eager: float, ours: float) -> list[Row]:
+    """How near both are to what the core can do. eager, ours: CPU seconds on F."""
+    known = peaks()
+    if known is None:
+        return []
+    fp32, int8 = known
+    return [
+        Row("this core at most, int8 against fp32", int8 / fp32, "times"),
+        Row("F: share of the fp32 peak, torch eager", WORK / eager / fp32, ""),
+        Row("F: share of the int8 peak, ours", WORK / ours / int8, ""),
+        Row(
+            "F: int8 at its peak against torch eager fp32 as it is, which nothing can exceed",
+            int8 * eager / WORK,
+            "times",
+        ),
+    ]
+
+
 def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
     fixed, mixed = (ratios(spent, workload, [NAIVE]) for workload in ("F", "X"))
     engines = ratios(spent, "F", FP32_ENGINES)
@@ -175,6 +212,7 @@ def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
         at_least("NDCG@10 kept of fp32's", kept["ours"], "", KEPT, beside(kept)),
         *(below(f"must be refused: NDCG@10 kept by {name}", kept[name], "", KEPT) for name in REFUSED if name in kept),
         Row("encoder on disk against fp32", original / size, "times"),
+        *peak_rows(*(float(np.median(spent[name]["F"])) for name in (NAIVE, "ours"))),
     ]
 
 
