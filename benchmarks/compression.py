@@ -16,8 +16,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from benchmarks._encoder_backend import BACKENDS, PEERS, STUDENT
 from benchmarks._encoder_peers import ROOT, python_of_peers
 from benchmarks._table import Row, at_least, below, publish
+from tasks.ranker.arrays import Floats
 
 TURNS, WARM_UP = 5, 1
 CALIBRATION, QUERIES, DOCUMENTS = 256, 150, 350
@@ -118,7 +118,13 @@ class Backend:
 
 
 def measured(
-    folder: Path, names: Sequence[str], peers: Path, of: Sequence[str] = ("F", "X"), *, quality: bool = True
+    folder: Path,
+    names: Sequence[str],
+    peers: Path,
+    of: Sequence[str] = ("F", "X"),
+    *,
+    quality: bool = True,
+    each_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, list[float]]]:
     """CPU seconds by backend and workload, a number a turn. Backends that cannot start here are left out, and said."""
     started: dict[str, Backend] = {}
@@ -134,6 +140,7 @@ def measured(
                 seconds = backend.ask(f"time {workload}")
                 if turn >= WARM_UP:
                     times.append(seconds)
+        each_turn()
         print(f"turn {turn + 1}/{WARM_UP + TURNS}", flush=True)
     for backend in started.values():
         if quality:
@@ -162,39 +169,42 @@ def ratios(spent: dict[str, dict[str, list[float]]], workload: str, to: Sequence
     return {name: float(np.median(least / np.array(times[workload]))) for name, times in spent.items()}
 
 
-def peaks() -> tuple[float, float] | None:
-    """Gflop/s in fp32 and Gop/s in int8 that one core can do at most; None where that cannot be measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "peak"
+class Peak:
+    """Gflop/s in fp32 and Gop/s in int8 that this core can do at most, asked once a turn; nothing where that cannot be measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = folder / "peak"
+        self.told: list[list[float]] = []
         flags = ("-O2", "-mavx512f", "-mavx512vnni")
         try:
-            subprocess.run(["cc", *flags, str(Path(__file__).with_name("_peak.c")), "-o", str(program)], check=True)
-            told = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+            subprocess.run(
+                ["cc", *flags, str(Path(__file__).with_name("_peak.c")), "-o", str(self.program)], check=True
+            )
+            self.ask()
         except (OSError, subprocess.CalledProcessError) as err:  # no compiler, or a CPU without these instructions
             print(f"left out: this core's peak ({err})")
-            return None
-    return float(told[0]), float(told[1])
+            self.program.unlink(missing_ok=True)
+        self.told.clear()
+
+    def ask(self) -> None:
+        if self.program.exists():
+            said = subprocess.run([str(self.program)], check=True, capture_output=True, text=True).stdout
+            self.told.append([float(number) for number in said.split()])
+
+    def rows(self, eager: Floats, ours: Floats) -> list[Row]:
+        """How near both are to what the core can do. eager, ours: CPU seconds on F, a number a turn."""
+        if not self.told:
+            return []
+        fp32, int8 = np.array(self.told[WARM_UP:]).T
+        return [
+            Row("this core at most: int8 against fp32", float(np.median(int8 / fp32)), "times"),
+            Row("F: share of the core's fp32 peak, torch eager", float(np.median(WORK / eager / fp32)), ""),
+            Row("F: share of the core's int8 peak, ours", float(np.median(WORK / ours / int8)), ""),
+            Row("F: int8 at the core's peak against torch eager fp32", float(np.median(eager * int8 / WORK)), "times"),
+        ]
 
 
-def peak_rows(eager: float, ours: float) -> list[Row]:
-    """How near both are to what the core can do. eager, ours: CPU seconds on F."""
-    known = peaks()
-    if known is None:
-        return []
-    fp32, int8 = known
-    return [
-        Row("this core at most, int8 against fp32", int8 / fp32, "times"),
-        Row("F: share of the fp32 peak, torch eager", WORK / eager / fp32, ""),
-        Row("F: share of the int8 peak, ours", WORK / ours / int8, ""),
-        Row(
-            "F: int8 at its peak against torch eager fp32 as it is, which nothing can exceed",
-            int8 * eager / WORK,
-            "times",
-        ),
-    ]
-
-
-def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
+def rows(folder: Path, spent: dict[str, dict[str, list[float]]], peak: Peak) -> list[Row]:
     fixed, mixed = (ratios(spent, workload, [NAIVE]) for workload in ("F", "X"))
     engines = ratios(spent, "F", FP32_ENGINES)
     kept = {name: ndcg_kept(folder, name) for name in fixed}
@@ -212,7 +222,7 @@ def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
         at_least("NDCG@10 kept of fp32's", kept["ours"], "", KEPT, beside(kept)),
         *(below(f"must be refused: NDCG@10 kept by {name}", kept[name], "", KEPT) for name in REFUSED if name in kept),
         Row("encoder on disk against fp32", original / size, "times"),
-        *peak_rows(*(float(np.median(spent[name]["F"])) for name in (NAIVE, "ours"))),
+        *peak.rows(*(np.array(spent[name]["F"]) for name in (NAIVE, "ours"))),
     ]
 
 
@@ -234,7 +244,8 @@ def main() -> int:
     peers = python_of_peers(folder)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([peers, "-m", "benchmarks._encoder_peers", str(folder)], cwd=ROOT, env=environment, check=True)
-    table = rows(folder, measured(folder, names, peers))
+    peak = Peak(folder)
+    table = rows(folder, measured(folder, names, peers, each_turn=peak.ask), peak)
     return 0 if publish("compression", table, ("openvino", "nncf", "torch", "transformers")) else 1
 
 

@@ -141,7 +141,7 @@ class Trees(Record):
     threads: int = Field(default=1, ge=1, description="the same trees on every machine need the same number")
 
 
-Variant = Literal["fp32", "int8", "int8-low-rank"]
+Variant = Literal["fp32", "bf16", "int8", "int8-low-rank"]
 
 
 class Compression(Record):
