@@ -125,13 +125,19 @@ def _compress(call: Call) -> dict[str, Any]:
     )
 
 
+def _candidate(call: Call) -> Path | None:
+    """What compress made; None where the run has no new weights, or none of their variants can serve."""
+    made = call.inputs.get("compress")
+    return made if made is not None and (made / "model").exists() else None
+
+
 def _evaluate(call: Call) -> dict[str, Any]:
     from tasks.adapters.user_groups import user_groups
     from tasks.evaluate import evaluate
 
     return evaluate(
         dataset=call.inputs["build_dataset"],
-        candidate=call.inputs.get("compress"),
+        candidate=_candidate(call),
         champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
         champion_view=_champion_view(call) if "resolve_champion" in call.inputs else None,
         out=call.out,
@@ -147,7 +153,7 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
     return benchmark(
         dataset=call.inputs["build_dataset"],
-        candidate=call.inputs.get("compress"),
+        candidate=_candidate(call),
         champion=_champion_release(call),
         champion_view=_champion_view(call),
         out=call.out,
@@ -207,7 +213,7 @@ def _package(call: Call) -> dict[str, Any]:
     champion = _champion_release(call) if "resolve_champion" in call.inputs else None
     summary = package(
         choice=choice,
-        candidate=call.inputs.get("compress"),
+        candidate=_candidate(call),
         champion=champion,
         dataset=call.inputs["build_dataset"],
         partition=call.partition,

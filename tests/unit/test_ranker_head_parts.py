@@ -58,3 +58,18 @@ def test_the_engine_computes_them_when_a_release_is_opened(tmp_path: Path) -> No
     engine = Engine.open(verify(src), view)
     assert engine._parts is not None
     assert len(engine._parts) == len(engine._items.text_vectors) + 1
+
+
+def test_a_graph_marked_for_bf16_stays_so_on_both_sides_of_the_cut(model: Path, tmp_path: Path) -> None:
+    whole = {stage: Core().read_model(model / f"{stage}.xml") for stage in ("base", "full")}
+    for stage, graph in whole.items():
+        save_graph(in_bf16(graph), tmp_path / f"{stage}.xml")
+        assert (tmp_path / f"{stage}.bin").stat().st_size <= 0.6 * (model / f"{stage}.bin").stat().st_size
+    shutil.copyfile(model / "config.json", tmp_path / "config.json")
+    for stage in whole:
+        cut = cut_at_text(tmp_path / f"{stage}.xml")
+        assert cut is not None and is_bf16(cut[0]) and is_bf16(cut[1])
+        assert not is_bf16(Core().read_model(model / f"{stage}.xml"))
+    profile, rows = Profile(MORNING.items, next(iter(MORNING.histories.values())), MORNING.day), np.arange(20, dtype=np.int32)
+    small, exact = (rank_slate(openvino_scorer(of), Slate(profile, rows)) for of in (tmp_path, model))
+    np.testing.assert_allclose(small.scores, exact.scores, atol=0.1)
