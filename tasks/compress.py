@@ -11,12 +11,14 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 from tasks.compression.search_encoders import export_search
+from tasks.compression.search_student import ship_student
 from tasks.compression.text_encoder import query_encoder
 from tasks.compression.variants import (
     TOLERANCE,
@@ -58,7 +60,7 @@ class Variant(Record):
     reason: str = ""  # why it cannot be chosen; empty for one that can
 
 
-def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path) -> dict[str, Any]:
+def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     """Write model/ (the chosen variant and its parent), text/, front.json and front.png under `out`.
 
     Where no variant can serve, front.json alone, with `reason`: nothing goes forward, and the gate calls it inconclusive.
@@ -110,6 +112,18 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     searched = {}
     if recipe.search and (model / "search").exists():
         searched = export_search(model / "search", recipe.search, plan.text_calibration, out / "search")
+        if recipe.search.student:
+            with TemporaryDirectory() as work:
+                given = (
+                    model / "search",
+                    dataset,
+                    recipe.search,
+                    plan.text_calibration,
+                    seed,
+                    Path(work),
+                    out / "search",
+                )
+                searched |= ship_student(*given)
     _write_front(best.name, variants, plan, len(judged), dropped, out, lost=losses, text=text)
     draw_front(variants, best.name, out / "front.png")
     for variant in variants:

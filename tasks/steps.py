@@ -122,6 +122,7 @@ def _compress(call: Call) -> dict[str, Any]:
         recipe=load_recipe(_recipe(call)),
         cache=call.cache,
         out=call.out,
+        seed=call.seed,
     )
 
 

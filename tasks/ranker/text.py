@@ -39,7 +39,7 @@ class QueryEncoder:
         self._request = compiled(directory / "encoder.xml", threads).create_infer_request()
 
     def encode(self, text: str) -> Floats:
-        """[384], unit length."""
+        """[384], unit length; [2, 384] by a graph that stands for two encoders."""
         self._request.infer(list(self.words(text)))
         return np.array(self._request.get_output_tensor(0).data[0], np.float32)
 
