@@ -162,7 +162,7 @@ def unserved(other: Evidence, candidate: Path | None) -> Evidence | None:
     if candidate is None or not (candidate / "front.json").exists():
         return None
     why = json.loads((candidate / "front.json").read_bytes()).get("reason")
-    nothing = {
+    nothing: dict[str, Any] = {
         "comparisons": (),
         "slices": {},
         "rivals": (),

@@ -35,7 +35,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(home):
     torch.manual_seed(0)
-    return a_plan(encoder=str(tiny_bert(home / "bert", layers=2)), passes=2, head_epochs=8, student=SHAPE)
+    return a_plan(encoder=str(tiny_bert(home / "bert", layers=2)), passes=1, head_epochs=3, student=SHAPE)
 
 
 @pytest.fixture(scope="module")
