@@ -5,7 +5,8 @@
 F is 100 texts of 48 word pieces, X 100 texts of 17 to 96. Each way is a process of its own; they take turns, and a ratio is
 taken within a turn, so that a busy moment hits all. Texts are real product descriptions put behind each other to length.
 NDCG is that of ranking 350 texts by cosine for 150 others, a text's gain being how far the fp32 cosine lies above the
-query's median. The peers have an environment of their own (benchmarks/peers/encoders.txt).
+query's median. The peers have an environment of their own (benchmarks/peers/encoders.txt). Where there is a C compiler, the
+table also says what this core can do at most (benchmarks/_peak.c): CPUs differ in how much more int8 they can than fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ import numpy as np
 from benchmarks._encoder_backend import BACKENDS, PEERS, STUDENT
 from benchmarks._encoder_peers import ROOT, python_of_peers
 from benchmarks._table import Row, at_least, below, publish
+from tasks.ranker.arrays import Floats
 
 TURNS, WARM_UP = 5, 1
 CALIBRATION, QUERIES, DOCUMENTS = 256, 150, 350
 SEED = 20170701
 SHORTEST, LONGEST, MIDDLE, SPREAD = 17, 96, 44, 0.45  # of X: log-normal, its mean about 47
+WORK = (
+    100 * 48 * (21.23 + 0.44) / 1_000
+)  # Gflop of F: linear layers and attention of 4,800 tokens (notes/performance.md, 5a)
 KEPT = 0.995  # share of fp32's NDCG@10
 REFUSED = ("ONNX Runtime static min-max int8", "torch dynamic int8")
 OTHERS = [name for name in BACKENDS if name != STUDENT]  # that one belongs to benchmarks/full_stack.py
@@ -113,7 +118,13 @@ class Backend:
 
 
 def measured(
-    folder: Path, names: Sequence[str], peers: Path, of: Sequence[str] = ("F", "X"), *, quality: bool = True
+    folder: Path,
+    names: Sequence[str],
+    peers: Path,
+    of: Sequence[str] = ("F", "X"),
+    *,
+    quality: bool = True,
+    each_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, list[float]]]:
     """CPU seconds by backend and workload, a number a turn. Backends that cannot start here are left out, and said."""
     started: dict[str, Backend] = {}
@@ -129,6 +140,7 @@ def measured(
                 seconds = backend.ask(f"time {workload}")
                 if turn >= WARM_UP:
                     times.append(seconds)
+        each_turn()
         print(f"turn {turn + 1}/{WARM_UP + TURNS}", flush=True)
     for backend in started.values():
         if quality:
@@ -157,7 +169,42 @@ def ratios(spent: dict[str, dict[str, list[float]]], workload: str, to: Sequence
     return {name: float(np.median(least / np.array(times[workload]))) for name, times in spent.items()}
 
 
-def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
+class Peak:
+    """Gflop/s in fp32 and Gop/s in int8 that this core can do at most, asked once a turn; nothing where that cannot be measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = folder / "peak"
+        self.told: list[list[float]] = []
+        flags = ("-O2", "-mavx512f", "-mavx512vnni")
+        try:
+            subprocess.run(
+                ["cc", *flags, str(Path(__file__).with_name("_peak.c")), "-o", str(self.program)], check=True
+            )
+            self.ask()
+        except (OSError, subprocess.CalledProcessError) as err:  # no compiler, or a CPU without these instructions
+            print(f"left out: this core's peak ({err})")
+            self.program.unlink(missing_ok=True)
+        self.told.clear()
+
+    def ask(self) -> None:
+        if self.program.exists():
+            said = subprocess.run([str(self.program)], check=True, capture_output=True, text=True).stdout
+            self.told.append([float(number) for number in said.split()])
+
+    def rows(self, eager: Floats, ours: Floats) -> list[Row]:
+        """How near both are to what the core can do. eager, ours: CPU seconds on F, a number a turn."""
+        if not self.told:
+            return []
+        fp32, int8 = np.array(self.told[WARM_UP:]).T
+        return [
+            Row("this core at most: int8 against fp32", float(np.median(int8 / fp32)), "times"),
+            Row("F: share of the core's fp32 peak, torch eager", float(np.median(WORK / eager / fp32)), ""),
+            Row("F: share of the core's int8 peak, ours", float(np.median(WORK / ours / int8)), ""),
+            Row("F: int8 at the core's peak against torch eager fp32", float(np.median(eager * int8 / WORK)), "times"),
+        ]
+
+
+def rows(folder: Path, spent: dict[str, dict[str, list[float]]], peak: Peak) -> list[Row]:
     fixed, mixed = (ratios(spent, workload, [NAIVE]) for workload in ("F", "X"))
     engines = ratios(spent, "F", FP32_ENGINES)
     kept = {name: ndcg_kept(folder, name) for name in fixed}
@@ -175,6 +222,7 @@ def rows(folder: Path, spent: dict[str, dict[str, list[float]]]) -> list[Row]:
         at_least("NDCG@10 kept of fp32's", kept["ours"], "", KEPT, beside(kept)),
         *(below(f"must be refused: NDCG@10 kept by {name}", kept[name], "", KEPT) for name in REFUSED if name in kept),
         Row("encoder on disk against fp32", original / size, "times"),
+        *peak.rows(*(np.array(spent[name]["F"]) for name in (NAIVE, "ours"))),
     ]
 
 
@@ -196,7 +244,8 @@ def main() -> int:
     peers = python_of_peers(folder)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([peers, "-m", "benchmarks._encoder_peers", str(folder)], cwd=ROOT, env=environment, check=True)
-    table = rows(folder, measured(folder, names, peers))
+    peak = Peak(folder)
+    table = rows(folder, measured(folder, names, peers, each_turn=peak.ask), peak)
     return 0 if publish("compression", table, ("openvino", "nncf", "torch", "transformers")) else 1
 
 

@@ -11,12 +11,14 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 from tasks.compression.search_encoders import export_search
+from tasks.compression.search_student import ship_student
 from tasks.compression.text_encoder import query_encoder
 from tasks.compression.variants import (
     TOLERANCE,
@@ -58,11 +60,13 @@ class Variant(Record):
     reason: str = ""  # why it cannot be chosen; empty for one that can
 
 
-def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path) -> dict[str, Any]:
+def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     """Write model/ (the chosen variant and its parent), text/, front.json and front.png under `out`.
 
+    Where no variant can serve, front.json alone, with `reason`: nothing goes forward, and the gate calls it inconclusive.
+
     Raises:
-        InputRejected: not even the unquantised graph reproduces its parent.
+        InputRejected: there is nothing to calibrate or judge on.
     """
     torch.set_num_threads(1)  # single slates: more threads only wait for each other
     plan, data = recipe.compression, Dataset.open(dataset)
@@ -85,9 +89,8 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         else:
             directories[name] = out / "variants" / name
     if not directories:
-        raise InputRejected(
-            f"no variant of the model could be made ({_listed(dropped)}); `freshrank doctor` checks openvino"
-        )
+        why = f"no variant of the model could be made ({_listed(dropped)}); `freshrank doctor` checks openvino"
+        return _nothing_left(why, [], plan, len(judged), dropped, out)
     costs = measure_costs(directories, judged[: min(len(judged), 24)])
     variants = []
     for name, directory in directories.items():
@@ -96,6 +99,10 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         variants.append(_variant(name, told[name], rows, parent, judged, mates, costs[name]))
     variants = [with_reason(variant, variants, plan) for variant in variants]
     best = choose(variants)
+    if best is None:
+        whys = _listed({variant.name: variant.reason for variant in variants} | dropped)
+        why = f"no variant of the model can serve ({whys}); look at the validation days and the margin"
+        return _nothing_left(why, variants, plan, len(judged), dropped, out)
     losses = lost_by_stage(OpenVinoScorer(directories[best.name]), TorchScorer.load(model), judged, parent)
     losses["all"] = {name: best.quality[name] - best.parent[name] for name in best.quality}
     shutil.copytree(directories[best.name], out / "model")
@@ -105,17 +112,19 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
     searched = {}
     if recipe.search and (model / "search").exists():
         searched = export_search(model / "search", recipe.search, plan.text_calibration, out / "search")
-    front = {
-        "chosen": best.name,
-        "metric": QUALITY,
-        "margin": plan.margin,
-        "slates": len(judged),
-        "variants": [variant.model_dump() for variant in variants],
-        "dropped": dropped,
-        "lost": losses,
-        "text": text,
-    }
-    (out / "front.json").write_text(json.dumps(front, indent=1, sort_keys=True))
+        if recipe.search.student:
+            with TemporaryDirectory() as work:
+                given = (
+                    model / "search",
+                    dataset,
+                    recipe.search,
+                    plan.text_calibration,
+                    seed,
+                    Path(work),
+                    out / "search",
+                )
+                searched |= ship_student(*given)
+    _write_front(best.name, variants, plan, len(judged), dropped, out, lost=losses, text=text)
     draw_front(variants, best.name, out / "front.png")
     for variant in variants:
         log.info(
@@ -134,6 +143,35 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path)
         "text_bytes": text["bytes"],
         **searched,
     }
+
+
+def _write_front(
+    chosen: str | None,
+    variants: list[Variant],
+    plan: Compression,
+    slates: int,
+    dropped: dict[str, str],
+    out: Path,
+    **more: Any,
+) -> None:
+    front = {
+        "chosen": chosen,
+        "metric": QUALITY,
+        "margin": plan.margin,
+        "slates": slates,
+        "variants": [variant.model_dump() for variant in variants],
+        "dropped": dropped,
+    }
+    (out / "front.json").write_text(json.dumps(front | more, indent=1, sort_keys=True))
+
+
+def _nothing_left(
+    why: str, variants: list[Variant], plan: Compression, slates: int, dropped: dict[str, str], out: Path
+) -> dict[str, Any]:
+    log.warning(why)
+    shutil.rmtree(out / "variants", ignore_errors=True)
+    _write_front(None, variants, plan, slates, dropped, out, reason=why)
+    return {"chosen": "none", "variants": {variant.name: variant.reason for variant in variants} | dropped}
 
 
 @dataclass(frozen=True)
@@ -175,15 +213,14 @@ def with_reason(variant: Variant, variants: list[Variant], plan: Compression) ->
     return variant.model_copy(update={"reason": reason})
 
 
-def choose(variants: list[Variant]) -> Variant:
-    """The smallest of those without a reason against them, the better one where sizes are about equal.
+def choose(variants: list[Variant]) -> Variant | None:
+    """The smallest of those without a reason against them, the better one where sizes are about equal; None without any.
 
     Bytes, not milliseconds: the same choice on every run.
     """
     able = [variant for variant in variants if not variant.reason]
     if not able:
-        whys = _listed({variant.name: variant.reason for variant in variants})
-        raise InputRejected(f"no variant of the model can serve ({whys}); look at the validation days and the margin")
+        return None
     smallest = min(variant.cost.bytes for variant in able)
     return max((v for v in able if v.cost.bytes <= ABOUT_EQUAL * smallest), key=lambda v: (v.bound, v.name))
 

@@ -11,7 +11,7 @@ from tasks.domain.champion import Champion
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import History
 from tasks.domain.gate import CandidateKind, Decision, GatePolicy, choose, decide
-from tasks.gate_evidence import NOTHING, Compared, gather
+from tasks.gate_evidence import NOTHING, Compared, gather, unserved
 
 
 def gate(
@@ -47,6 +47,8 @@ def gate(
             f"evaluation.json names {', '.join(facts) or 'no candidate'}, none of {', '.join(get_args(CandidateKind))}: there "
             f"is nothing to decide. Run the evaluate step again"
         )
+    if (without := unserved(evidence[0], compared.candidate)) is not None:
+        evidence.append(without)
     if costs.get("history"):  # it is the champion's, so it is told once
         past = History.model_validate(costs["history"])
         evidence[0] = evidence[0].model_copy(update={"history": past})

@@ -157,6 +157,23 @@ def equivalence(candidate: Path | None) -> Equivalence | None:
     )
 
 
+def unserved(other: Evidence, candidate: Path | None) -> Evidence | None:
+    """Of weights of which compress let no variant go forward, beside what is known of another candidate of the run."""
+    if candidate is None or not (candidate / "front.json").exists():
+        return None
+    why = json.loads((candidate / "front.json").read_bytes()).get("reason")
+    nothing: dict[str, Any] = {
+        "comparisons": (),
+        "slices": {},
+        "rivals": (),
+        "latencies": (),
+        "resources": (),
+        "checks": (),
+        "changes": (),
+    }
+    return other.model_copy(update={**nothing, "kind": "weights", "unserved": why}) if why else None
+
+
 def _require_each_once(kind: str, slates: pa.Table) -> None:
     keys = [name for name in WHICH_SLATE if name in slates.column_names]
     extra = len(slates) - len(slates.group_by(keys).aggregate([]))

@@ -123,7 +123,14 @@ def _compress(call: Call) -> dict[str, Any]:
         recipe=load_recipe(_recipe(call)),
         cache=call.cache,
         out=call.out,
+        seed=call.seed,
     )
+
+
+def _candidate(call: Call) -> Path | None:
+    """What compress made; None where the run has no new weights, or none of their variants can serve."""
+    made = call.inputs.get("compress")
+    return made if made is not None and (made / "model").exists() else None
 
 
 def _evaluate(call: Call) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def _evaluate(call: Call) -> dict[str, Any]:
 
     return evaluate(
         dataset=call.inputs["build_dataset"],
-        candidate=call.inputs.get("compress"),
+        candidate=_candidate(call),
         champion=_champion_release(call) if "resolve_champion" in call.inputs else None,
         champion_view=_champion_view(call) if "resolve_champion" in call.inputs else None,
         out=call.out,
@@ -148,7 +155,7 @@ def _benchmark(call: Call) -> dict[str, Any]:
 
     return benchmark(
         dataset=call.inputs["build_dataset"],
-        candidate=call.inputs.get("compress"),
+        candidate=_candidate(call),
         champion=_champion_release(call),
         champion_view=_champion_view(call),
         out=call.out,
@@ -211,7 +218,7 @@ def _package(call: Call) -> dict[str, Any]:
         out = Path(folder) / "package"
         summary = package(
             choice=choice,
-            candidate=call.inputs.get("compress"),
+            candidate=_candidate(call),
             champion=champion,
             dataset=call.inputs["build_dataset"],
             partition=call.partition,

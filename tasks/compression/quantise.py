@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tasks.domain.errors import InputRejected
 from tasks.ranker.model import Ranker
+from tasks.ranker.runtime import is_bf16
 
 Inputs = tuple[NDArray[Any], ...]
 NAMES = {"base": ("x", "item_vec"), "full": ("x", "item_vec", "tokens", "mask")}
@@ -94,7 +95,8 @@ def _quantised(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str]) 
 
 
 def save_graph(graph: Any, path: Path) -> None:
+    """A graph marked for bf16 keeps its weights in two bytes: fp16 holds them more finely than the products will."""
     import openvino
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, path, compress_to_fp16=False)
+    openvino.save_model(graph, path, compress_to_fp16=is_bf16(graph))

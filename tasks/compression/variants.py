@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from tasks.ranker.corpus import Corpus
 from tasks.ranker.judge import Judged
 from tasks.ranker.model import load_model
 from tasks.ranker.profile import Profile
-from tasks.ranker.runtime import BLEND, PARENT, TREES, OpenVinoScorer, Scorer
+from tasks.ranker.runtime import BLEND, PARENT, TREES, OpenVinoScorer, Scorer, in_bf16
 from tasks.ranker.tokens import tokenise
 
 SMALL, LARGE = 100, 1_000  # candidates of the requests that are timed
@@ -76,7 +77,7 @@ def variant_digest(name: str, parent: Path, calibration: Sequence[Inputs], rank_
     for part in (PARENT, "config.json", TREES, BLEND):
         if (parent / part).exists():
             digest.update((parent / part).read_bytes())
-    for inputs in calibration if name != "fp32" else calibration[:1]:
+    for inputs in calibration if name.startswith("int8") else calibration[:1]:
         for array in inputs:
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
@@ -85,15 +86,20 @@ def variant_digest(name: str, parent: Path, calibration: Sequence[Inputs], rank_
 def make_variant(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, out: Path) -> str:
     """Write base.xml, full.xml and the parent's config under `out`; returns a sentence about what was done."""
     model, told = load_model(parent), "the parent's weights, unquantised"
+    convert: Callable[[Any, Sequence[Inputs]], Any] = to_int8
     if name == "int8-low-rank":
         model, energy = with_low_rank_head(model, rank_kept)
         told = f"int8, first head layer of rank {rank_kept} ({energy:.0%} of its energy)"
     elif name == "int8":
         told = f"int8 by static calibration on {len(calibration)} training slates, with SmoothQuant"
+    elif name == "bf16":
+        told, convert = "products in bf16 where the CPU has them, weights in two bytes", lambda graph, _: in_bf16(graph)
+    else:
+        convert = lambda graph, _: graph  # noqa: E731
     for stage, width in (("base", 2), ("full", 4)):
         samples = [inputs[:width] for inputs in calibration]
         graph = to_openvino(model, stage, tuple(part[:8] for part in samples[0]))
-        save_graph(graph if name == "fp32" else to_int8(graph, samples), out / f"{stage}.xml")
+        save_graph(convert(graph, samples), out / f"{stage}.xml")
     shutil.copyfile(parent / "config.json", out / "config.json")
     for name in (PARENT, TREES, BLEND):
         if (parent / name).exists():

@@ -135,4 +135,7 @@ class Evidence(Record):
     history: History | None = Field(default=None, description="of the champion; on the first candidate only")
     checks: tuple[Check, ...] = ()
     compression: Equivalence | None = None
+    unserved: str | None = Field(
+        default=None, description="why compress let no variant go forward: nothing was measured"
+    )
     changes: tuple[Change, ...] = ()

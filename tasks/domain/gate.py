@@ -52,7 +52,7 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
     _require_one_comparison(evidence)
     section = policy.section(evidence)
     quality: QualityPolicy = getattr(policy, section)
-    found = [
+    found = list(product.unserved(evidence)) or [
         *find.freshness(evidence),
         *find.changes(evidence, quality),
         *find.quality_findings(evidence, quality),

@@ -46,6 +46,13 @@ def creep(evidence: Evidence) -> Iterator[Finding]:
         yield fact("creep", Outcome.PASS, sentence, NOTHING, margin=RISE, sample=len(past.days), unit="benches")
 
 
+def unserved(evidence: Evidence) -> Iterator[Finding]:
+    """New weights of which nothing can serve: nothing more is known of them."""
+    if evidence.unserved:
+        sentence = f"compression: {evidence.unserved}"
+        yield fact("compression", Outcome.INCONCLUSIVE, sentence, "look at front.json of compress")
+
+
 def compression(evidence: Evidence) -> Iterator[Finding]:
     """Two one-sided tests against the fp32 parent. That it may be better does not block; that it surely is, needs a look."""
     row: Equivalence | None = evidence.compression

@@ -104,6 +104,8 @@ def bundle(store: Store, uri: str) -> bytes:
         manifest = read_manifest(store, at)
         files[f"manifests/{step}.json"] = store.get(store.key(at))
         for name in NEEDED.get(step, ALSO.get(step, ())):
+            if name == CONFIG and name not in manifest.outputs:
+                continue  # no variant could serve: there is no model
             if name not in manifest.outputs:
                 raise InputRejected(
                     f"{step} of {gate.partition} kept no {name}: it ran before bundles were; run the gate again for a bundle"

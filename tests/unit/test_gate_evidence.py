@@ -13,7 +13,7 @@ import yaml
 
 from tasks.domain.champion import Champion
 from tasks.domain.errors import InputRejected
-from tasks.domain.gate import MetricPolicy, Outcome, decide
+from tasks.domain.gate import Evidence, MetricPolicy, Outcome, decide
 from tasks.gate import gate
 from tasks.gate_evidence import Compared, changes_between, equivalence, gather
 from tasks.policies import FOLDER, load_policy
@@ -195,6 +195,24 @@ def test_the_compressed_model_is_held_against_its_parent(tmp_path):
     assert found is not None and (found.variant, found.lower, found.upper) == ("int8", -0.012, -0.008)
     evidence = gathered(some_slates()).model_copy(update={"compression": found})
     assert decide(evidence, GATE).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("asked", ["both", "weights"])
+def test_weights_of_which_no_variant_can_serve_are_inconclusive_and_the_run_goes_on(tmp_path, asked):
+    for name in ("evaluate", "compress", "out"):
+        (tmp_path / name).mkdir()
+    slates = change(some_slates(), "kind", ["state"] * 600)
+    pq.write_table(slates, tmp_path / "evaluate" / "slates.parquet")
+    (tmp_path / "evaluate" / "evaluation.json").write_text(json.dumps({"candidates": {"state": facts(slates)}}))
+    reason = "no variant of the model can serve (int8: an operator is not supported)"
+    front = {"chosen": None, "reason": reason, "metric": "ndcg_at_10[all]", "variants": [], "dropped": {}}
+    (tmp_path / "compress" / "front.json").write_text(json.dumps(front))
+    compared = Compared(candidate=tmp_path / "compress")
+    told = gate(tmp_path / "evaluate", None, CHAMPION, GATE, tmp_path / "out", 1, asked, compared)
+    assert told["verdict.weights"] == "inconclusive" and told["shipped"] != "weights" and reason in told["reason"]
+    kept = json.loads((tmp_path / "out" / "evidence.json").read_bytes())
+    again = decide(Evidence.model_validate(kept[1]), GATE)
+    assert (again.kind, again.outcome, len(again.findings)) == ("weights", Outcome.INCONCLUSIVE, 1)
 
 
 def test_the_step_writes_what_is_needed_to_decide_again(tmp_path):

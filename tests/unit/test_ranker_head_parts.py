@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from openvino import Core
 
+from tasks.compression.quantise import save_graph
 from tasks.ranker.features import FEATURES
-from tasks.ranker.head_parts import PartsScorer, openvino_scorer
+from tasks.ranker.head_parts import PartsScorer, cut_at_text, openvino_scorer
+from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Slate, rank_slate
-from tasks.ranker.runtime import OpenVinoScorer
+from tasks.ranker.runtime import OpenVinoScorer, in_bf16, is_bf16
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN
 from tasks.serving.engine import Engine
 from tasks.serving.release import verify
@@ -44,8 +48,6 @@ def test_a_list_is_ranked_as_by_the_whole_graph(model: Path) -> None:
     items, user = morning.items, next(iter(morning.histories.values()))
     cut = openvino_scorer(model)
     assert isinstance(cut, PartsScorer)
-    from tasks.ranker.profile import Profile
-
     profile, rows = Profile(items, user, items.day), np.array([3, -1, 7, 40, 11], np.int32)
     ours = rank_slate(cut, Slate(profile, rows, cut.parts_of_items(items)))
     theirs = rank_slate(OpenVinoScorer(model), Slate(profile, rows))
@@ -58,3 +60,20 @@ def test_the_engine_computes_them_when_a_release_is_opened(tmp_path: Path) -> No
     engine = Engine.open(verify(src), view)
     assert engine._parts is not None
     assert len(engine._parts) == len(engine._items.text_vectors) + 1
+
+
+def test_a_graph_marked_for_bf16_stays_so_on_both_sides_of_the_cut(model: Path, tmp_path: Path) -> None:
+    whole = {stage: Core().read_model(model / f"{stage}.xml") for stage in ("base", "full")}
+    for stage, graph in whole.items():
+        save_graph(in_bf16(graph), tmp_path / f"{stage}.xml")
+        assert (tmp_path / f"{stage}.bin").stat().st_size <= 0.6 * (model / f"{stage}.bin").stat().st_size
+    shutil.copyfile(model / "config.json", tmp_path / "config.json")
+    for stage in whole:
+        cut = cut_at_text(tmp_path / f"{stage}.xml")
+        assert cut is not None and is_bf16(cut[0]) and is_bf16(cut[1])
+        assert not is_bf16(Core().read_model(model / f"{stage}.xml"))
+    morning = a_morning()
+    user, rows = next(iter(morning.histories.values())), np.arange(20, dtype=np.int32)
+    profile = Profile(morning.items, user, morning.items.day)
+    small, exact = (rank_slate(openvino_scorer(of), Slate(profile, rows)) for of in (tmp_path, model))
+    np.testing.assert_allclose(small.scores, exact.scores, atol=0.1)

@@ -34,8 +34,8 @@ class Known:
         self.width = width
 
     def encode(self, text: str) -> np.ndarray:
-        vector = np.random.default_rng(len(text)).normal(size=self.width).astype(np.float32)
-        return vector / np.linalg.norm(vector)
+        vectors = np.random.default_rng(len(text)).normal(size=(2, self.width)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class NoScorer:
@@ -179,7 +179,7 @@ def test_a_ranker_of_other_features_is_refused(home, ranker, tmp_path):
     config = json.loads((tmp_path / "config.json").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(config | {"features": config["features"][1:]}))
     with pytest.raises(InputRejected, match="other search features"):
-        SearchRanker(tmp_path, Known(16), Known(16))
+        SearchRanker(tmp_path, Known(16))
 
 
 def test_too_few_lists_say_what_to_do(tmp_path, plan):

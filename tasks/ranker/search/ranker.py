@@ -1,6 +1,7 @@
 """The trained search ranker as a release holds it: numpy, two query encoders in OpenVINO, and no torch.
 
-Directory: config.json, documents.json, head.safetensors, vectors.safetensors, base/ and tuned/ (encoder.xml, tokenizer.json).
+Directory: config.json, documents.json, head.safetensors, vectors.safetensors, base/ and tuned/ (encoder.xml, tokenizer.json),
+or student/ in place of these two: one graph whose two outputs stand for both.
 Training makes the same numbers by the same `features_of`; a test holds both against each other.
 """
 
@@ -23,12 +24,24 @@ from tasks.ranker.search.match import TextMatch
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
+STUDENT = "student"
 KEPT_QUERIES = 4_096
 LIMIT = 8.0  # deviations from the mean that the head still tells apart
 
 
 class Encoder(Protocol):
-    def encode(self, text: str) -> Floats: ...
+    def encode(self, text: str) -> Floats:
+        """Unit vectors: [2, width] by the untrained encoder and by the tuned one."""
+
+
+class Both:
+    """Two encoders, each asked for its vector."""
+
+    def __init__(self, base: QueryEncoder, tuned: QueryEncoder) -> None:
+        self._encoders = base, tuned
+
+    def encode(self, text: str) -> Floats:
+        return np.stack([one.encode(text) for one in self._encoders])
 
 
 class Head:
@@ -54,13 +67,13 @@ class Head:
 class SearchRanker:
     """score = sum of weight x member: the head on untrained vectors, the cosine of tuned ones, trees if there are any."""
 
-    def __init__(self, directory: Path, base: Encoder, tuned: Encoder) -> None:
+    def __init__(self, directory: Path, encoder: Encoder) -> None:
         """
         Raises:
             InputRejected: it was trained on other features than this code makes.
         """
         config = json.loads((directory / CONFIG).read_bytes())
-        self._base, self._tuned = base, tuned
+        self._encoder = encoder
         self._vectors = lru_cache(KEPT_QUERIES)(self._encode)
         self.documents = load_documents(directory / DOCUMENTS)
         self._match = TextMatch(self.documents)
@@ -80,8 +93,9 @@ class SearchRanker:
     @classmethod
     def open(cls, directory: Path, threads: int = 1) -> SearchRanker:
         most = int(json.loads((directory / CONFIG).read_bytes())["query_tokens"])
-        base, tuned = (QueryEncoder(directory / name, threads, most) for name in ("base", "tuned"))
-        return cls(directory, base, tuned)
+        if (directory / STUDENT).exists():
+            return cls(directory, QueryEncoder(directory / STUDENT, threads, most))
+        return cls(directory, Both(*(QueryEncoder(directory / name, threads, most) for name in ("base", "tuned"))))
 
     def rows(self, items: Sequence[str]) -> Ints:
         """Row of each item among the documents, -1 for one that the release does not know."""
@@ -116,7 +130,8 @@ class SearchRanker:
         """By the untrained and by the tuned encoder; zeros for a query of blanks, as training has it."""
         if not query.strip():
             return self._item[-1], self._item[-1]
-        return self._base.encode(query), self._tuned.encode(query)
+        base, tuned = self._encoder.encode(query)
+        return base, tuned
 
 
 def _trees(path: Path) -> Any:

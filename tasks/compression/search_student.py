@@ -1,0 +1,197 @@
+"""One small encoder in place of both that search reads a query by, shipped where validation cannot tell it from its parent.
+
+Cut from the untrained encoder, with a shorter vocabulary, distilled from its vectors and then from the tuned encoder's scores;
+head and weights are fitted anew to what the student reads. Chosen and judged on validation, never on the holdout. The numbers
+behind the defaults: benchmarks/full_stack.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from tasks.compression.distil import Student, distil, distil_lists
+from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
+from tasks.compression.search_encoders import export_encoder
+from tasks.compression.vocabulary import with_vocabulary
+from tasks.domain.manifest import canonical_json
+from tasks.domain.recipe import Search, SearchStudent
+from tasks.domain.statistics import paired_difference
+from tasks.ranker.arrays import Floats
+from tasks.ranker.runtime import compiled
+from tasks.ranker.search.dataset import load_lists
+from tasks.ranker.search.documents import DOCUMENTS, load_documents
+from tasks.ranker.search.encoder import SentenceEncoder, base_encoder, vectors_of
+from tasks.ranker.search.fit import ENCODER
+from tasks.ranker.search.head import fit_head, head_scores
+from tasks.ranker.search.inputs import Inputs, hardness, make_inputs
+from tasks.ranker.search.judge import ndcg
+from tasks.ranker.search.lists import Lists
+from tasks.ranker.search.match import TextMatch
+from tasks.ranker.search.mix import fit_mix
+from tasks.ranker.search.ranker import CONFIG, HEAD, STUDENT, TREES, VECTORS, SearchRanker
+from tasks.ranker.search.training import SCALE
+from tasks.ranker.search.trees import fit_trees, tree_scores
+from tasks.ranker.text import encode_rows
+
+log = logging.getLogger("freshrank.compress")
+Words = list[list[int]]
+
+
+def cut_encoder(base: SentenceEncoder, shape: SearchStudent, words: Words, folder: Path) -> Student:
+    """An untaught student with two maps, its weights and vocabulary under `folder`. words: of the texts that count."""
+    layers = spread_layers(len(base.body.encoder.layer), min(shape.layers, len(base.body.encoder.layer)))
+    width = min(shape.feed_forward, int(base.body.config.intermediate_size))
+    pieces = with_vocabulary(with_feed_forward(with_layers(base, layers), width, words), words, shape.pieces, folder)
+    log.info("student of search: layers %s, feed-forward %d, %d word pieces", layers, width, pieces)
+    return Student(SentenceEncoder(folder), 2)
+
+
+def graph_vectors(folder: Path, texts: Sequence[str], most: int) -> Floats:
+    """[texts, 2, width] by encoder.xml and tokenizer.json of a student; zeros for a text of blanks."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+    request = compiled(folder / "encoder.xml", 1).create_infer_request()
+    told = encode_rows(request, [one.ids for one in tokenizer.encode_batch(list(texts))])
+    told[[n for n, text in enumerate(texts) if not text.strip()]] = 0
+    return told
+
+
+def ship_student(
+    trained: Path, dataset: Path, plan: Search, calibration: int, seed: int, workdir: Path, out: Path
+) -> dict[str, Any]:
+    """Make the student; where it is not worse than its fp32 parent by more than the margin, put it into `out`.
+
+    Args:
+        trained: as fit_search left it. out: as export_search left it; unchanged where the student is refused.
+    """
+    shape = plan.student or SearchStudent()
+    documents = load_documents(trained / DOCUMENTS)
+    parts = {name: load_lists(dataset, name) for name in ("train", "validation")}
+    lists = {name: of.take(of.teach()) for name, of in parts.items()}
+    base, tuned = SentenceEncoder(base_encoder(plan.encoder)), SentenceEncoder(trained / ENCODER)
+    match = TextMatch(documents)
+    titles = [" ".join(of) for of in documents.values.get("title", [[] for _ in documents.ids])]
+    student = _taught(base, tuned, titles, documents.written, lists["train"], match, plan, shape, seed, workdir)
+    tokens = [
+        *student.encoder.words(documents.written, plan.item_tokens),
+        *student.encoder.words(lists["train"].queries, plan.query_tokens),
+    ]
+    spread = np.unique(np.linspace(0, len(tokens) - 1, calibration).astype(int)).tolist()
+    folder = workdir / STUDENT
+    export_encoder(student, student.encoder.tokenizer, [tokens[n] for n in spread], folder)
+    title, written = (graph_vectors(folder, [*of, ""], plan.item_tokens) for of in (titles, documents.written))
+    query = {name: graph_vectors(folder, of.queries, plan.query_tokens) for name, of in lists.items()}
+    inputs = {name: make_inputs(match, of, query[name][:, 0], title[:, 0], written[:, 0]) for name, of in lists.items()}
+    head, _ = fit_head(inputs["train"], inputs["validation"], plan.head_epochs, seed)
+    members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, written)}
+    trees = None
+    if plan.trees:
+        trees = fit_trees(lists["train"], inputs["train"].x, lists["validation"], inputs["validation"].x, seed)
+        members["trees"] = tree_scores(trees, inputs["validation"].x)
+    mix = fit_mix(lists["validation"], members)
+    ours, parents = (
+        ndcg(lists["validation"], mix.scores(members)),
+        _of_parent(trained, plan, lists["validation"], workdir),
+    )
+    paired = paired_difference(np.arange(len(ours)), parents, ours, seed=0)
+    ships = paired.lower >= -shape.margin
+    log.info(
+        "student of search: NDCG@10 %.4f on validation, parent %.4f, lower bound %+.4f, allowed %+.4f: %s",
+        ours.mean(), parents.mean(), paired.lower, -shape.margin, "ships" if ships else "refused",
+    )  # fmt: skip
+    if ships:
+        for name in ("base", "tuned"):
+            shutil.rmtree(out / name)
+        shutil.copytree(folder, out / STUDENT)
+        save_file({name: value.numpy() for name, value in head.state_dict().items()}, out / HEAD)
+        vectors = {"title": title[:, 0], "written": written[:, 0], "tuned": written[:, 1]}
+        save_file({name: of[:-1].astype(np.float16) for name, of in vectors.items()}, out / VECTORS)
+        config = json.loads((out / CONFIG).read_bytes())
+        config["weights"] = dict(zip(mix.members, np.divide(mix.weights, mix.deviations).tolist(), strict=True))
+        (out / CONFIG).write_bytes(canonical_json(config))
+        if trees is not None:
+            told = {"lightgbm": trees.model_to_string(num_iteration=trees.best_iteration)}
+            (out / TREES).write_bytes(canonical_json(told))
+    return {
+        "search_student": "ships" if ships else "refused",
+        "search_student_ndcg_at_10": round(float(ours.mean()), 5),
+        "search_parent_ndcg_at_10": round(float(parents.mean()), 5),
+        "search_student_bound": round(paired.lower, 5),
+        "search_student_bytes": (folder / "encoder.bin").stat().st_size,
+    }
+
+
+def _taught(
+    base: SentenceEncoder,
+    tuned: SentenceEncoder,
+    titles: list[str],
+    written: list[str],
+    train: Lists,
+    match: TextMatch,
+    plan: Search,
+    shape: SearchStudent,
+    seed: int,
+    workdir: Path,
+) -> Student:
+    torch.manual_seed(seed)
+    item, query = base.words(written, plan.item_tokens), base.words(train.queries, plan.query_tokens)
+    student = cut_encoder(base, shape, [*item, *query], workdir / "cut")
+    item, query = (
+        student.encoder.words(of, most)
+        for of, most in ((written, plan.item_tokens), (train.queries, plan.query_tokens))
+    )
+    vectors = {
+        name: vectors_of(base, texts, most)
+        for name, texts, most in (
+            ("title", [*titles, ""], plan.item_tokens),
+            ("written", [*written, ""], plan.item_tokens),
+            ("query", train.queries, plan.query_tokens),
+        )
+    }
+    words = [*item, *student.encoder.words(titles, plan.item_tokens), *query]
+    targets = np.concatenate([vectors["written"][:-1], vectors["title"][:-1], vectors["query"]])
+    known = np.flatnonzero(np.abs(targets).sum(1) > 0)  # a text without a word has no vector to learn
+    distil(student, [words[n] for n in known.tolist()], np.repeat(targets[known][:, None], 2, 1), shape.epochs, seed)
+    inputs: Inputs = make_inputs(match, train, vectors["query"], vectors["title"], vectors["written"])
+    asked = vectors_of(tuned, train.queries, plan.query_tokens)
+    items = vectors_of(tuned, [*written, ""], plan.item_tokens)
+    scores = np.float32(SCALE) * np.einsum("ij,ij->i", asked[train.owner], items[train.rows])
+    distil_lists(student, query, item, inputs, scores, hardness(match, inputs), plan.queries_a_step, seed)
+    return student.eval()
+
+
+def _cosines(lists: Lists, query: dict[str, Floats], written: Floats) -> Floats:
+    """[pairs] by the map that learned the tuned encoder's scores."""
+    told: Floats = np.einsum("ij,ij->i", query["validation"][lists.owner, 1], written[lists.rows, 1])
+    return told
+
+
+def _of_parent(trained: Path, plan: Search, validation: Lists, workdir: Path) -> NDArray[np.float64]:
+    """NDCG@10 of each list by what was trained, its encoders unquantised."""
+    from tasks.compression.search_encoders import KEPT
+
+    folder = workdir / "parent"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (trained / name).exists():
+            shutil.copyfile(trained / name, folder / name)
+    for name, of in (("base", base_encoder(plan.encoder)), ("tuned", trained / ENCODER)):
+        encoder = SentenceEncoder(of)
+        export_encoder(encoder, encoder.tokenizer, [], folder / name)
+    ranker = SearchRanker.open(folder)
+    ends = zip(validation.ptr[:-1], validation.ptr[1:], strict=True)
+    scores = [ranker.scores(validation.queries[n], validation.rows[a:b]) for n, (a, b) in enumerate(ends)]
+    return ndcg(validation, np.concatenate(scores))

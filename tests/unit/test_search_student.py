@@ -1,0 +1,76 @@
+"""One small encoder in place of two: it serves the same way, and only where it is not worse than what it was made of."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from search_builders import a_plan, films, tiny_bert, titles_asked
+
+from tasks.compression import search_student
+from tasks.compression.distil import Student
+from tasks.compression.search_encoders import export_search
+from tasks.compression.search_student import ship_student
+from tasks.domain.recipe import SearchStudent
+from tasks.ranker.search.dataset import load_lists, write_search
+from tasks.ranker.search.encoder import SentenceEncoder
+from tasks.ranker.search.fit import fit_search
+from tasks.ranker.search.judge import ndcg
+from tasks.ranker.search.ranker import SearchRanker
+
+SHAPE = SearchStudent(layers=1, feed_forward=16, pieces=100, epochs=2, margin=0.2)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("student")
+    (home / "dataset").mkdir()
+    parts = {"train": titles_asked(4), "validation": titles_asked(2), "holdout": titles_asked(1)}
+    write_search(home / "dataset", films(), parts)
+    return home
+
+
+@pytest.fixture(scope="module")
+def plan(home):
+    torch.manual_seed(0)
+    return a_plan(encoder=str(tiny_bert(home / "bert", layers=2)), passes=1, head_epochs=3, student=SHAPE)
+
+
+@pytest.fixture(scope="module")
+def exported(home, plan):
+    fit_search(home / "dataset", plan, home, home / "trained", seed=1)
+    export_search(home / "trained", plan, 4, home / "out")
+    return home / "out"
+
+
+def test_a_student_that_ships_answers_as_it_was_judged(home, plan, exported):
+    out = home / "shipped"
+    shutil.copytree(exported, out)
+    told = ship_student(home / "trained", home / "dataset", plan, 4, 1, home / "work", out)
+    assert told["search_student"] == "ships" and told["search_student_bound"] >= -SHAPE.margin
+    assert not (out / "base").exists() and not (out / "tuned").exists()
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".json", ".safetensors", ".xml", ".bin"}
+    ranker, lists = SearchRanker.open(out), load_lists(home / "dataset", "validation")
+    ends = zip(lists.ptr[:-1], lists.ptr[1:], strict=True)
+    scores = [ranker.scores(lists.queries[n], lists.rows[a:b]) for n, (a, b) in enumerate(ends)]
+    served = float(ndcg(lists, np.concatenate(scores)).mean())
+    assert served == pytest.approx(told["search_student_ndcg_at_10"], abs=0.02)
+    assert ranker.scores(" ", lists.rows[:4]).shape == (4,)
+
+
+def test_a_student_that_learned_nothing_is_refused_and_changes_nothing(home, plan, exported, monkeypatch):
+    def empty(base, *others):
+        student = Student(SentenceEncoder(home / "bert"), 2)
+        for one in student.maps:
+            one.weight.data[:] = one.weight.data[0, 0]  # every text has the same vector
+        return student.eval()
+
+    monkeypatch.setattr(search_student, "_taught", empty)
+    monkeypatch.setattr(search_student, "head_scores", lambda head, inputs: np.zeros(len(inputs.x), np.float32))
+    monkeypatch.setattr(search_student, "_of_parent", lambda trained, plan, lists, workdir: np.ones(len(lists)))
+    before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
+    told = ship_student(home / "trained", home / "dataset", plan, 2, 1, home / "empty", exported)
+    assert told["search_student"] == "refused" and told["search_student_bound"] < -SHAPE.margin
+    assert before == {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
