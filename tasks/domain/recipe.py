@@ -190,7 +190,7 @@ class Search(Record):
     learning_rate: float = Field(default=5e-5, gt=0, description="of the encoder")
     warmup_steps: int = Field(default=15, ge=0)
     in_batch_weight: float = Field(default=0.3, ge=0, description="of the loss over all items of the step")
-    head_epochs: int = Field(default=2, ge=1, description="more of them only learn the training lists by heart")
+    head_epochs: int = Field(default=5, ge=1, description="more of them only learn the training lists by heart")
     joint: bool = Field(default=False, description="head and encoder as one score in one pass; not measured to the end")
     trees: bool = Field(default=False, description="a LambdaMART member beside the neural ones")
 

@@ -1,10 +1,8 @@
 """The product head: features of a list, cosines, and the product of projected query and item vectors -> a score.
 
-Three networks of 256-64-1, apart in their start, dropout and weights; a score is their mean. Each reads a feature twice, as
-deviations from its mean and as a piecewise linear encoding of its quantiles (Gorishniy et al., NeurIPS 2022, arXiv 2203.05556),
-which lets a small network cut a skewed count where trees would. Listwise softmax with the target spread evenly over the
-positives. Vectors are of the encoder that was not trained on these lists: a head on vectors of the tuned one would learn to
-trust scores that are inflated on its own training lists (notes/quality-search.md, 0.5).
+256-64-1, listwise softmax with the target spread evenly over the positives. Vectors are of the encoder that was not
+trained on these lists: a head on vectors of the tuned one would learn to trust scores that are inflated on its own
+training lists (notes/quality-search.md, 0.5).
 """
 
 from __future__ import annotations
@@ -17,21 +15,25 @@ from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats
 from tasks.ranker.search.inputs import Inputs
 from tasks.ranker.search.lists import Longs
-from tasks.ranker.search.ranker import LEAST_PIECE, LIMIT
+from tasks.ranker.search.ranker import LIMIT
 
 HIDDEN, PRODUCT = (256, 64), 32
-MEMBERS, PIECES = 3, 8
 LISTS_A_STEP = 32
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1e-3, 0.01, 0.2
 
 
-class Member(torch.nn.Module):
-    def __init__(self, columns: int, width: int) -> None:
+class ProductHead(torch.nn.Module):
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, width: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
         self.query = torch.nn.Linear(width, PRODUCT, bias=False)
         self.item = torch.nn.Linear(width, PRODUCT, bias=False)
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(columns + PRODUCT, HIDDEN[0]),
+            torch.nn.Linear(features + PRODUCT, HIDDEN[0]),
             torch.nn.ReLU(),
             torch.nn.Dropout(DROPOUT),
             torch.nn.Linear(HIDDEN[0], HIDDEN[1]),
@@ -40,49 +42,18 @@ class Member(torch.nn.Module):
             torch.nn.Linear(HIDDEN[1], 1),
         )
 
-    def forward(self, columns: Tensor, query_vec: Tensor, item_vec: Tensor) -> Tensor:
-        product = self.query(query_vec) * self.item(item_vec) * (query_vec.shape[1] ** 0.5)
-        scores: Tensor = self.layers(torch.cat([columns, product], 1)).squeeze(1)
-        return scores
-
-
-class ProductHead(torch.nn.Module):
-    mean: Tensor
-    scale: Tensor
-    edges: Tensor
-
-    def __init__(self, features: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("edges", torch.zeros(features, PIECES + 1))
-        self.members = torch.nn.ModuleList(Member(features * (1 + PIECES), width) for _ in range(MEMBERS))
-
     def standardise(self, x: Floats) -> None:
-        """Take mean, deviation and quantiles from training rows; a column that never varies is left out."""
+        """Take mean and deviation from training rows; a column that never varies is left out."""
         deviation = x.std(0)
         self.mean.copy_(torch.from_numpy(x.mean(0)))
         self.scale.copy_(torch.from_numpy(np.where(deviation > 1e-4, 1 / np.maximum(deviation, 1e-4), 0)))
-        self.edges.copy_(torch.from_numpy(np.quantile(x, np.linspace(0, 1, PIECES + 1), axis=0).T))
 
     def forward(self, x: Tensor, query_vec: Tensor, item_vec: Tensor) -> Tensor:
         """[pairs] scores; vectors are of each pair."""
-        return self.each(x, query_vec, item_vec).mean(0)
-
-    def each(self, x: Tensor, query_vec: Tensor, item_vec: Tensor) -> Tensor:
-        """[members, pairs]"""
-        low, wide = self.edges[:, :-1], self.edges.diff(dim=1)
-        inside = ((x[:, :, None] - low) / wide.clamp(min=LEAST_PIECE)).clamp(0, 1) * (wide > LEAST_PIECE)
+        product = self.query(query_vec) * self.item(item_vec) * (query_vec.shape[1] ** 0.5)
         known = ((x - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
-        columns = torch.cat([known, inside.flatten(1)], 1)
-        return torch.stack([member(columns, query_vec, item_vec) for member in self.members])
-
-    def loss(
-        self, x: Tensor, query_vec: Tensor, item_vec: Tensor, positive: Tensor, owner: Tensor, lists: int
-    ) -> Tensor:
-        """Mean of the members' own losses: each learns as if it were alone."""
-        told = [list_softmax(scores, positive, owner, lists) for scores in self.each(x, query_vec, item_vec)]
-        return torch.stack(told).mean()
+        scores: Tensor = self.layers(torch.cat([known, product], 1)).squeeze(1)
+        return scores
 
 
 def list_softmax(scores: Tensor, positive: Tensor, owner: Tensor, lists: int) -> Tensor:
@@ -141,7 +112,7 @@ def fit_head(train: Inputs, validation: Inputs, epochs: int, seed: int) -> tuple
             chosen = order[at : at + LISTS_A_STEP]
             x, query, item, positive, owner = pairs_of(train, chosen)
             optimizer.zero_grad(set_to_none=True)
-            loss = head.loss(x, query, item, positive, owner, len(chosen))
+            loss = list_softmax(head(x, query, item), positive, owner, len(chosen))
             if not torch.isfinite(loss):
                 raise InputRejected(f"the loss of the search head became {loss.item()}; nothing was published")
             loss.backward()

@@ -23,10 +23,8 @@ from tasks.ranker.search.match import TextMatch
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
-OF_MEMBER = ("query.weight", "item.weight", *(f"layers.{n}.{of}" for n in (0, 3, 6) for of in ("weight", "bias")))
 KEPT_QUERIES = 4_096
 LIMIT = 8.0  # deviations from the mean that the head still tells apart
-LEAST_PIECE = 1e-6  # between two quantiles; a narrower one tells nothing
 
 
 class Encoder(Protocol):
@@ -34,30 +32,23 @@ class Encoder(Protocol):
 
 
 class Head:
-    """`tasks.ranker.search.head.ProductHead` in numpy, its item projections made once for the catalogue."""
+    """`tasks.ranker.search.head.ProductHead` in numpy, its item projection made once for the catalogue."""
 
     def __init__(self, weights: dict[str, Floats], item_vec: Floats) -> None:
-        self._mean, self._scale = weights["mean"], weights["scale"]
-        self._low, wide = weights["edges"][:, :-1], np.diff(weights["edges"], axis=1)
-        self._rate = np.where(wide > LEAST_PIECE, 1 / np.maximum(wide, LEAST_PIECE), 0)
+        self._weights = weights
         self._root = np.float32(item_vec.shape[1] ** 0.5)
-        count = len({name.split(".")[1] for name in weights if name.startswith("members.")})
-        self._members = [{name: weights[f"members.{n}.{name}"] for name in OF_MEMBER} for n in range(count)]
-        self._items = [item_vec @ of["item.weight"].T for of in self._members]
+        self._items = item_vec @ weights["item.weight"].T
 
     def scores(self, x: Floats, query_vec: Floats, rows: Ints) -> Floats:
         """[rows]"""
-        known = np.clip((x - self._mean) * self._scale, -LIMIT, LIMIT)
-        inside = np.clip((x[:, :, None] - self._low) * self._rate, 0, 1).reshape(len(x), self._low.size)
-        columns = np.concatenate([known, inside], axis=1, dtype=np.float32)
-        scores = np.zeros(len(x), np.float32)
-        for of, items in zip(self._members, self._items, strict=True):
-            product = (of["query.weight"] @ query_vec) * items[rows] * self._root
-            hidden = np.concatenate([columns, product], axis=1, dtype=np.float32)
-            for layer in ("layers.0", "layers.3"):
-                hidden = np.maximum(hidden @ of[f"{layer}.weight"].T + of[f"{layer}.bias"], 0)
-            scores += (hidden @ of["layers.6.weight"].T + of["layers.6.bias"])[:, 0]
-        return scores / np.float32(len(self._members))
+        of = self._weights
+        product = (of["query.weight"] @ query_vec) * self._items[rows] * self._root
+        known = np.clip((x - of["mean"]) * of["scale"], -LIMIT, LIMIT)
+        hidden = np.concatenate([known, product], axis=1, dtype=np.float32)
+        for layer in ("layers.0", "layers.3"):
+            hidden = np.maximum(hidden @ of[f"{layer}.weight"].T + of[f"{layer}.bias"], 0)
+        scores: Floats = (hidden @ of["layers.6.weight"].T + of["layers.6.bias"])[:, 0]
+        return scores
 
 
 class SearchRanker:

@@ -162,7 +162,7 @@ class Run:
             chosen = draw.choice(seen, min(LISTS_A_STEP, len(seen)), replace=False)
             x, query, item, positive, owner = pairs_of(self.inputs, chosen)
             self.optimizer.zero_grad(set_to_none=True)
-            head.loss(x, query, item, positive, owner, len(chosen)).backward()
+            list_softmax(head(x, query, item), positive, owner, len(chosen)).backward()
             self._update()
 
     def _update(self) -> None:
