@@ -62,4 +62,5 @@ VARIANTS = {
     "without promotions": Variant(silent=PROMOTIONS),
     "without knowledge": Variant(silent=KNOWLEDGE),
     "without the listwise loss": Variant(training={"listwise_weight": 0.0}),
+    "with gains by value": Variant(training={"value_weight": 0.5}),
 }

@@ -49,15 +49,13 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
         yield "training dataset", lambda: bench.training
         for seed in bench.seeds:
             yield f"train seed {seed}", lambda seed=seed: ours.trained(bench.work, bench.training, bench.recipe, seed)
+        yield "tree peers", lambda: bench.tree_peers
         yield "dataset of the window", lambda: bench.judged
-        for day in bench.numbers:
-            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, bench.own)
+        for day in bench.numbers:  # all at once: a slate's features are made once
+            yield f"rank {iso(day)}", lambda day=day: rank_day(bench, day, bench.own | bench.tree_peers)
         yield "state refresh", lambda: refreshed(bench)
         for day in bench.numbers:
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
-        yield "tree peers", lambda: bench.tree_peers
-        for day in bench.numbers:
-            yield f"rank tree peers {iso(day)}", lambda day=day: rank_day(bench, day, bench.tree_peers)
 
 
 def ablation_parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:

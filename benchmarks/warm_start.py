@@ -3,9 +3,9 @@
     make bench NAME=warm_start          # the first run: about a quarter of an hour of one core
 
 Weekly updates of the demo's 500 households (benchmarks/_updates.py). Each way is a chain of its own: a warm update goes on from the
-warm update before it. Fresh training reads 28 days three times; a warm one reads a fifth, or an eighth, of that: the new week and a
-lot of the rest. CPU is that of the whole step, reading, judging on validation and drawing included. Paired differences with
-one-sided 95 % bounds, households resampled (tasks/domain/statistics.py).
+warm update before it. Fresh training reads 28 days three times; a warm one reads an eighth of that: the new week and a lot of
+the rest. CPU is that of the whole step, reading, judging on validation and drawing included. Paired differences with one-sided 95 %
+bounds, households resampled (tasks/domain/statistics.py).
 """
 
 from __future__ import annotations

@@ -125,6 +125,12 @@ class Training(Record):
     calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
     base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
     listwise_weight: float = Field(default=1.0, ge=0, description="of the slate softmax; 0 trains row by row")
+    value_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="gains in the slate softmax are times price to this power; 0: a sale is a sale",
+    )
 
 
 class Trees(Record):

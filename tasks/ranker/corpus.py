@@ -20,6 +20,8 @@ from tasks.ranker.position_bias import inverse_propensity
 from tasks.ranker.rows import Rows
 from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
+MOST_WORTH = 10.0  # times the middle price: one television is not fifty breads
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -47,8 +49,12 @@ class Batch:
 
 
 class Corpus:
-    def __init__(self, dataset: Dataset, days: tuple[str, ...] | None = None) -> None:
-        """days: read only these training days."""
+    def __init__(self, dataset: Dataset, days: tuple[str, ...] | None = None, *, value_weight: float = 0.0) -> None:
+        """
+        Args:
+            days: read only these training days.
+            value_weight: see recipe.Training.
+        """
         parts = list(dataset.training_rows(days))
         self.ptr = _joined_ptr(parts)
         named = [epoch_day(day) for day in (dataset.split.train_days if days is None else days)]
@@ -73,6 +79,9 @@ class Corpus:
             np.concatenate([getattr(part, name) for part in parts]) for name in ("grade", "propensity")
         )
         self.gain, self.inverse = gains(grade, self.position, propensity, self.fitted)
+        if value_weight:
+            price = self.x[:, self.fitted.inputs.features.index("price")].astype(np.float32)
+            self.gain = by_value(self.gain, price, value_weight)
         self.text = _joined_texts(parts, dataset.text_digests)
         texts = dataset.builder.texts
         views = texts.vectors[None] if texts.views is None else np.concatenate([texts.vectors[None], texts.views])
@@ -127,6 +136,14 @@ def gains(
     inverse[grade == 0] = 1
     worth = (np.exp2(np.arange(256)) - 1)[grade]
     return (worth / max(worth.max(initial=0), 1) * inverse).astype(np.float32), inverse
+
+
+def by_value(gain: Floats, log_price: Floats, power: float) -> Floats:
+    """Gains times price to a power, ten times the middle at most; those of all positives together stay what they were."""
+    positive = gain > 0
+    level = log_price - np.median(log_price[positive])
+    worth = gain * np.exp(power * level).clip(1 / MOST_WORTH, MOST_WORTH)
+    return (worth * (gain[positive].sum() / worth[positive].sum())).astype(np.float32)
 
 
 def _joined_ptr(parts: list[Rows]) -> NDArray[np.int64]:
