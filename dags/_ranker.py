@@ -22,6 +22,7 @@ CANDIDATE = Asset("freshrank://candidate")
 FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=5), timedelta(minutes=10)
 RETRIES = 8  # 5 s, 10 s, 20 s ... 10 min: 20 minutes in all, longer than any restart of a service
 REVIEW = "request_review"
+GPU = "nvidia.com/gpu"
 RUNS_WHERE_OTHERS_SKIP = "none_failed_min_one_success"
 
 
@@ -62,10 +63,37 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def gpu() -> dict[str, str]:
-    """Queue and pool of the steps that use a GPU where there is one: here, and nowhere else."""
+def gpu() -> dict[str, Any]:
+    """Queue and pool, in a cluster also the pod, of the steps that use a GPU where there is one: here, and nowhere else."""
     settings = Settings()
-    return {"queue": settings.gpu_queue, "pool": settings.pool_of_gpu_steps}
+    placed: dict[str, Any] = {"queue": settings.gpu_queue, "pool": settings.pool_of_gpu_steps}
+    if settings.executor == "kubernetes":
+        placed["executor_config"] = {"pod_override": _gpu_pod(settings.gpu_pod)}
+    return placed
+
+
+def _gpu_pod(file: Path | None) -> Any:
+    """The V1Pod of the file; Airflow shows what is wrong with it as the DAG's import error, before anything runs.
+
+    Raises:
+        InputRejected: there is no such file, or its pods would get no GPU.
+    """
+    # only where tasks are pods: the client takes half a second to import
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+    if file is None or not file.is_file():
+        raise InputRejected(
+            f"executor kubernetes needs the pod of the GPU steps, and gpu_pod is {file}; the chart makes that file and "
+            f"mounts it (infra/helm/freshrank/templates/gpu-pod.yaml)"
+        )
+    pod = PodGenerator.deserialize_model_file(str(file))
+    base = next((one for one in (pod.spec.containers if pod.spec else ()) if one.name == "base"), None)
+    limits = (base.resources.limits if base and base.resources else None) or {}
+    if not int(limits.get(GPU, 0)):
+        raise InputRejected(
+            f"{file} gives container base no {GPU}: GPU steps would run on a CPU without anybody knowing"
+        )
+    return pod
 
 
 def recipe_names() -> list[str]:

@@ -14,7 +14,7 @@ import yaml
 
 CHART = Path(__file__).resolve().parent / "helm" / "freshrank"
 BASE = "controller"
-CASES = (BASE, "pinned", "argo")
+CASES = (BASE, "pinned", "argo", "airflow")
 Manifest = dict[str, Any]
 
 

@@ -24,6 +24,7 @@ PACKAGES = {
 }
 HEALTH_PAGES = {"controller": "/healthz", "mlflow": "/health", "airflow": "/api/v2/monitor/health"}
 TIMEOUT_S = 5.0
+FULL = 0.9  # of its memory
 Finding = dict[str, Any]  # {check, ok, sentence, next}
 Check = Callable[[Settings], Iterator[Finding]]
 
@@ -129,6 +130,15 @@ def _queues(settings: Settings) -> Iterator[Finding]:
         return  # the scheduler runs them itself
     broker = Broker(settings.broker)
     workers = broker.workers()
+    used, most = broker.memory()
+    full = bool(most) and used > FULL * most
+    said = (
+        f"holds {used / 2**20:.0f} of {most / 2**20:.0f} MiB"
+        if most
+        else f"holds {used / 2**20:.0f} MiB, without a limit"
+    )
+    said += "; a full broker takes no more tasks, and loses none that it has" if full else ""
+    yield _finding("broker", not full, said, "start workers for the queues that wait, or give the broker more memory")
     for queue in ("default", settings.gpu_queue):
         names, waiting = workers.get(queue, []), broker.waiting(queue)
         if names:
@@ -139,7 +149,10 @@ def _queues(settings: Settings) -> Iterator[Finding]:
         then = f"read {settings.logs}/worker-{queue}.log, or start one: `python -m infra.local.worker {queue} 2`"
         yield _finding(f"queue {queue}", bool(names), said, then)
     device = described("as the recipe says")
-    if device.startswith("device=cpu"):
+    if "no CUDA device" in device:
+        said = f"{device}: there is a driver and torch sees no GPU, so GPU steps compute on the CPU"
+        yield _finding("gpu", False, said, "run `nvidia-smi`; install torch from a CUDA index (README, GPU machines)")
+    elif device.startswith("device=cpu"):
         yield _finding("gpu", True, f"{device}: GPU steps that run on this machine compute on its CPU")
     else:
         yield _finding("gpu", True, device)

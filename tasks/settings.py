@@ -81,15 +81,18 @@ class Settings(BaseSettings):
         ge=256,
         description="a ranker process that holds more is ended; a canary that does it is rolled back",
     )
-    executor: Literal["local", "celery"] = Field(
+    executor: Literal["local", "celery", "kubernetes"] = Field(
         default="local",
-        description="who runs Airflow's tasks: the scheduler, or one Celery worker a queue, on PostgreSQL and a broker",
+        description="who runs Airflow's tasks: the scheduler, one Celery worker a queue, or in a cluster a pod a task",
     )
     gpu_queue: str = Field(
         default="gpu", description="Airflow queue of the GPU steps; the local executor serves every queue"
     )
     gpu_pool: str | None = Field(
         default=None, description="Airflow pool of the GPU steps; empty means gpu where a worker serves them"
+    )
+    gpu_pod: Path | None = Field(
+        default=None, description="what a pod of a GPU step has on top, from the chart; needed with executor kubernetes"
     )
 
     store_endpoint: str | None = Field(

@@ -52,7 +52,7 @@ def pools(settings: Settings) -> dict[str, int]:
 def _celery(settings: Settings) -> dict[str, dict[str, object]]:
     """What differs with one worker a queue. A worker is lost where its tasks' heartbeats stop, so they must stop soon."""
     return {
-        "core": {"executor": "infra.local.celery_executor.CeleryExecutor"},
+        "core": {"executor": "CeleryExecutor"},
         "celery": {
             "broker_url": settings.broker,
             # in the database: a broker that was killed must not take with it what has ended

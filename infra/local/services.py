@@ -50,8 +50,10 @@ class ServiceSpec:
 def services(settings: Settings, *, everywhere: bool = False) -> dict[str, ServiceSpec]:
     """Every local service, in start order; with `everywhere` also those that settings place elsewhere.
 
-    Raises InputRejected when an executable is missing.
+    Raises InputRejected when an executable is missing, or when the settings are a cluster's.
     """
+    if settings.executor == "kubernetes":
+        raise InputRejected("executor kubernetes starts pods, and this machine has none; take local or celery here")
     rows = [
         *([_store(settings)] if everywhere or settings.local_store else []),
         *([_valkey(settings)] if everywhere or settings.valkey_url is None else []),

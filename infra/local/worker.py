@@ -27,8 +27,6 @@ def main(queue: str, at_once: str) -> int:
     sys.argv = ["airflow", "celery", "worker", "-q", queue, "-c", at_once, "--celery-hostname", name(), *options]
     from airflow.__main__ import main as airflow
 
-    import infra.local.celery_executor  # noqa: F401  # before Airflow looks for its own
-
     airflow()
     return 0
 

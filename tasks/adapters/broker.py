@@ -46,6 +46,12 @@ class Broker:
         with self._asked():
             return int(self._client().llen(queue))
 
+    def memory(self) -> tuple[int, int]:
+        """(bytes it holds, bytes it may hold; 0: no limit). One that is full takes no more tasks. Raises Unavailable."""
+        with self._asked():
+            told = self._client().info("memory")
+        return int(told["used_memory"]), int(told.get("maxmemory", 0))
+
     def announce(self, version: Version) -> None:
         with self._asked():
             self._client().hset(ANNOUNCED, mapping=asdict(version))

@@ -300,6 +300,10 @@ def _translated(err: Any, uri: str) -> Exception:
         return InputRejected(_missing(uri))
     if _code(err) in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return InputRejected(f"the object store refused {uri}: {_said(err)}; check the store's credentials")
+    if _code(err) in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
+        return Unavailable(
+            f"the credential for {uri} has expired ({_said(err)}); renew it, the step is tried again meanwhile"
+        )
     return Unavailable(f"the object store failed on {uri}: {_said(err)}")
 
 

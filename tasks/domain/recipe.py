@@ -118,6 +118,9 @@ class Training(Record):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="of products on the CPU; a GPU multiplies in bf16"
     )
+    exchange: Literal["fp32", "bf16", "powersgd"] = Field(
+        default="fp32", description="how gradients travel between training processes; the small ones make other weights"
+    )
     final_share: float = Field(ge=0, le=1, description="of the learning rate, reached at the last step")
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)

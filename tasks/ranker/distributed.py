@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from tasks.domain.errors import InputRejected, Unavailable
 
 PATIENCE = timedelta(minutes=30)  # the others wait while the first one judges an epoch
+WHOLE_STEPS = 10  # before PowerSGD: the first gradients are the largest, and buckets are rebuilt after the first
 HALVED = "micro-batch-halved"  # a file beside the checkpoint
 T = TypeVar("T")
 
@@ -84,10 +87,18 @@ def joined() -> Iterator[Group]:
 class Together:
     """Exchanges the gradients of one model between the processes of a group."""
 
-    def __init__(self, model: nn.Module, group: Group) -> None:
+    def __init__(self, model: nn.Module, group: Group, exchange: str = "fp32") -> None:
+        """exchange: fp32; bf16, half the bytes; powersgd, two thin matrices for each gradient that is one (Vogels et al.,
+        2019, arXiv:1905.13727), whose remainders are added to the next step's and are lost when the training starts again.
+        """
         self.group = group
         # buffers are constants of the data, and the same everywhere
         self.module = DistributedDataParallel(_Passed(model), broadcast_buffers=False, find_unused_parameters=True)
+        if exchange == "bf16":
+            # under its own name torch refuses it without NCCL, and gloo adds up bf16 as well
+            self.module.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+        elif exchange == "powersgd":
+            self.module.register_comm_hook(PowerSGDState(None, start_powerSGD_iter=WHOLE_STEPS), powerSGD_hook)
 
     def backward(self, loss_of: Callable[[int], Tensor], shares: int) -> float:
         """Add up this process's shares, exchange once, at the last of them. Returns the loss of the whole step.

@@ -70,7 +70,9 @@ class Run:
         # of the same halves, whose gradients are added: as fast as two threads should be, and equal on one.
         self.parts = [Part(one, model, device) for one in (model, *(copy.deepcopy(model) for _ in range(PARTS - 1)))]
         self.group, self.pieces = distributed.current(), distributed.pieces(saved)
-        self.together = distributed.Together(model, self.group) if self.group.world > 1 else None
+        self.together = (
+            distributed.Together(model, self.group, self.training.exchange) if self.group.world > 1 else None
+        )
         workers = min(threads, PARTS) if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 

@@ -44,6 +44,20 @@ def test_a_queue_without_a_worker_is_told_with_its_steps_and_a_deadline(settings
     )
 
 
+def test_a_full_broker_and_a_gpu_that_is_not_seen_are_told_with_what_to_do(
+    settings: Settings, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert doctor_says(settings, "broker")["ok"]
+    used, _ = broker.memory()
+    monkeypatch.setattr(Broker, "memory", lambda self: (used, used + 1))
+    found = doctor_says(settings, "broker")
+    assert not found["ok"] and "a full broker takes no more tasks" in str(found["sentence"])
+    assert doctor_says(settings, "gpu")["ok"], "a laptop has none, and that is fine"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # a GPU was promised
+    found = doctor_says(settings, "gpu")
+    assert not found["ok"] and "torch sees no GPU" in str(found["sentence"]) and "nvidia-smi" in str(found["next"])
+
+
 def test_a_worker_is_found_by_the_queue_that_it_serves(settings: Settings, broker: Broker) -> None:
     program = "from celery import Celery; import sys; Celery(broker=sys.argv[1]).worker_main(sys.argv[2:])"
     options = ("worker", "-P", "solo", "-Q", QUEUE, "-n", f"{QUEUE}@here", "--without-mingle", "--without-gossip")

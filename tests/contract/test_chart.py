@@ -57,10 +57,9 @@ def test_nothing_may_talk_but_what_is_allowed(case):
     policies = kinds(case, "NetworkPolicy")
     (deny,) = [one for one in policies if one["spec"]["podSelector"] == {}]
     assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"] and not {"ingress", "egress"} & set(deny["spec"])
-    chosen = {
-        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for one in policies if one is not deny
-    }
-    assert chosen == {"controller", "ranker", "mlflow"}
+    labels = [one["spec"]["podSelector"]["matchLabels"] for one in policies if one is not deny]
+    chosen = {one.get("app.kubernetes.io/component") or f"tier {one['tier']}" for one in labels}
+    assert chosen == {"controller", "ranker", "mlflow"} | ({"tier airflow"} if case == "airflow" else set())
     for one in policies:
         for rule in one["spec"].get("ingress", []):
             assert rule["from"] and rule["ports"], "an empty rule would let everybody in"
@@ -142,6 +141,28 @@ def test_the_pattern_of_a_release_is_what_the_chart_makes_for_one():
     (pinned,) = [one for one in kinds("pinned", "Deployment") if "2" * 12 in one["metadata"]["name"]]
     filled = json.loads(json.dumps(pattern).replace("0" * 64, "2" * 64).replace("0" * 12, "2" * 12))
     assert filled == pinned
+
+
+def test_airflow_is_told_where_gpu_steps_run(tmp_path, monkeypatch):
+    """The chart's file, read as the DAGs read it and laid over a pod of Airflow's, as the scheduler does."""
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+    from dags._ranker import GPU, gpu
+
+    maps = {one["metadata"]["name"]: one["data"] for one in kinds("airflow", "ConfigMap")}
+    settings = {name: value for name, value in maps["freshrank-settings"].items() if name in ("FRESHRANK_EXECUTOR",)}
+    (tmp_path / "pod.yaml").write_text(maps["freshrank-gpu-pod"]["pod.yaml"])
+    for name, value in {**settings, "FRESHRANK_GPU_POD": str(tmp_path / "pod.yaml")}.items():
+        monkeypatch.setenv(name, value)
+    override = gpu()["executor_config"]["pod_override"]
+    plain = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "base", "image": "cpu", "args": ["a task"]}]}}
+    pod = PodGenerator.reconcile_pods(PodGenerator.deserialize_model_dict(plain), override)
+    (base,) = pod.spec.containers
+    assert base.args == ["a task"] and base.image.startswith(
+        "123456789012.dkr.ecr.eu-central-1.amazonaws.com/freshrank-worker-gpu@"
+    )
+    assert base.resources.limits[GPU] == "1" and pod.spec.node_selector == {"freshrank.dev/queue": "gpu"}
+    assert "freshrank-gpu-pod" not in {one["metadata"]["name"] for one in kinds("pinned", "ConfigMap")}
 
 
 def test_rankers_are_told_only_settings_that_exist():

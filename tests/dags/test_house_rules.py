@@ -105,6 +105,38 @@ def test_gpu_steps_take_queue_and_pool_from_the_settings(dags: dict[str, Any], m
     assert gpu() == {"queue": "h200", "pool": "two_gpus"}
 
 
+GPU_POD = """
+apiVersion: v1
+kind: Pod
+spec:
+  containers: [{name: base, image: worker-gpu, resources: {limits: {nvidia.com/gpu: "2"}}}]
+"""
+
+
+def test_in_a_cluster_the_pods_of_gpu_steps_alone_ask_for_a_gpu(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the DAG processor parses, and what the scheduler reads back from the database."""
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from tasks.domain.refresh import GPU_STEPS
+
+    monkeypatch.setenv("FRESHRANK_EXECUTOR", "kubernetes")
+    monkeypatch.setenv("FRESHRANK_GPU_POD", str(tmp_path / "pod.yaml"))
+    bag = DagBag(str(DAGS / "model_refresh.py"))
+    assert "the chart makes that file" in str(bag.import_errors)
+    (tmp_path / "pod.yaml").write_text(GPU_POD.replace('{nvidia.com/gpu: "2"}', '{cpu: "2"}'))
+    assert "gives container base no nvidia.com/gpu" in str(DagBag(str(DAGS / "model_refresh.py")).import_errors)
+    (tmp_path / "pod.yaml").write_text(GPU_POD)
+    bag = DagBag(str(DAGS / "model_refresh.py"))
+    assert bag.import_errors == {}
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags["model_refresh"]))
+    pods = {task.task_id: task.executor_config["pod_override"] for task in dag.tasks if task.executor_config}
+    assert set(pods) == set(GPU_STEPS)
+    assert {pod.spec.containers[0].resources.limits["nvidia.com/gpu"] for pod in pods.values()} == {"2"}
+
+
 @pytest.mark.parametrize("clock", ["00:00", "05:01", "05:53", "07:30", "23:59"])
 def test_unpausing_starts_no_run_for_a_slot_that_is_over(
     dags: dict[str, Any], clock: str, monkeypatch: pytest.MonkeyPatch

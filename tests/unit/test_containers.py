@@ -13,7 +13,6 @@ import yaml
 from infra.compose.service import command as becomes
 from infra.compose.service import credentials
 from infra.images.__main__ import ROLES, command
-from infra.images.lock import PINNED, beside
 from infra.local.services import services
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
@@ -76,12 +75,6 @@ def test_a_gpu_image_needs_an_index():
         command("worker-gpu", DIGEST, version="1", revision="r")
     line = command("worker-gpu", DIGEST, version="1", revision="r", cuda_index="https://index")
     assert "CUDA_INDEX=https://index" in line and f"PYTHON_DIGEST={DIGEST}" in line
-
-
-def test_the_cluster_lock_lies_beside_the_lock():
-    ours = {found["name"] for found in PINNED.finditer((ROOT / "infra/images/cluster.txt").read_text())}
-    assert {"psycopg2-binary", "apache-airflow-providers-cncf-kubernetes"} <= ours
-    assert beside("a==1 \\\n    --hash=x\nb==2 \\\n    --hash=y", "b==2 \\\n") == "a==1 \\\n    --hash=x\n"
 
 
 def test_health_is_a_page_or_a_home_that_can_be_written(tmp_path, free_port):

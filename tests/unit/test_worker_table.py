@@ -9,6 +9,7 @@ import pytest
 from infra.local import airflow_config
 from infra.local.prepare import prepare
 from infra.local.services import ServiceSpec, chosen, services
+from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
 
 ON_TOP = {"postgres", "broker", "worker-default", "worker-gpu"}
@@ -40,6 +41,11 @@ def test_a_database_a_broker_and_two_workers_come_on_top(table: dict[str, Servic
 )
 def test_what_is_elsewhere_is_not_started(settings: Settings, setting: str, value: str, gone: str) -> None:
     assert set(services(settings)) - set(services(settings.model_copy(update={setting: value}))) == {gone}
+
+
+def test_a_cluster_is_not_started_on_a_machine(settings: Settings) -> None:
+    with pytest.raises(InputRejected, match="take local or celery here"):
+        services(settings.model_copy(update={"executor": "kubernetes"}))
 
 
 def test_passwords_are_in_no_argument_and_in_files_of_their_own(
