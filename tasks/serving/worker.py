@@ -1,9 +1,7 @@
 """One thread that owns the engine, behind a bounded queue: more work than it can do is refused at the door, at once.
 
 Greedy batches: what queued up while it was busy is done together, and it never waits for more. A request that would wait
-longer than `patience_s` is refused while others can still be answered in time, but only in a queue that has stood for
-`burst_s`: a burst after a pause of the machine drains by itself, a standing queue does not (Nichols and Jacobson,
-"Controlling Queue Delay", ACM Queue 2012).
+longer than `patience_s` is refused while others can still be answered in time.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ log = logging.getLogger("freshrank.serving")
 Deliver = Callable[[Any, BaseException | None], None]
 MOST_TOGETHER = 16
 WEIGHT = 0.05  # of the newest measurement of what a job takes
-BURST_S = 0.25
 
 
 class Overloaded(Unavailable):
@@ -45,13 +42,9 @@ class Groupable(ABC):
 class Worker:
     """Runs jobs in the order they came, groupable ones of a batch first. `deliver` is called on the worker's thread."""
 
-    def __init__(
-        self, limit: int, name: str = "engine", patience_s: float = float("inf"), burst_s: float = BURST_S
-    ) -> None:
+    def __init__(self, limit: int, name: str = "engine", patience_s: float = float("inf")) -> None:
         self._limit = limit
         self._patience_s = patience_s
-        self._burst_s = burst_s
-        self._busy_since = 0.0  # the last time a job came and found nothing before it
         self._usual_s = 0.0  # time of one job, as part of its batch
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Deliver] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -66,17 +59,13 @@ class Worker:
 
     def require_room(self) -> None:
         """Raises Overloaded where `submit` would."""
-        late = self._pending > 1 and self._pending * self._usual_s > self._patience_s
-        stands = late and time.perf_counter() - self._busy_since > self._burst_s
-        if stands or self._pending >= self._limit:
+        if self._pending >= self._limit or (self._pending > 1 and self._pending * self._usual_s > self._patience_s):
             raise Overloaded(f"{self._pending} requests are waiting already; try again in a second")
 
     def submit(self, job: Callable[[], Any], deliver: Deliver) -> None:
         """Queue a job. Raises Overloaded without waiting when too many are queued or running."""
         with self._lock:
             self.require_room()
-            if not self._pending:
-                self._busy_since = time.perf_counter()
             self._pending += 1
         self._jobs.put((job, deliver))
 

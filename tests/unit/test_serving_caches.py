@@ -192,7 +192,7 @@ def test_what_waits_is_done_together_and_nothing_waits_for_more() -> None:
 
 
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    worker, gate = Worker(limit=64, patience_s=0.05, burst_s=0.0), threading.Event()
+    worker, gate = Worker(limit=64, patience_s=0.05), threading.Event()
     worker._usual_s = 0.02
     for _ in range(3):
         worker.submit(Together(gate), lambda result, error: None)
@@ -200,20 +200,3 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
         worker.submit(Together(), lambda result, error: None)
     gate.set()
     assert worker.finish(10)
-
-
-def test_a_burst_is_taken_and_a_standing_queue_is_not() -> None:
-    """A pause of the machine makes many come at once: they drain, and nobody need be refused."""
-    worker, gate, got = Worker(limit=20, patience_s=0.05, burst_s=3_600.0), threading.Event(), []
-    worker._usual_s = 0.02
-    for _ in range(20):
-        worker.submit(Together(gate), lambda result, error: got.append(error))
-    with pytest.raises(Overloaded, match="20 requests are waiting"):  # memory is bounded, burst or not
-        worker.submit(Together(), lambda result, error: None)
-    worker._busy_since -= 3_601.0
-    worker._limit = 64
-    with pytest.raises(Overloaded):
-        worker.submit(Together(), lambda result, error: None)
-    gate.set()
-    assert worker.finish(10)
-    assert got == [None] * 20
