@@ -28,9 +28,10 @@ from benchmarks._processes import leave_on_sigterm
 from benchmarks._table import RESULTS, Row, at_least, below, publish
 from benchmarks.serving import write_requests
 from tasks.adapters.processes import marked_processes
+from tasks.controller.client import ENDED
 from tasks.open_loop import open_loop
 from tasks.serving.release import seal
-from tests.rollout_stack import Stack, put_in_place
+from tests.rollout_stack import Stack, put_in_place, wait_until
 
 RATE, REPEATS, REQUESTS = 200, 50, 2_000
 PIECES = RESULTS / "pieces" / "failed_requests.jsonl"
@@ -66,8 +67,17 @@ class Bench:
         return release
 
     def kill_one(self, release: str) -> None:
+        """None where a rollout that was stopped has taken them away."""
         of_release = [p for p in marked_processes(self.stack.settings.home) if release in " ".join(p.cmdline())]
-        os.kill(of_release[0].pid, signal.SIGKILL)
+        for process in of_release[:1]:
+            os.kill(process.pid, signal.SIGKILL)
+
+    def in_canary_or_over(self, rollout: str) -> None:
+        def there() -> bool:
+            told = self.stack.client.rollout(rollout)
+            return told["step"].startswith("canary") or told["state"] in ENDED
+
+        wait_until(there, f"{rollout} in canary", deadline_s=150)
 
     async def repeat(self) -> dict[str, Any]:
         stack, self.told, new = self.stack, Counter(), self.release()
@@ -84,7 +94,7 @@ class Bench:
             async with open_loop(one, RATE):
                 began = time.monotonic()
                 rollout = stack.submit(new, **STEPS)
-                await stack.reached(rollout, "canary")
+                await asyncio.to_thread(self.in_canary_or_over, rollout)
                 await asyncio.sleep(0.5)
                 self.kill_one(new)
                 ended = await stack.ended(rollout)
