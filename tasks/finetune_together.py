@@ -25,7 +25,7 @@ RESTARTS = 3
 # restart in six then waits for a connection that nobody opens (torch 2.13)
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 REFUSED = "refused.json"
-TASK = "FRESHRANK_TASK_PID"
+TASK = "FRSTACK_TASK_PID"  # not FRESHRANK_: those are settings, and an unknown one is refused
 
 
 def processes_for(wanted: int) -> int:

@@ -10,20 +10,36 @@ from pathlib import Path
 import numpy as np
 from openvino import Core
 
+from tasks.domain.errors import Unavailable
 from tasks.ranker.runtime import compiled, trees_in
 
+WITHIN_S = 300  # it takes one or two
 ROWS = {"base": 1_000, "full": 150}  # of the largest request
 
 
 def peak_bytes(directories: Mapping[str, Path]) -> dict[str, int]:
-    """Largest resident size of a fresh process that loads a variant and answers once, less one with the runtime alone."""
+    """Largest resident size of a fresh process that loads a variant and answers once, less one with the runtime alone.
+
+    Raises:
+        Unavailable: such a process failed, or did not end.
+    """
     idle = _run([])
     return {name: max(0, _run([str(directory)]) - idle) for name, directory in directories.items()}
 
 
 def _run(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "tasks.compression.peak_memory", *arguments]
-    return 1024 * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+    except subprocess.TimeoutExpired as err:
+        raise Unavailable(
+            f"a process that measures memory did not end within {WITHIN_S} s; run compress again"
+        ) from err
+    if done.returncode:
+        raise Unavailable(
+            f"the memory of a variant could not be measured: {done.stderr.strip()[-300:]}; run compress again"
+        )
+    return 1024 * int(done.stdout)
 
 
 def main(arguments: list[str]) -> None:
