@@ -180,11 +180,11 @@ class Spool:
         command += ["--own", self._directory.name, "--before", str(self._segment)]
         try:
             done = subprocess.run(command, timeout=timeout_s, capture_output=True, check=False)
-            outcome = "uploaded" if done.returncode == 0 else "failed"
-        except (OSError, subprocess.TimeoutExpired):
-            outcome = "failed"
+            outcome, why = "uploaded" if done.returncode == 0 else "failed", done.stderr.decode(errors="replace")
+        except (OSError, subprocess.TimeoutExpired) as err:
+            outcome, why = "failed", str(err)
         if outcome == "failed":
-            log.warning("feedback_upload=failed spool_bytes=%d", self._used())
+            log.warning("feedback_upload=failed spool_bytes=%d %s", self._used(), " ".join(why.split())[-300:])
         self._metrics.uploads.labels(outcome).inc()
         self._metrics.spool_bytes.set(self._used())
 

@@ -20,6 +20,8 @@ from typing import Any
 from tasks.domain.contract import EVENT, arrow_schema
 from tasks.serving.events import impression_rows
 
+DAMAGED = "damaged"  # a directory of the spool
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="upload sealed feedback segments")
@@ -28,18 +30,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--own", default="", help="the caller's directory: only segments --before are done")
     parser.add_argument("--before", type=int, default=0)
     options = parser.parse_args(arguments)
-    store = BucketWriter(json.loads(options.store_config.read_text()))
+    store, damaged = BucketWriter(json.loads(options.store_config.read_text())), 0
     for segment in sealed_segments(options.spool, options.own, options.before):
-        rows = read_segment(segment)
-        for day, of_day in by_day(rows).items():
-            store.put_new(f"feedback/dt={day}/{segment.stem}.parquet", parquet_of(of_day))
+        try:
+            tables = {day: parquet_of(rows) for day, rows in by_day(read_segment(segment)).items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as err:  # Arrow's errors are among them
+            put_aside(segment, options.spool / DAMAGED, err)
+            damaged += 1
+            continue
+        for day, table in tables.items():
+            store.put_new(f"feedback/dt={day}/{segment.stem}.parquet", table)
         segment.unlink()
-    return 0
+    return 1 if damaged else 0
+
+
+def put_aside(segment: Path, folder: Path, err: Exception) -> None:
+    """Out of the way of the segments behind it, whole: a disk that lost power leaves bytes that are no rows."""
+    folder.mkdir(exist_ok=True)
+    segment.replace(folder / segment.name)
+    sys.stderr.write(
+        f"feedback segment {segment.name} is damaged ({type(err).__name__}: {err}); it is kept in {folder.name}/ of the "
+        f"spool and not uploaded. Mend its lines and put it into a directory of its own there, or delete it\n"
+    )
 
 
 def sealed_segments(spool: Path, own: str, before: int) -> Iterator[Path]:
     """Segments nobody writes to: the caller's finished ones, and all of a process that is gone."""
-    for directory in sorted(path for path in spool.glob("*") if path.is_dir()):
+    for directory in sorted(path for path in spool.glob("*") if path.is_dir() and path.name != DAMAGED):
         with (directory / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
