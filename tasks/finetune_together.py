@@ -6,12 +6,10 @@ on from the checkpoint. The same command under `torchrun --nnodes` spans machine
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.recipe import Recipe
+from tasks.machine import die_with_parent
 
 RESTARTS = 3
 # torchrun would keep one store through its restarts, where gloo finds the addresses of the processes that died: about one
@@ -74,7 +73,7 @@ def finetune_together(
         ],
         check=False,
         env=os.environ | OWN_STORE | {TASK: str(os.getpid())},
-        preexec_fn=die_with_parent,
+        preexec_fn=die_with_task,
     )
     if refused.exists():
         raise InputRejected(json.loads(refused.read_text()))
@@ -87,16 +86,15 @@ def finetune_together(
     return told | {"processes": processes}
 
 
-def die_with_parent() -> None:
-    """Let this process be killed with the one that started it: a task killed at 3 a.m. leaves no training behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+def die_with_task() -> None:
+    """A killed task leaves no training behind: torchrun is killed with it, and with torchrun those that it started."""
+    die_with_parent()
     if task := os.environ.get(TASK):
         os.kill(int(task), 0)  # raises where it died before the line above
 
 
 def main(request: str) -> int:
-    die_with_parent()
+    die_with_task()
     from tasks.finetune import finetune
     from tasks.ranker.distributed import joined
 

@@ -27,6 +27,7 @@ from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.evidence import Check
 from tasks.domain.manifest import canonical_json, digest_of
 from tasks.lineage import PARTITIONS_JSON
+from tasks.machine import die_with_parent
 
 log = logging.getLogger("freshrank.package")
 ROOT = Path(__file__).resolve().parent.parent
@@ -240,7 +241,13 @@ def _try_service(src: Path, view: Path, digest: str, public_keys: Path) -> tuple
     port = _free_port()
     command = launch_command(src, view, port, "smoke", digest=digest, public_keys=public_keys)
     with subprocess.Popen(
-        command, cwd=src, env=launch_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=src,
+        env=launch_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
     ) as process:
         try:
             _wait_until_ready(port, process, digest)
