@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from cyclonedx.schema import SchemaVersion
@@ -286,7 +286,6 @@ def test_bentoml_serve_answers_as_the_launcher_does(served: Served, packed: Pack
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -295,7 +294,9 @@ def test_bentoml_serve_answers_as_the_launcher_does(served: Served, packed: Pack
             theirs, ours = (httpx.post(f"{base}{path}", json=body).json() for base in (url, served[1]))
             assert theirs["items"] == ours["items"] and theirs["release"] == ours["release"]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        # its worker is in a process group of its own, and would outlive the test
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
         process.wait()
 
 
