@@ -8,6 +8,7 @@ TORCH := 2.13.0
 INFRA_READY := .venv-infra/.ready-$(shell sha256sum infra/requirements-check.txt | cut -c1-16)
 # Empty: pip's own configuration decides. Elsewhere: PyTorch's CPU index, or a CUDA one on a GPU machine (README).
 TORCH_INDEX ?=
+ALONE := tests/contract/test_router.py tests/contract/test_router_edge.py
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-fast check check-infra down bench step lock clean
 
@@ -34,9 +35,9 @@ run: $(READY)  ## fresh machine -> local stack -> first champion -> daily refres
 	@$(if $(GPU_WORKER),FRESHRANK_EXECUTOR=celery) $(BIN)/python -m infra.local.run
 
 test: $(READY)  ## all tests that need no GPU and no network
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e
-	@# one after the other, with both cores to themselves: they hold a stack under load
-	@$(BIN)/python -m pytest -q tests/e2e
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/e2e $(addprefix --ignore=,$(ALONE))
+	@# one after the other, with both cores to themselves: they watch a router, or hold a stack under load
+	@$(BIN)/python -m pytest -q $(ALONE) tests/e2e
 
 test-fast: $(READY)  ## unit tests only: seconds
 	@$(BIN)/python -m pytest -q tests/unit

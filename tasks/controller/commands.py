@@ -196,12 +196,18 @@ class Commands:
             await self._loop.launcher.tick()
 
     async def _follow(self, row: Row) -> None:
-        try:
-            await self._loop.route()
-        except Unavailable as err:
-            raise Unavailable(f"revision {row.rev} ({row.kind}) is written and will be applied, but: {err}") from err
-        state = self._loop.state()
-        if not self._loop.is_routed(state):
+        for _ in range(
+            3
+        ):  # another release's replica may come or go while the router confirms: the clusters differ, not the way
+            try:
+                await self._loop.route()
+            except Unavailable as err:
+                raise Unavailable(
+                    f"revision {row.rev} ({row.kind}) is written and will be applied, but: {err}"
+                ) from err
+            if self._loop.is_routed(self._loop.state()):
+                break
+        else:
             written = f"revision {row.rev} ({row.kind}) is written"
             raise Unavailable(f"{written}; {short(row.to_release)} is starting, then it is applied")
         await self._last_reply(row.from_release)

@@ -268,6 +268,26 @@ def test_a_release_on_its_way_out_serves_again_when_somebody_rolls_back_to_it() 
     asyncio.run(scenario())
 
 
+def test_an_abort_is_applied_though_another_replica_goes_while_the_router_confirms_it() -> None:
+    async def scenario() -> None:
+        world = World(A, B)
+        await champion(world, A)
+        world.submit(B)
+        while world.state.rollout is None or world.state.rollout.state != "shadow":
+            await world.passes(1)
+        confirm = world.router.apply
+
+        async def meanwhile(traffic: Traffic) -> None:
+            await confirm(traffic)
+            world.replicas.pop(B, None)
+
+        world.router.apply = meanwhile  # type: ignore[method-assign]
+        await world.commands.abort(actor="on-call", reason="bad", idempotency_key="press")
+        assert world.router.traffic.weights == {A: 100} and B not in world.router.traffic.backends
+
+    asyncio.run(scenario())
+
+
 def test_a_cold_release_is_warmed_before_the_log_names_it() -> None:
     async def scenario() -> None:
         world = World(A, B, C)
