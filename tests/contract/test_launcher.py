@@ -75,6 +75,15 @@ class Bench:
             os.kill(launcher.replicas()[release].pid, signal.SIGKILL)
 
 
+async def serving(machine: Bench) -> tuple[Launcher, str]:
+    """A launcher with one release that is ready, and its digest."""
+    launcher = machine.launcher()
+    digest, src, view = machine.release()
+    await launcher.start(digest, src, view)
+    await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+    return launcher, digest
+
+
 async def until(launcher: Launcher, holds: Callable[[dict[str, Replica]], bool], what: str) -> None:
     deadline = time.monotonic() + 60
     while not holds(launcher.replicas()):
@@ -129,10 +138,7 @@ def test_the_life_of_a_replica(kind: str, tmp_path: Path) -> None:
 def test_processes_that_nobody_remembers_are_ended(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with bench("processes", tmp_path) as machine:
-            launcher = machine.launcher()
-            digest, src, view = machine.release()
-            await launcher.start(digest, src, view)
-            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            launcher, digest = await serving(machine)
             (machine.settings.data / "controller" / "replicas.json").unlink()
             successor = machine.launcher()
             await successor.adopt()
@@ -191,10 +197,7 @@ def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
             with socket.socket() as other:
                 other.bind(("127.0.0.1", machine.settings.port("first_replica")))
                 other.listen()
-                launcher = machine.launcher()
-                digest, src, view = machine.release()
-                await launcher.start(digest, src, view)
-                await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+                launcher, digest = await serving(machine)
                 replica = launcher.replicas()[digest]
                 assert replica.port == machine.settings.port("first_replica") + 1
                 assert httpx.get(f"{replica.url}/readyz").json()["release"] == digest

@@ -13,7 +13,7 @@ from tasks.adapters import processes
 from tasks.adapters.processes import ProcessLauncher
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
-from tests.contract.test_launcher import bench, until
+from tests.contract.test_launcher import bench, serving, until
 from tests.rollout_stack import free_port_base
 
 
@@ -25,10 +25,7 @@ def test_a_replica_that_hangs_while_the_controller_restarts_is_replaced(
 
     async def scenario() -> None:
         async with bench("processes", tmp_path) as machine:
-            launcher = machine.launcher()
-            digest, src, view = machine.release()
-            await launcher.start(digest, src, view)
-            await until(launcher, lambda found: found[digest].state == "ready", "it is ready")
+            launcher, digest = await serving(machine)
             os.kill(launcher.replicas()[digest].pid, signal.SIGSTOP)
             successor = machine.launcher()
             await successor.adopt()

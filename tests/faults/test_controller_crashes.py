@@ -33,6 +33,16 @@ async def champion(world: World, *releases: str) -> None:
     assert world.state.champion is not None and world.state.champion.release == releases[-1]
 
 
+async def in_shadow() -> World:
+    """A serves, and B is copied to."""
+    world = World(A, B)
+    await champion(world, A)
+    world.submit(B)
+    await world.passes(3)
+    assert world.state.rollout is not None and world.state.rollout.state == "shadow"
+    return world
+
+
 def test_the_scenarios_have_as_many_crash_points_as_are_tried() -> None:
     async def count() -> int:
         world, points = World(A, B), CrashPoints()
@@ -166,11 +176,7 @@ def test_no_traffic_is_not_a_pass() -> None:
 
 def test_time_that_nobody_watched_does_not_count_as_baked() -> None:
     async def scenario() -> None:
-        world = World(A, B)
-        await champion(world, A)
-        world.submit(B)
-        await world.passes(3)
-        assert world.state.rollout is not None and world.state.rollout.state == "shadow"
+        world = await in_shadow()
         world.clock.advance(3600)  # the controller was dead for an hour
         world.start()
         await world.passes(2)
@@ -270,11 +276,7 @@ def test_a_release_on_its_way_out_serves_again_when_somebody_rolls_back_to_it() 
 
 def test_an_abort_is_applied_though_another_replica_goes_while_the_router_confirms_it() -> None:
     async def scenario() -> None:
-        world = World(A, B)
-        await champion(world, A)
-        world.submit(B)
-        while world.state.rollout is None or world.state.rollout.state != "shadow":
-            await world.passes(1)
+        world = await in_shadow()
         confirm = world.router.apply
 
         async def meanwhile(traffic: Traffic) -> None:
