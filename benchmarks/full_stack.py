@@ -30,18 +30,17 @@ from benchmarks.search_quality import PLAN, ROOT, Bench
 from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.feature_selection import worth_of_features
 from tasks.compression.item_vectors import small_vectors
-from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
 from tasks.compression.search_encoders import export_encoder
-from tasks.compression.vocabulary import with_vocabulary
+from tasks.compression.search_student import cut_encoder, graph_vectors
+from tasks.domain.recipe import SearchStudent
 from tasks.domain.statistics import PairedDifference, paired_difference
 from tasks.ranker.arrays import Floats
-from tasks.ranker.runtime import compiled
 from tasks.ranker.search.encoder import SentenceEncoder, base_encoder, vectors_of
 from tasks.ranker.search.head import ProductHead, fit_head, head_scores
 from tasks.ranker.search.inputs import Inputs
 from tasks.ranker.search.judge import ndcg as list_ndcg
 from tasks.ranker.search.mix import fit_mix
-from tasks.ranker.text import encode_rows, encoder_folder
+from tasks.ranker.text import encoder_folder
 
 PACKAGES = ("torch", "transformers", "openvino", "nncf")
 FOLDER = ROOT / ".freshrank" / "bench" / "small_search"
@@ -81,9 +80,12 @@ def make_student(bench: Bench, inputs: Inputs, hard: Floats, shape: Shape, until
     chosen = np.flatnonzero(ms1.part == TRAIN)
     if not (out / "cut" / "config.json").exists():
         words = [*item, *(query[n] for n in chosen.tolist())]
-        layers = spread_layers(len(base.body.encoder.layer), shape.layers)
-        cut = with_feed_forward(with_layers(base, layers), shape.feed_forward, words)
-        print("word pieces kept:", with_vocabulary(cut, words, shape.pieces, out / "cut"), flush=True)
+        cut_encoder(
+            base,
+            SearchStudent(layers=shape.layers, feed_forward=shape.feed_forward, pieces=shape.pieces),
+            words,
+            out / "cut",
+        )
     student = Student(SentenceEncoder(out / "cut"), 2)
     item = student.encoder.words(ms1.documents.written, PLAN.item_tokens)
     query = student.encoder.words(ms1.lists.queries, PLAN.query_tokens)
@@ -129,21 +131,10 @@ def _titles(base: SentenceEncoder, titles: list[str]) -> Floats:
 
 def student_inputs(bench: Bench, inputs: Inputs, folder: Path) -> tuple[Inputs, Floats, Floats]:
     """Inputs as the student's graph gives them, and its tuned vectors of queries and items; both sides are the student's."""
-    from tokenizers import Tokenizer
-
-    tokenizer, ms1 = Tokenizer.from_file(str(folder / "tokenizer.json")), bench.ms1
-    request = compiled(folder / "encoder.xml", 1).create_infer_request()
+    ms1 = bench.ms1
     titles = [" ".join(of) for of in ms1.documents.values["title"]]
-
-    def vectors(texts: list[str], most: int) -> Floats:
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(most)
-        told = encode_rows(request, [one.ids for one in tokenizer.encode_batch(texts)])
-        told[[n for n, text in enumerate(texts) if not text.strip()]] = 0
-        return told
-
-    query = vectors(ms1.lists.queries, PLAN.query_tokens)
-    title, written = (vectors([*of, ""], PLAN.item_tokens) for of in (titles, ms1.documents.written))
+    query = graph_vectors(folder, ms1.lists.queries, PLAN.query_tokens)
+    title, written = (graph_vectors(folder, [*of, ""], PLAN.item_tokens) for of in (titles, ms1.documents.written))
     return with_vectors(inputs, query[:, 0], title[:, 0], written[:, 0]), query[:, 1], written[:, 1]
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
-from tasks.compression.search_encoders import export_encoder
+from tasks.compression.search_encoders import KEPT, export_encoder
 from tasks.compression.vocabulary import with_vocabulary
 from tasks.domain.manifest import canonical_json
 from tasks.domain.recipe import Search, SearchStudent
@@ -181,8 +181,6 @@ def _cosines(lists: Lists, query: dict[str, Floats], written: Floats) -> Floats:
 
 def _of_parent(trained: Path, plan: Search, validation: Lists, workdir: Path) -> NDArray[np.float64]:
     """NDCG@10 of each list by what was trained, its encoders unquantised."""
-    from tasks.compression.search_encoders import KEPT
-
     folder = workdir / "parent"
     folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
