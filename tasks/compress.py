@@ -114,16 +114,9 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path,
         searched = export_search(model / "search", recipe.search, plan.text_calibration, out / "search")
         if recipe.search.student:
             with TemporaryDirectory() as work:
-                given = (
-                    model / "search",
-                    dataset,
-                    recipe.search,
-                    plan.text_calibration,
-                    seed,
-                    Path(work),
-                    out / "search",
+                searched |= ship_student(
+                    model / "search", dataset, recipe.search, plan.text_calibration, seed, Path(work), out / "search"
                 )
-                searched |= ship_student(*given)
     _write_front(best.name, variants, plan, len(judged), dropped, out, lost=losses, text=text)
     draw_front(variants, best.name, out / "front.png")
     for variant in variants:

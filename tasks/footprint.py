@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.domain.errors import Unavailable
 from tasks.domain.gate import Resource
+from tasks.machine import told_by
 
 RUNS, REQUESTS, WITHIN_S = 2, 20, 120
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,20 +63,10 @@ def peak_mib(system: Parts, users: Sequence[str], threads: int) -> float:
         str(system.view),
         str(threads),
     ]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(list(users)), capture_output=True, text=True, timeout=WITHIN_S, check=False, cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as err:
-        raise Unavailable(
-            f"a process that measures memory did not end within {WITHIN_S} s; run benchmark again"
-        ) from err
-    if done.returncode:
-        raise Unavailable(
-            f"the memory of a system could not be measured: {done.stderr.strip()[-300:]}; run benchmark again"
-        )
-    return float(done.stdout) / 1024
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    asked = json.dumps(list(users))
+    told = told_by(command, "a system", "benchmark", WITHIN_S, input=asked, cwd=ROOT, env=environment)
+    return float(told) / 1024
 
 
 def _resource(name: str, champion: Sequence[float], candidate: Sequence[float]) -> Resource:

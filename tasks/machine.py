@@ -8,12 +8,17 @@ import platform
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from tasks.domain.errors import Unavailable
 
 MARKER = "FRSTACK_HOME"  # in the environment of every process of a stack; not FRESHRANK_*: settings refuse unknown ones
 NEEDED_BYTES = 2 << 30
@@ -79,6 +84,21 @@ def missing_modules(names: set[str]) -> list[str]:
 def missing_distributions(names: set[str]) -> list[str]:
     present = {str(found.metadata["Name"]).lower().replace("_", "-") for found in distributions()}
     return sorted(names - present)
+
+
+def told_by(command: Sequence[str], of: str, step: str, within_s: float, **more: Any) -> str:
+    """What a process says that measures the memory `of` something for `step`. more: as subprocess.run takes it.
+
+    Raises:
+        Unavailable: it failed, with its last words, or did not end.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False, **more)
+    except subprocess.TimeoutExpired as err:
+        raise Unavailable(f"a process that measures memory did not end within {within_s} s; run {step} again") from err
+    if done.returncode:
+        raise Unavailable(f"the memory of {of} could not be measured: {done.stderr.strip()[-300:]}; run {step} again")
+    return done.stdout
 
 
 def die_with_parent() -> None:

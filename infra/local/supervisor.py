@@ -319,9 +319,8 @@ class Supervisor:
             for log in self.settings.logs.glob("*.log"):  # also those of the replicas and the router's access log
                 try:
                     await self._in_thread(journal.rotate, log)
-                except (
-                    OSError
-                ) as err:  # a full disk, or the controller took an old log away: the others are cut all the same
+                # a full disk, or the controller took an old log away: the others are cut all the same
+                except OSError as err:
                     self._log(f"{log.name} could not be cut: {err.strerror}")
 
     async def _mind_owner(self) -> None:

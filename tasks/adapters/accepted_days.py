@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from tasks.adapters.partitions import (
     read_accepted_events,
     read_accepted_manifest,
 )
-from tasks.adapters.store import Store
+from tasks.adapters.store import Store, write_atomically
 from tasks.adapters.tables import READERS, parquet_bytes, verify
 from tasks.domain.behaviour import AcceptedManifest
 from tasks.domain.errors import InputRejected
@@ -64,10 +63,7 @@ def _accepted_file(store: Store, manifest: AcceptedManifest, target: Path) -> Pa
         manifest.partition, f"accepted-{manifest.events.sha256[:16]}-{caught.sha256[:16]}.parquet"
     )
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_bytes(parquet_bytes(read_accepted_events(store, manifest.partition)))
-        draft.replace(path)
+        write_atomically(path, parquet_bytes(read_accepted_events(store, manifest.partition)))
     return path
 
 

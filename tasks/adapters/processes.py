@@ -99,9 +99,8 @@ class ProcessLauncher:
         watch = self._watches[release]
         self._update(release, state="stopping", message="asked to stop")
         watch.kill_at = time.monotonic() + GRACE_S
-        if self._running(
-            replica, watch
-        ):  # one that is down has no process: 0 would be our own group, an old pid a stranger's
+        # one that is down has no process: 0 would be our own group, an old pid a stranger's
+        if self._running(replica, watch):
             _signal(replica, signal.SIGTERM)
 
     async def tick(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from openvino import Core
 
-from tasks.domain.errors import Unavailable
+from tasks.machine import told_by
 from tasks.ranker.runtime import compiled, trees_in
 
 WITHIN_S = 300  # it takes one or two
@@ -29,17 +28,7 @@ def peak_bytes(directories: Mapping[str, Path]) -> dict[str, int]:
 
 def _run(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "tasks.compression.peak_memory", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
-    except subprocess.TimeoutExpired as err:
-        raise Unavailable(
-            f"a process that measures memory did not end within {WITHIN_S} s; run compress again"
-        ) from err
-    if done.returncode:
-        raise Unavailable(
-            f"the memory of a variant could not be measured: {done.stderr.strip()[-300:]}; run compress again"
-        )
-    return 1024 * int(done.stdout)
+    return 1024 * int(told_by(command, "a variant", "compress", WITHIN_S))
 
 
 def main(arguments: list[str]) -> None:

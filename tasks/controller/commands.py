@@ -196,9 +196,8 @@ class Commands:
             await self._loop.launcher.tick()
 
     async def _follow(self, row: Row) -> None:
-        for _ in range(
-            3
-        ):  # another release's replica may come or go while the router confirms: the clusters differ, not the way
+        # another release's replica may come or go while the router confirms: then its clusters differ, and it is asked again
+        for _ in range(3):
             try:
                 await self._loop.route()
             except Unavailable as err:

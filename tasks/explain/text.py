@@ -135,15 +135,14 @@ SLICE_NAMES = {"new": "products new to the user", "repeat": "products bought bef
 def front_lines(front: dict[str, Any] | None) -> list[str]:
     if not front:
         return []
-    return (
-        [*([front["reason"]] if front.get("reason") else [])]
-        + [
-            f"{v['name']}: NDCG@10 {v['quality'][QUALITY]:.4f} on validation, {v['cost']['bytes'] / 1e3:,.0f} kB, "
-            f"{v['cost']['cpu_ms_1000']:.2f} CPU ms: {'chosen' if v['name'] == front['chosen'] else v['reason'] or 'could serve'}"
-            for v in front["variants"]
-        ]
-        + [*(f"{name}: {reason}" for name, reason in front.get("dropped", {}).items()), *lost_lines(front)]
-    )
+    reason = [front["reason"]] if front.get("reason") else []
+    variants = [
+        f"{v['name']}: NDCG@10 {v['quality'][QUALITY]:.4f} on validation, {v['cost']['bytes'] / 1e3:,.0f} kB, "
+        f"{v['cost']['cpu_ms_1000']:.2f} CPU ms: {'chosen' if v['name'] == front['chosen'] else v['reason'] or 'could serve'}"
+        for v in front["variants"]
+    ]
+    dropped = [f"{name}: {why}" for name, why in front.get("dropped", {}).items()]
+    return [*reason, *variants, *dropped, *lost_lines(front)]
 
 
 def lost_lines(front: dict[str, Any]) -> list[str]:
