@@ -32,8 +32,8 @@ from tasks.machine import die_with_parent
 log = logging.getLogger("freshrank.package")
 ROOT = Path(__file__).resolve().parent.parent
 CODE = (
-    "bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/serving", "tasks/ranker", "tasks/ranker/search",
-    "tasks/domain",
+    "bentos/__init__.py", "bentos/ranker", "tasks/__init__.py", "tasks/atomic.py", "tasks/serving", "tasks/ranker",
+    "tasks/ranker/search", "tasks/domain",
 )  # fmt: skip
 READY_WITHIN_S = 120
 GOLDEN_QUERIES = ("whole milk", "fresh fruit")

@@ -7,12 +7,12 @@ atomically. Readers never trust a row whose supervisor is gone: a file outlives 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tasks.atomic import drafted
 from tasks.settings import Settings
 
 
@@ -25,10 +25,8 @@ def supervisor_path(settings: Settings) -> Path:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text(json.dumps(content, indent=1))
-    draft.replace(path)
+    with drafted(path) as draft:
+        draft.write_text(json.dumps(content, indent=1))
 
 
 def read_supervisor(settings: Settings) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.local.prepare import prepare
 from infra.local.services import base_environment, services
+from tasks.atomic import write_atomically
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.settings import Settings
 
@@ -55,11 +56,7 @@ def main() -> int:
 
 def _write_private(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
+    write_atomically(path, text.encode(), mode=0o600)
 
 
 if __name__ == "__main__":

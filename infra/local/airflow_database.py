@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.local.airflow_config import database_url, home, pools
 from tasks.adapters.broker import Broker
+from tasks.atomic import write_atomically
 from tasks.settings import Settings
 from tasks.worker import version as version_of_code
 
@@ -28,10 +29,8 @@ def main() -> int:
         return 0
     _migrate(settings)
     revision = sqlite_revision(sqlite_file(settings))
-    draft = stamp.with_suffix(".draft")
-    draft.write_text(json.dumps({**wanted, "revision": revision}, indent=1))
-    draft.chmod(0o600)  # the URL of a PostgreSQL holds its password
-    draft.replace(stamp)
+    told = json.dumps({**wanted, "revision": revision}, indent=1)
+    write_atomically(stamp, told.encode(), mode=0o600)  # the URL of a PostgreSQL holds its password
     return 0
 
 

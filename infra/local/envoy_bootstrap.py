@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.adapters import envoy_edge
+from tasks.atomic import drafted
 from tasks.settings import Settings
 
 # Envoy's own buckets jump from 5 to 25 ms and from 100 to 250: too far apart for a p99 of a ranker. In ms.
@@ -46,6 +47,5 @@ def bootstrap(settings: Settings) -> dict[str, Any]:
 def write(settings: Settings) -> None:
     target = path(settings)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".draft")
-    draft.write_text(json.dumps(bootstrap(settings), indent=1))
-    draft.replace(target)
+    with drafted(target) as draft:
+        draft.write_text(json.dumps(bootstrap(settings), indent=1))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from infra.local import airflow_config, envoy_bootstrap
 from infra.local.services import ServiceSpec
+from tasks.atomic import write_atomically
 from tasks.settings import Settings
 
 
@@ -38,8 +38,4 @@ def _airflow(settings: Settings) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
+    write_atomically(path, text.encode(), mode=0o600)

@@ -15,8 +15,9 @@ from tasks.adapters.partitions import (
     read_accepted_events,
     read_accepted_manifest,
 )
-from tasks.adapters.store import Store, write_atomically
+from tasks.adapters.store import Store
 from tasks.adapters.tables import READERS, parquet_bytes, verify
+from tasks.atomic import write_atomically
 from tasks.domain.behaviour import AcceptedManifest
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import digest_of

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tasks.atomic import write_atomically
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
 from tasks.settings import Settings
@@ -133,11 +133,4 @@ def _save(settings: Settings, present: list[ApiKey]) -> None:
 
 
 def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_atomically(path, json.dumps(content, indent=1).encode(), mode=0o600)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.atomic import drafted
 from tasks.domain.errors import FreshrankError, Unavailable
 
 log = logging.getLogger("freshrank.mirror")
@@ -108,9 +109,8 @@ class Mirror:
 
 
 def _write(path: Path, call: Mapping[str, Any]) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(call, sort_keys=True))
-    draft.replace(path)
+    with drafted(path) as draft:
+        draft.write_text(json.dumps(call, sort_keys=True))
 
 
 def _tries(path: Path) -> int:

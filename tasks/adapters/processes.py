@@ -22,6 +22,7 @@ import psutil
 
 from tasks.adapters.launcher import Replica, new_replica
 from tasks.adapters.signing import public_keys
+from tasks.atomic import drafted, write_atomically
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.machine import MARKER, is_taken
@@ -249,9 +250,8 @@ class ProcessLauncher:
     def _save(self) -> None:
         rows = [replica.model_dump(mode="json") for replica in self._replicas.values()]
         self._table.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._table.with_name(f".{self._table.name}")
-        draft.write_bytes(canonical_json(rows))
-        draft.replace(self._table)
+        with drafted(self._table) as draft:
+            draft.write_bytes(canonical_json(rows))
 
 
 def marked_processes(home: Path) -> list[psutil.Process]:
@@ -295,12 +295,7 @@ def _write_store_config(settings: Settings) -> Path:
     elif settings.store_endpoint != "aws":
         config["endpoint"] = settings.store_endpoint
     path = settings.data / "serving" / "store.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".store-{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(canonical_json(config))
-    draft.replace(path)
+    write_atomically(path, canonical_json(config), mode=0o600)
     return path
 
 

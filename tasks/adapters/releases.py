@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tasks.adapters.store import Store, write_atomically
+from tasks.adapters.store import Store
+from tasks.atomic import write_atomically
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import Record, canonical_json, digest_of
 from tasks.run import sha256_of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ import httpx
 from tasks.adapters import api_keys, envoy, envoy_edge
 from tasks.adapters.envoy import Traffic
 from tasks.adapters.envoy_edge import Access
+from tasks.atomic import drafted
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json
 from tasks.settings import Settings
@@ -230,14 +230,8 @@ def _read_resources(path: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, content: bytes) -> None:
     """By rename: Envoy watches for renames and would read half a file otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with drafted(path) as draft:
+            draft.write_bytes(content)
     except OSError as err:
-        draft.unlink(missing_ok=True)
         raise Unavailable(f"could not write {path}: {err.strerror}; the router keeps its last routes") from err

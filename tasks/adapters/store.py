@@ -8,11 +8,10 @@ in pages, SHA-256 checksums.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.atomic import write_atomically
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.settings import Settings
 
@@ -268,23 +267,6 @@ def _strip(uri: str, prefix: str) -> str:
     if not uri.startswith(prefix):
         raise InputRejected(f"{uri} is not in this store; its URIs start with {prefix}")
     return checked_key(uri[len(prefix) :])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # of this call alone: two threads, or two containers that both have pid 1, may write one path at once
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as err:
-        draft.unlink(missing_ok=True)
-        raise Unavailable(
-            f"could not write {path.name}: {err.strerror}; free disk space and run the step again"
-        ) from err
 
 
 def _code(err: Any) -> str:

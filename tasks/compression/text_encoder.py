@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.atomic import drafted_folder
 from tasks.compression.quantise import save_graph, to_int8
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
@@ -60,14 +60,8 @@ def query_encoder(texts: list[str], calibration: int, cache: Path, out: Path) ->
     """
     folder = cache / "text" / encoder_digest()[:16] / f"int8-{calibration}"
     if not (folder / "config.json").exists():
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        _make(texts, calibration, cache, draft)
-        try:
-            draft.rename(folder)
-        except OSError:  # another run was first
-            shutil.rmtree(draft)
+        with drafted_folder(folder) as draft:
+            _make(texts, calibration, cache, draft)
     out.mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         shutil.copyfile(folder / name, out / name)

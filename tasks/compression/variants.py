@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.atomic import drafted_folder
 from tasks.compression.low_rank import with_low_rank_head
 from tasks.compression.peak_memory import peak_bytes
 from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
@@ -54,15 +54,10 @@ def cached_variant(
     """make_variant, its graphs taken from `cache` where the same parent was turned into it before, with the same tools."""
     folder = cache / "variants" / variant_digest(name, parent, calibration, rank_kept)
     if not (folder / TOLD).exists():
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        (draft / TOLD).parent.mkdir(parents=True)
-        told = make_variant(name, parent, calibration, rank_kept, draft)
-        (draft / TOLD).write_text(told)
-        try:
-            draft.rename(folder)
-        except OSError:  # another run was first
-            shutil.rmtree(draft)
+        with drafted_folder(folder) as draft:
+            (draft / TOLD).parent.mkdir(parents=True, exist_ok=True)
+            told = make_variant(name, parent, calibration, rank_kept, draft)
+            (draft / TOLD).write_text(told)
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns(TOLD))
     return (folder / TOLD).read_text()
 

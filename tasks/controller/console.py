@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from base64 import b64encode
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from tasks.atomic import drafted
 from tasks.controller.commands import Commands
 from tasks.controller.live import Live
 from tasks.controller.reconcile import Reconciler
@@ -108,28 +108,25 @@ class Console:
             raise InputRejected(
                 f"release {short(release)} is not on this machine; `freshrank explain DAY` has its decision"
             )
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(f".{os.getpid()}.draft")
-        command = [*COMMAND, "explain", str(partition), "--page", str(draft), "--json"]
-        child = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            out, err = await asyncio.wait_for(child.communicate(), DECISION_S)
-        except TimeoutError:
-            child.kill()
-            await child.wait()
-            raise Unavailable(
-                f"the decision of {partition} was not put together in {DECISION_S:.0f} s; try again"
-            ) from None
-        if child.returncode:
-            said = err.decode(errors="replace").strip().splitlines()
-            raise Unavailable(f"no decision page for {short(release)}: {said[-1] if said else child.returncode}")
-        if json.loads(out)["release"] != release:
-            draft.unlink(missing_ok=True)
-            why = f"the latest decision of {partition} is not the one that shipped {short(release)}"
-            raise InputRejected(f"{why}; `freshrank lineage {short(release)}` names the right one")
-        draft.replace(kept)
+        with drafted(kept) as draft:
+            command = [*COMMAND, "explain", str(partition), "--page", str(draft), "--json"]
+            child = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                out, err = await asyncio.wait_for(child.communicate(), DECISION_S)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+                raise Unavailable(
+                    f"the decision of {partition} was not put together in {DECISION_S:.0f} s; try again"
+                ) from None
+            if child.returncode:
+                said = err.decode(errors="replace").strip().splitlines()
+                raise Unavailable(f"no decision page for {short(release)}: {said[-1] if said else child.returncode}")
+            if json.loads(out)["release"] != release:
+                why = f"the latest decision of {partition} is not the one that shipped {short(release)}"
+                raise InputRejected(f"{why}; `freshrank lineage {short(release)}` names the right one")
 
 
 def _assembled() -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.atomic import drafted
 from tasks.gate_trials.damage import Day, Score, Through
 from tasks.progress import Progress
 from tasks.ranker.arrays import Floats, epoch_day, iso_day
@@ -29,9 +30,8 @@ def score_days(data: Dataset, systems: Mapping[str, Score], folder: Path, days: 
             out = folder / f"{name}.parquet"
             if not out.exists():
                 (day,) = days_of(data, (name,))
-                draft = out.with_suffix(".draft")
-                pl.DataFrame(score_day(day, systems), infer_schema_length=None).write_parquet(draft)
-                draft.replace(out)
+                with drafted(out) as draft:
+                    pl.DataFrame(score_day(day, systems), infer_schema_length=None).write_parquet(draft)
             bar.advance()
 
 

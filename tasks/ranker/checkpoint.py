@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tasks.atomic import draft_pid, drafted
+
 log = logging.getLogger("freshrank.finetune")
 
 
 def save(path: Path, identity: str, tensors: dict[str, Tensor], told: dict[str, Any]) -> None:
     """Replace the checkpoint. Whatever kills us meanwhile, also the machine, leaves this one or the one before."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"identity": identity, "told": json.dumps(told)}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft, metadata)
-    with draft.open("rb") as written:
-        os.fsync(written.fileno())
-    draft.replace(path)
+    with drafted(path) as draft:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft, metadata)
 
 
 def load(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of the dead are removed."""
-    for draft in path.parent.glob(f".{path.name}.*"):
-        if not psutil.pid_exists(int(draft.suffix[1:])):  # a second live copy of this run still writes its own
+    for draft in path.parent.glob(f".{path.name}.*.draft"):
+        if not psutil.pid_exists(draft_pid(draft)):  # a second live copy of this run still writes its own
             draft.unlink(missing_ok=True)
     if not path.exists():
         return None

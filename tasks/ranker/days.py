@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from tasks.atomic import drafted
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.progress import Progress
@@ -115,10 +116,8 @@ def main(arguments: list[str]) -> None:
             dataset, whole = Dataset(Path(directory)), True
         builder = dataset.whole if whole else dataset.builder
         rows = training_rows(builder, epoch_day(day), dataset.text_digests, sampling)
-        target = Path(name)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        rows.save(draft)
-        draft.replace(target)
+        with drafted(Path(name)) as draft:
+            rows.save(draft)
         sys.stdout.write(f"{day}\n")
         sys.stdout.flush()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from tasks.atomic import drafted, drafted_folder
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats, Halves
 from tasks.ranker.runtime import compiled
@@ -105,9 +104,8 @@ def _read_cache(folder: Path) -> tuple[list[bytes], Halves]:
 
 def _add_to_cache(folder: Path, digests: list[bytes], vectors: Halves) -> None:
     name = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
-    draft = folder / f".{name}.{os.getpid()}"
-    save_file({"digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), "vectors": vectors}, draft)
-    draft.replace(folder / f"{name}.safetensors")
+    with drafted(folder / f"{name}.safetensors") as draft:
+        save_file({"digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), "vectors": vectors}, draft)
 
 
 class TextEncoder:
@@ -177,13 +175,8 @@ def convert_encoder(cache: Path) -> Path:
         model = openvino.convert_model(load_encoder(encoder_folder()), example_input=(example, example))
     for port, name in zip(model.inputs, ("ids", "mask"), strict=True):
         port.get_tensor().set_names({name})
-    draft = folder.with_name(f".fp32.{os.getpid()}")
-    draft.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, draft / "encoder.xml", compress_to_fp16=False)
-    try:
-        draft.rename(folder)
-    except OSError:  # another run was first
-        shutil.rmtree(draft)
+    with drafted_folder(folder) as draft:
+        openvino.save_model(model, draft / "encoder.xml", compress_to_fp16=False)
     return folder / "encoder.xml"
 
 

@@ -1,0 +1,72 @@
+"""Files and folders that are written whole or not at all, whoever else writes the same one at that moment.
+
+A draft's name is of one call alone: two threads, or two containers that both have pid 1, may write one path at once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.domain.errors import Unavailable
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path`, on disk, when the block ends well. Raises OSError as it comes."""
+    draft = _draft(path)
+    try:
+        yield draft
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def drafted_folder(folder: Path) -> Iterator[Path]:
+    """The same for a folder that is made once. Where another call was first its folder stays: both hold the same."""
+    draft = _draft(folder)
+    draft.mkdir()
+    try:
+        yield draft
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace `path` by `content`. `mode` as for open(): 0o600 is for what only its owner may read, at no moment else.
+
+    Raises:
+        Unavailable: the disk is full, or may not be written to; `path` is as it was.
+    """
+    try:
+        with (
+            drafted(path) as draft,
+            os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file,
+        ):
+            file.write(content)
+    except OSError as err:
+        raise Unavailable(
+            f"could not write {path.name}: {err.strerror}; free disk space and run the step again"
+        ) from err
+
+
+def draft_pid(draft: Path) -> int:
+    """The process that began a draft."""
+    return int(draft.name.rsplit(".", 2)[1].split("-")[0])
+
+
+def _draft(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.draft")

@@ -1,0 +1,84 @@
+"""Files are whole or as they were, also when two of one process write the same one at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tasks import service_table
+from tasks.adapters.api_keys import _write as write_key_file
+from tasks.adapters.router import _write as write_routes
+from tasks.atomic import draft_pid, drafted, drafted_folder, write_atomically
+from tasks.domain.errors import Unavailable
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_drafts_of_one_path_never_meet(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table"
+    with drafted(path) as first:
+        first.write_text("one")
+        with drafted(path) as second:
+            second.write_text("two")
+        assert path.read_text() == "two" and first.read_text() == "one"
+    assert path.read_text() == "one" and names(path.parent) == ["table"]
+
+
+@pytest.mark.parametrize(
+    "write", [service_table.write, write_key_file, lambda p, c: write_routes(p, json.dumps(c).encode())]
+)
+def test_threads_that_write_one_file_all_succeed(write, tmp_path: Path) -> None:
+    path, failed = tmp_path / "table.json", []
+    start = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            for _ in range(20):
+                write(path, {"writer": number, "filler": "x" * 5000})
+        except Exception as err:
+            failed.append(err)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and json.loads(path.read_text())["filler"] == "x" * 5000
+    assert names(tmp_path) == ["table.json"]
+
+
+def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    write_atomically(path, b"before")
+    with pytest.raises(ZeroDivisionError), drafted(path) as draft:
+        draft.write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(Unavailable, match="could not write table: .*free disk space"):
+        write_atomically(tmp_path / "table" / "below-a-file" / "table", b"x")
+    assert path.read_text() == "before" and names(tmp_path) == ["table"]
+
+
+def test_what_only_its_owner_may_read_never_was_readable_by_others(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "secret", b"x", mode=0o600)
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_of_two_that_make_one_folder_the_first_stays(tmp_path: Path) -> None:
+    with drafted_folder(tmp_path / "made") as draft:
+        (draft / "by").write_text("the second")
+        with drafted_folder(tmp_path / "made") as other:
+            (other / "by").write_text("the first")
+    assert (tmp_path / "made" / "by").read_text() == "the first" and names(tmp_path) == ["made"]
+
+
+def test_a_draft_tells_who_began_it(tmp_path: Path) -> None:
+    with drafted(tmp_path / "checkpoint.safetensors") as draft:
+        draft.write_text("x")
+        assert draft_pid(draft) == os.getpid()
