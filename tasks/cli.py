@@ -30,6 +30,7 @@ from tasks.explain.commands import bundle, explain, reproduce
 from tasks.explain.why_command import why
 from tasks.gate_trials.commands import gate_error_rates
 from tasks.oncall_commands import console, keys_app, pin, releases, unpin
+from tasks.prune.commands import prune
 from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
 
@@ -314,6 +315,7 @@ app.command()(bench)
 app.command()(why)
 app.command()(erase)
 app.command()(retention)
+app.command()(prune)
 app.command()(lineage)
 app.command()(diff)
 app.command()(gate_error_rates)

@@ -24,8 +24,10 @@ from typing import Any
 import psutil
 
 from tasks.adapters.store import Store, open_store
+from tasks.copies import in_use
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import Artifact, Manifest, Parameter, digest_of, partition_date
+from tasks.domain.prune import mark_of
 from tasks.settings import Settings
 
 log = logging.getLogger("freshrank.run")
@@ -110,7 +112,7 @@ def run(
     manifests = {name: read_manifest(store, uri) for name, uri in inputs.items()}
     params: dict[str, Parameter] = {**step.depends(Asked(settings, store, partition, options)), **options}
     code, lock = code_version(), lock_digest()
-    identity = {
+    identity: dict[str, Any] = {
         "step": step.name,
         "partition": partition,
         "inputs": {name: store.key(uri) for name, uri in inputs.items()},
@@ -119,9 +121,12 @@ def run(
         "lock": lock,
         "seed": SEED,
     }
-    key = f"runs/{step.name}/{partition}/{digest_of(identity)[:24]}"
+    key = _key(identity)
+    while (complete := store.exists(f"{key}.json")) and store.exists(mark_of(key)):
+        identity["instead_of"] = key  # its outputs went with age: made anew, under a key of its own
+        key = _key(identity)
     uri = store.uri(f"{key}.json")
-    if store.exists(f"{key}.json"):
+    if complete:
         log.info("step=%s partition=%s outcome=already-complete manifest=%s", step.name, partition, uri)
         return uri
 
@@ -163,6 +168,10 @@ def run(
     return uri
 
 
+def _key(identity: Mapping[str, Any]) -> str:
+    return f"runs/{identity['step']}/{identity['partition']}/{digest_of(identity)[:24]}"
+
+
 def read_manifest(store: Store, uri: str) -> Manifest:
     try:
         return Manifest.model_validate_json(store.get(store.key(uri)))
@@ -174,7 +183,7 @@ def materialise(store: Store, manifest: Manifest, settings: Settings) -> Path:
     """A local directory that holds the outputs of `manifest`, each verified against its sha256. Read-only by contract."""
     identity = digest_of({name: artifact.sha256 for name, artifact in manifest.outputs.items()})[:24]
     directory = settings.data / "inputs" / f"{manifest.step}-{manifest.partition}-{identity}"
-    if (directory / ".complete").exists():
+    if in_use(directory / ".complete", settings.data / "inputs"):
         return directory
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(_fetch, store, a, directory / n, settings) for n, a in manifest.outputs.items()]:
@@ -187,8 +196,8 @@ def materialise(store: Store, manifest: Manifest, settings: Settings) -> Path:
 def _fetch(store: Store, artifact: Artifact, target: Path, settings: Settings) -> None:
     """Link from the local cache if it is there and intact, else download; verified either way."""
     cached = _cached(settings, artifact.sha256)
-    if not (cached.exists() and sha256_of(cached) == artifact.sha256):
-        store.download(store.key(artifact.uri), cached)
+    if not (in_use(cached, settings.data / "objects") and sha256_of(cached) == artifact.sha256):
+        _download(store, store.key(artifact.uri), cached)
         found = sha256_of(cached)
         if found != artifact.sha256:
             cached.unlink()
@@ -197,6 +206,17 @@ def _fetch(store: Store, artifact: Artifact, target: Path, settings: Settings) -
                 f"after the manifest was written. Run the step that made it again"
             )
     _link(cached, target)
+
+
+def _download(store: Store, key: str, path: Path) -> None:
+    try:
+        store.download(key, path)
+    except InputRejected as err:
+        if not store.exists(mark_of("/".join(key.split("/")[:4]))):
+            raise
+        raise InputRejected(
+            f"{store.uri(key)} was pruned, because nothing recent named it; start the refresh of that day again"
+        ) from err
 
 
 def _upload(store: Store, prefix: str, out: Path, settings: Settings) -> dict[str, Artifact]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.copies import in_use
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Parameter, digest_of
 from tasks.run import Asked, Call, Step, code_version, lock_digest, read_manifest
@@ -284,8 +285,9 @@ def release_of(store: Store, digest: str, settings: Settings) -> Path:
     from tasks.adapters.signing import public_keys
     from tasks.serving.signature import read_public_keys
 
-    keys = read_public_keys(public_keys(settings))
-    return fetch_release(store, digest, settings.data / "releases" / digest, keys)
+    keys, root = read_public_keys(public_keys(settings)), settings.data / "releases"
+    in_use(root / digest, root)
+    return fetch_release(store, digest, root / digest, keys)
 
 
 def _previous(call: Call) -> Path | str:
@@ -307,8 +309,9 @@ def _champion_view(call: Call) -> Path:
     from tasks.adapters.releases import fetch
     from tasks.domain.champion import read_champion
 
-    digest = read_champion(call.inputs["resolve_champion"]).view
-    return fetch(call.store, "views", digest, call.settings.data / "views" / digest)
+    digest, root = read_champion(call.inputs["resolve_champion"]).view, call.settings.data / "views"
+    in_use(root / digest, root)
+    return fetch(call.store, "views", digest, root / digest)
 
 
 def _written(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tasks.adapters.partitions import (
 from tasks.adapters.store import Store
 from tasks.adapters.tables import READERS, parquet_bytes, verify
 from tasks.atomic import write_atomically
+from tasks.copies import in_use
 from tasks.domain.behaviour import AcceptedManifest
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import digest_of
@@ -63,14 +64,14 @@ def _accepted_file(store: Store, manifest: AcceptedManifest, target: Path) -> Pa
     path = target / accepted_key(
         manifest.partition, f"accepted-{manifest.events.sha256[:16]}-{caught.sha256[:16]}.parquet"
     )
-    if not path.exists():
+    if not in_use(path, target):
         write_atomically(path, parquet_bytes(read_accepted_events(store, manifest.partition)))
     return path
 
 
 def _fetched(store: Store, key: str, sha256: str, target: Path) -> Path:
     path = target / key
-    if not (path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
+    if not (in_use(path, target) and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
         store.download(key, path)
         try:
             verify(store.uri(key), path.read_bytes(), sha256)

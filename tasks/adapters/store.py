@@ -7,13 +7,24 @@ in pages, SHA-256 checksums.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.atomic import write_atomically
-from tasks.domain.errors import Conflict, InputRejected, Unavailable
+from tasks.domain.errors import Conflict, Forbidden, InputRejected, Unavailable
+from tasks.domain.manifest import Record
 from tasks.settings import Settings
+
+
+class Stored(Record):
+    """One object as a listing tells of it."""
+
+    key: str
+    bytes: int
+    written: datetime
 
 
 class Store(Protocol):
@@ -45,7 +56,13 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> list[str]: ...
 
-    def delete(self, key: str) -> None: ...
+    def stat(self, prefix: str) -> builtins.list[Stored]:
+        """`list`, with how large each object is and since when it is there."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """In a bucket with versions the key is gone for every reader, and its bytes when the bucket's own rule says so."""
+        ...
 
 
 def checked_key(key: str) -> str:
@@ -63,6 +80,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
+        self._written: dict[str, datetime] = {}
 
     def uri(self, key: str) -> str:
         return f"memory://{checked_key(key)}"
@@ -74,9 +92,11 @@ class MemoryStore:
         body = _read(content)
         if self._objects.setdefault(checked_key(key), body) != body:
             raise Conflict(_conflict(self.uri(key), body, self._objects[key]))
+        self._written.setdefault(key, datetime.now(UTC))
 
     def replace(self, key: str, content: bytes) -> None:
         self._objects[checked_key(key)] = content
+        self._written[key] = datetime.now(UTC)
 
     def get(self, key: str) -> bytes:
         try:
@@ -91,10 +111,16 @@ class MemoryStore:
         return checked_key(key) in self._objects
 
     def list(self, prefix: str) -> list[str]:
-        return sorted(key for key in self._objects if key.startswith(prefix))
+        return [found.key for found in self.stat(prefix)]
+
+    def stat(self, prefix: str) -> builtins.list[Stored]:
+        now = datetime.now(UTC)
+        found = sorted((key, body) for key, body in self._objects.copy().items() if key.startswith(prefix))
+        return [Stored(key=key, bytes=len(body), written=self._written.get(key, now)) for key, body in found]
 
     def delete(self, key: str) -> None:
         self._objects.pop(checked_key(key), None)
+        self._written.pop(key, None)
 
 
 class S3Store:
@@ -187,15 +213,20 @@ class S3Store:
         return True
 
     def list(self, prefix: str) -> list[str]:
+        return [found.key for found in self.stat(prefix)]
+
+    def stat(self, prefix: str) -> builtins.list[Stored]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         try:
-            return sorted(found["Key"] for page in pages for found in page.get("Contents", ()))
+            told = [found for page in pages for found in page.get("Contents", ())]
         except ClientError as err:
             raise _translated(err, f"s3://{self.bucket}/{prefix}") from err
         except BotoCoreError as err:
             raise Unavailable(f"listing s3://{self.bucket}/{prefix} failed: {err}") from err
+        found = [Stored(key=one["Key"], bytes=one["Size"], written=one["LastModified"]) for one in told]
+        return sorted(found, key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
         from botocore.exceptions import ClientError
@@ -281,7 +312,7 @@ def _translated(err: Any, uri: str) -> Exception:
     if _code(err) in ("404", "NoSuchKey"):
         return InputRejected(_missing(uri))
     if _code(err) in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return InputRejected(f"the object store refused {uri}: {_said(err)}; check the store's credentials")
+        return Forbidden(f"the object store refused {uri}: {_said(err)}; check the store's credentials")
     if _code(err) in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
         return Unavailable(
             f"the credential for {uri} has expired ({_said(err)}); renew it, the step is tried again meanwhile"

@@ -16,6 +16,7 @@ from tasks.atomic import drafted_folder
 from tasks.compression.low_rank import with_low_rank_head
 from tasks.compression.peak_memory import peak_bytes
 from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
+from tasks.copies import in_use
 from tasks.domain.manifest import Record
 from tasks.ranker import rank
 from tasks.ranker.corpus import Corpus
@@ -53,7 +54,7 @@ def cached_variant(
 ) -> str:
     """make_variant, its graphs taken from `cache` where the same parent was turned into it before, with the same tools."""
     folder = cache / "variants" / variant_digest(name, parent, calibration, rank_kept)
-    if not (folder / TOLD).exists():
+    if not in_use(folder / TOLD, cache / "variants"):
         with drafted_folder(folder) as draft:
             (draft / TOLD).parent.mkdir(parents=True, exist_ok=True)
             told = make_variant(name, parent, calibration, rank_kept, draft)

@@ -13,22 +13,12 @@ from tasks.adapters.shelf import Shelf
 from tasks.controller.reconcile import Reconciler
 from tasks.domain.errors import FreshrankError
 from tasks.domain.rollout_log import short
-from tasks.domain.rollout_state import RolloutState
+from tasks.domain.rollout_state import needed
 
 log = logging.getLogger(__name__)
 EVERY_S = 600.0
-CHAMPIONS = 3  # the last ones stay, for `rollback --to` without the store
 YOUNG_S = 3600.0  # just pulled, or just made here: its rollout may be about to be submitted
 LOGS_KEPT_S = 14 * 86_400.0
-
-
-def needed(state: RolloutState) -> set[str]:
-    """What the log says must be loadable here."""
-    named = {serving.release for serving in (state.champion, state.previous) if serving}
-    if state.rollout:
-        named.add(state.rollout.release)
-    good = [release for release in dict.fromkeys(reversed(state.champions)) if release not in state.refused]
-    return named | set(good[:CHAMPIONS])
 
 
 class Collector:

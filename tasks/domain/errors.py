@@ -22,3 +22,7 @@ class Unavailable(FreshrankError):
 
 class Conflict(InputRejected):
     """Something else was written first under the same name; nothing was overwritten."""
+
+
+class Forbidden(InputRejected):
+    """Whoever we are may not do this. Somebody else may."""

@@ -13,6 +13,7 @@ from tasks.domain.manifest import Record
 from tasks.domain.rollout import PENDING, SHADOW, RolloutPolicy
 from tasks.domain.rollout_log import Kind, Row, short
 
+CHAMPIONS = 3  # the last ones stay on disk, for `rollback --to` without the store
 Phase = Literal["pending", "shadow", "canary", "promoted", "aborted", "rolled_back", "failed"]
 
 
@@ -77,6 +78,15 @@ class RolloutState(Record):
     def find(self, rollout: str) -> Rollout | None:
         live = [self.rollout] if self.rollout else []
         return next((one for one in [*live, *reversed(self.ended)] if one.id == rollout), None)
+
+
+def needed(state: RolloutState) -> set[str]:
+    """The releases that must be loadable: what serves, what served before, what is rolled out, the last good champions."""
+    named = {serving.release for serving in (state.champion, state.previous) if serving}
+    if state.rollout:
+        named.add(state.rollout.release)
+    good = [release for release in dict.fromkeys(reversed(state.champions)) if release not in state.refused]
+    return named | set(good[:CHAMPIONS])
 
 
 def fold(rows: Iterable[Row], start: RolloutState | None = None) -> RolloutState:

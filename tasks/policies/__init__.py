@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import GatePolicy
 from tasks.domain.manifest import Record
+from tasks.domain.prune import RetentionPolicy
 from tasks.domain.rollout import RolloutPolicy
 
 FOLDER = Path(__file__).parent
@@ -19,6 +20,7 @@ NOT_RELEASE_POLICIES = ("data",)
 class Policy(Record):
     gate: GatePolicy
     rollout: RolloutPolicy
+    retention: RetentionPolicy = RetentionPolicy()
 
 
 def policy_names() -> list[str]:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tasks.atomic import drafted
+from tasks.copies import in_use
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.progress import Progress
@@ -62,7 +63,7 @@ def ensure_rows(dataset: Path, wanted: Mapping[int, Path], sampling: Sampling, t
         InputRejected: a worker failed on its days.
         Unavailable: a worker was killed, most likely for memory.
     """
-    missing = [(day, path) for day, path in wanted.items() if not path.exists()]
+    missing = [(day, path) for day, path in wanted.items() if not in_use(path, path.parent)]
     if not missing:
         return
     options = [str(dataset), iso_day(train_end), json.dumps(asdict(sampling))]

@@ -6,7 +6,7 @@ documentation says (get, put, list under mlflow/). Training reads and writes obj
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,10 @@ from tasks.clock import drop_anchor, newest_partition
 from tasks.controller.fetch import fetch
 from tasks.controller.pull import ReleaseLibrary
 from tasks.domain.behaviour import pseudonym
+from tasks.domain.prune import RetentionPolicy
 from tasks.erasure.erase import erase, look_for
 from tasks.ingest import ingest
+from tasks.prune.store import prune_store
 from tasks.record import mirror_serving
 from tasks.run import run
 from tasks.serving import upload
@@ -38,7 +40,7 @@ from tests.shop_source import write_shop
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DAY = "2017-03-24"
-ROLES = ("steps", "controller", "ranker", "mlflow", "eraser")
+ROLES = ("steps", "controller", "ranker", "mlflow", "eraser", "pruner")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,9 @@ def calls(store_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     S3Store(elsewhere).create_bucket()
     with recorded() as seen["eraser"]:
         _erase_somebody(S3Store(elsewhere), settings, home)
+    with recorded() as seen["pruner"]:
+        for _ in range(2):  # marked, then deleted; nothing serves, and months have passed
+            prune_store(S3Store(settings), dict, RetentionPolicy(), datetime.now(UTC) + timedelta(days=400))
     return seen
 
 
@@ -97,14 +102,14 @@ def _erase_somebody(store: S3Store, settings: Settings, home: Path) -> None:
     erase(store, settings.model_copy(update={"home": home / "e"}), None, holdings, "test", "asked", NOW)
 
 
-@pytest.mark.parametrize("role", ["steps", "controller", "ranker", "eraser"])
+@pytest.mark.parametrize("role", ["steps", "controller", "ranker", "eraser", "pruner"])
 def test_every_call_that_was_made_is_allowed(role: str, calls: dict[str, set[Asked]]) -> None:
     made, granted = calls[role], policy(role)
     assert len(made) >= 8
     assert [one for one in made if not allows(granted, one)] == []
 
 
-@pytest.mark.parametrize("role", ["steps", "controller", "ranker"])
+@pytest.mark.parametrize("role", ["steps", "controller", "ranker", "pruner"])
 def test_nothing_is_granted_that_no_call_was_seen_to_need(role: str, calls: dict[str, set[Asked]]) -> None:
     """Each statement is used by a recorded call, so that a right that nobody needs any more is found."""
     for statement in policy(role):
@@ -122,8 +127,15 @@ def test_mlflow_keeps_to_its_folder() -> None:
 
 OTHER = "arn:aws:s3:::other"
 FORBIDDEN = [
-    # nobody deletes but the eraser, and she does not delete releases or the record of an erasure
-    *((role, of_object("s3:DeleteObject", "releases/a/release/model/base.bin")) for role in ROLES),
+    # nobody deletes but the eraser, and she does not delete releases or the record of an erasure; and the pruner, who touches
+    # no row of a person and makes no release
+    *((role, of_object("s3:DeleteObject", "releases/a/release/model/base.bin")) for role in ROLES[:5]),
+    ("pruner", of_object("s3:DeleteObject", "behaviour/dt=2017-03-24/manifest.json")),
+    ("pruner", of_object("s3:DeleteObject", "control/erased/a.json")),
+    ("pruner", of_object("s3:DeleteObjectVersion", "releases/a.json")),
+    ("pruner", of_object("s3:GetObject", "views/a/users.json")),
+    ("pruner", of_object("s3:PutObject", "releases/a.json")),
+    ("steps", of_object("s3:PutObject", "control/pruned/runs/finetune/2017-03-24/a.json")),
     *((role, of_object("s3:DeleteObject", "behaviour/dt=2017-03-24/manifest.json")) for role in ROLES[:4]),
     ("eraser", of_object("s3:DeleteObject", "control/erased/a.json")),
     ("eraser", of_object("s3:DeleteObjectVersion", "users/a.parquet")),

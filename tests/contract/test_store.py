@@ -9,13 +9,14 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tasks.adapters.store import MemoryStore, S3Store, Store
-from tasks.domain.errors import Conflict, InputRejected, Unavailable
+from tasks.domain.errors import Conflict, Forbidden, InputRejected, Unavailable
 from tasks.settings import Settings
 
 THREADS = 16
@@ -137,6 +138,15 @@ def test_a_listing_is_complete_sorted_and_only_of_its_prefix(store: Store, folde
     assert store.list(f"{folder}/none/") == []
 
 
+def test_a_listing_tells_how_large_objects_are_and_since_when_they_are_there(store: Store, folder: str) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=5)  # servers count whole seconds
+    store.put_new(f"{folder}/a", b"12345")
+    store.replace(f"{folder}/b", b"")
+    one, two = store.stat(f"{folder}/")
+    assert [(one.key, one.bytes), (two.key, two.bytes)] == [(f"{folder}/a", 5), (f"{folder}/b", 0)]
+    assert all(before <= found.written <= datetime.now(UTC) + timedelta(seconds=5) for found in (one, two))
+
+
 def _each(keys: list[str], write: Callable[[str], None]) -> None:
     def run(part: int) -> None:
         for key in keys[part::8]:
@@ -202,7 +212,7 @@ def test_a_wrong_credential_is_refused(store_settings: Settings, tmp_path: Path,
     secrets = store_settings.secrets.model_copy(update={changed: "wrong-but-well-formed-0123456789"})
     (tmp_path / "secrets.json").write_text(secrets.model_dump_json())
     (tmp_path / "secrets.json").chmod(0o600)
-    with pytest.raises(InputRejected, match="credentials"):
+    with pytest.raises(Forbidden, match="credentials"):
         S3Store(stranger).put_new(f"{folder}/object", b"x")
     with pytest.raises(InputRejected, match="credentials"):
         S3Store(stranger).list(folder)

@@ -50,6 +50,7 @@ def dags(airflow_home: Path) -> dict[str, Any]:
         "model_refresh",
         "model_rollback",
         "model_rollout",
+        "prune",
         "rollback_drill",
     ]
     return dict(bag.dags)

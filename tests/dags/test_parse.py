@@ -42,6 +42,7 @@ def parsed() -> dict[str, dict[str, object]]:
         "model_refresh",
         "model_rollback",
         "model_rollout",
+        "prune",
         "rollback_drill",
     ]
     environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{DAGS}"}
@@ -64,7 +65,7 @@ def parsed() -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout", "rollback_drill"]
+    "name", ["gate_error_rates", "model_refresh", "model_rollback", "model_rollout", "prune", "rollback_drill"]
 )
 def test_parsing_a_dag_file_imports_nothing_heavy(parsed: dict[str, dict[str, object]], name: str) -> None:
     modules = parsed[name]["modules"]

@@ -7,8 +7,9 @@ locals {
     ranker     = "${var.name}-ranker"
     mlflow     = "${var.name}-mlflow"
     steps      = "${var.name}-airflow-worker"
+    pruner     = "${var.name}-pruner"
   }
-  policies = toset(["controller", "ranker", "mlflow", "steps", "eraser"])
+  policies = toset(["controller", "ranker", "mlflow", "steps", "eraser", "pruner"])
 }
 
 resource "aws_iam_policy" "this" {
@@ -61,6 +62,8 @@ data "aws_iam_policy_document" "pod" {
     }
   }
 }
+
+# `pruner` is for a CronJob that runs `freshrank prune --only store`: steps cannot delete, so that DAG's task `store` skips here
 
 # taken by a person, with a second factor, to run `freshrank erase` and `freshrank retention`
 resource "aws_iam_role" "eraser" {

@@ -1,0 +1,106 @@
+"""`freshrank prune`, and what the daily DAG calls: what may go by the policy, shown or done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tasks.domain.errors import Forbidden, InputRejected
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.prune.machine import Freed
+    from tasks.prune.store import Pruned
+
+log = logging.getLogger("freshrank.prune")
+screen = Console(markup=False, highlight=False, soft_wrap=True)
+MACHINE, STORE = "machine", "store"
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, change nothing")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="machine: copies and logs here; store: outputs, releases, views")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+) -> None:
+    """Let go what nothing needs any more, as the DAG `prune` does every day: in the store a day after it was marked."""
+    if only not in (None, MACHINE, STORE):
+        raise InputRejected(f"--only {only} is not known; machine or store")
+    settings = Settings()
+    told: dict[str, Any] = {"dry_run": dry_run}
+    if only != STORE:
+        freed = of_machine(settings, dry_run=dry_run)
+        told[MACHINE] = freed.model_dump()
+        if not as_json:
+            screen.print("\n".join(_machine_in_words(freed, dry_run)))
+    if only != MACHINE:
+        pruned = of_store(settings, dry_run=dry_run)
+        told[STORE] = pruned.model_dump()
+        if not as_json:
+            screen.print("\n".join(in_words(pruned, dry_run)))
+    if as_json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+
+
+def of_machine(settings: Settings, *, dry_run: bool = False) -> Freed:
+    from tasks.policies import load_policy
+    from tasks.prune.machine import prune_machine
+
+    return prune_machine(settings, load_policy(settings.policy).retention, datetime.now(UTC), dry_run=dry_run)
+
+
+def of_store(settings: Settings, *, dry_run: bool = False) -> Pruned:
+    """Raises Unavailable where the controller does not answer: nothing goes while nobody can say what serves."""
+    from tasks.adapters.shelf import Shelf
+    from tasks.adapters.store import open_store
+    from tasks.controller.client import ControllerClient
+    from tasks.domain.prune import releases_needed
+    from tasks.domain.rollout_log import Row
+    from tasks.domain.rollout_state import fold
+    from tasks.policies import load_policy
+    from tasks.prune.store import prune_store
+
+    policy, now = load_policy(settings.policy).retention, datetime.now(UTC)
+    controller, shelf = ControllerClient(settings), Shelf(settings.data / "serving")
+
+    def serving() -> dict[str, str]:
+        rows = [Row.model_validate(row) for row in controller.log()]
+        state = fold(rows)
+        if state.champion is None:  # a new log beside an old store would need nothing
+            raise Forbidden("no release serves, so nobody can say what is needed: nothing is pruned from the store")
+        return releases_needed(state, rows, shelf.pins(), policy, now)
+
+    return prune_store(open_store(settings), serving, policy, now, dry_run=dry_run)
+
+
+def in_words(pruned: Pruned, dry_run: bool) -> list[str]:
+    marks, goes = ("would be marked", "would go") if dry_run else ("marked", "gone")
+    lines = [
+        f"store: {len(pruned.gone)} {goes}, {_mib(pruned.gone_bytes)}; marked a day ago or more, and still not needed"
+    ]
+    lines += [f"  {key}" for key in pruned.gone]
+    lines += [
+        f"store: {len(pruned.marked)} {marks}, {_mib(pruned.marked_bytes)}; they go in a day if nothing needs them"
+    ]
+    lines += [f"  {key}" for key in pruned.marked]
+    lines += [f"store: {pruned.orphans} outputs {goes} that no manifest names, {_mib(pruned.orphan_bytes)}"]
+    if pruned.unmarked:
+        lines.append(f"store: needed again, so no longer marked: {', '.join(pruned.unmarked)}")
+    return [*lines, f"store: {len(pruned.kept)} kept; --json says why each"]
+
+
+def _machine_in_words(freed: Freed, dry_run: bool) -> list[str]:
+    goes = "would go" if dry_run else "gone"
+    lines = [f"{name}: {count} {goes}, {_mib(freed.bytes[name])}" for name, count in freed.things.items()]
+    return lines or ["this machine: nothing is old enough to go"]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
