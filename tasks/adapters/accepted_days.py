@@ -10,9 +10,9 @@ from pathlib import Path
 from tasks.adapters.partitions import (
     accepted_key,
     accepted_revisions,
+    accepted_rows,
     catalogue_key,
     landed_key,
-    read_accepted_events,
     read_accepted_manifest,
 )
 from tasks.adapters.store import Store
@@ -65,7 +65,7 @@ def _accepted_file(store: Store, manifest: AcceptedManifest, target: Path) -> Pa
         manifest.partition, f"accepted-{manifest.events.sha256[:16]}-{caught.sha256[:16]}.parquet"
     )
     if not in_use(path, target):
-        write_atomically(path, parquet_bytes(read_accepted_events(store, manifest.partition)))
+        write_atomically(path, parquet_bytes(accepted_rows(store, manifest)))
     return path
 
 

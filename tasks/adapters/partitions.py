@@ -112,8 +112,12 @@ def read_partition(store: Store, day: str, revision: int | None = None) -> Parti
 
 def read_accepted_events(store: Store, day: str, columns: Sequence[str] = EVENT.names) -> pa.Table:
     """The rows of an accepted day that are not quarantined, in landed order."""
-    manifest = read_accepted_manifest(store, day)
-    key = landed_key(day, manifest.events.name)
+    return accepted_rows(store, read_accepted_manifest(store, day), columns)
+
+
+def accepted_rows(store: Store, manifest: AcceptedManifest, columns: Sequence[str] = EVENT.names) -> pa.Table:
+    """The same of one revision of the day."""
+    key = landed_key(manifest.partition, manifest.events.name)
     return without(read_table(store, key, manifest.events, EVENT, columns), read_caught(store, manifest))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.adapters.accepted_days import fetch_accepted
@@ -256,3 +257,15 @@ def test_a_table_of_caught_rows_that_makes_no_sense_is_named(store, bend, senten
 def test_fetching_with_nothing_accepted_says_what_to_run(store, tmp_path):
     with pytest.raises(InputRejected, match="run validate_data"):
         fetch_accepted(store, FIRST, tmp_path)
+
+
+def test_a_local_copy_holds_the_rows_of_the_revision_that_it_is_named_for(store, tmp_path, monkeypatch):
+    """A person released a row between the listing and the reading: the copy would be kept, and read, under the older name."""
+    accept(store, FIRST, {0: "late", 1: "late"})
+    accept(store, FIRST, {0: "late"})
+    monkeypatch.setattr("tasks.adapters.accepted_days.accepted_revisions", lambda store: {FIRST: 1})
+    (before,) = fetch_accepted(store, FIRST, tmp_path).events
+    monkeypatch.undo()
+    (after,) = fetch_accepted(store, FIRST, tmp_path).events
+    landed = read_landed_manifest(store, FIRST).rows
+    assert [pq.read_table(path).num_rows for path in (before, after)] == [landed - 2, landed - 1]
