@@ -19,10 +19,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tasks import firing, telemetry_off
+from tasks import command_errors, firing, telemetry_off
 from tasks.bench_command import bench
 from tasks.data_commands import data_app
-from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.drill_command import drill
 from tasks.erasure.commands import erase, retention
 from tasks.evaluate_command import evaluate
@@ -43,25 +43,16 @@ Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept 
 
 
 def main() -> None:
-    """Entry point: an error of ours is one sentence and an exit code (2 refused, 75 try again), not a traceback."""
+    """Entry point: an error is one sentence and an exit code (2 refused, 75 try again, 70 a bug of ours), not a traceback."""
     telemetry_off.apply()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         app()
-    except InputRejected as err:
-        sys.exit(_complain(f"refused: {err}", 2))
-    except Unavailable as err:
-        sys.exit(_complain(f"unavailable: {err}", 75))
-    except FreshrankError as err:
-        sys.exit(_complain(str(err), 1))
-    except ValueError as err:  # settings that do not validate
-        sys.exit(_complain(f"refused: {err}", 2))
-
-
-def _complain(sentence: str, code: int) -> int:
-    sys.stderr.write(sentence + "\n")
-    return code
+    except Exception as err:
+        sentence, code = command_errors.told(err)
+        sys.stderr.write(sentence + "\n")
+        sys.exit(code)
 
 
 def _emit(value: Any) -> None:
