@@ -7,10 +7,13 @@ that and nothing else (docs/adr/0027): what breaks SHA-1 are collisions, and nob
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,38 +61,40 @@ def create(settings: Settings, client: str) -> NewKey:
     """
     if not CLIENT.fullmatch(client):
         raise InputRejected(f"client {client!r} is no name; use lower-case letters, digits and hyphens, at most 40")
-    present = keys(settings)
-    if client != OURS and not any(key.client == OURS for key in present):
-        own = _new(present, OURS)
-        present.append(own[0])
-        _write(own_file(settings), own[1].model_dump())
-    live = [key.id for key in present if key.client == client]
-    if len(live) >= LIVE:
-        raise InputRejected(f"{client} has {LIVE} live keys, {', '.join(live)}; revoke one before you make another")
-    added, made = _new(present, client)
-    _save(settings, [*present, added])
-    if client == OURS:
-        _write(own_file(settings), made.model_dump())
-    return made
+    with _alone(settings):
+        present = keys(settings)
+        if client != OURS and not any(key.client == OURS for key in present):
+            own = _new(present, OURS)
+            present.append(own[0])
+            _write(own_file(settings), own[1].model_dump())
+        live = [key.id for key in present if key.client == client]
+        if len(live) >= LIVE:
+            raise InputRejected(f"{client} has {LIVE} live keys, {', '.join(live)}; revoke one before you make another")
+        added, made = _new(present, client)
+        _save(settings, [*present, added])
+        if client == OURS:
+            _write(own_file(settings), made.model_dump())
+        return made
 
 
 def revoke(settings: Settings, key_id: str) -> ApiKey:
     """Raises InputRejected: there is no such key, or it is our own and others still ask for one."""
-    present = keys(settings)
-    found = next((key for key in present if key.id == key_id), None)
-    if found is None:
-        known = ", ".join(key.id for key in present) or "none"
-        raise InputRejected(f"there is no key {key_id!r}; keys: {known}")
-    left = [key for key in present if key.id != key_id]
-    if found.client == OURS and left and not any(key.client == OURS for key in left):
-        raise InputRejected(
-            f"{key_id} is what this home's own clients use; make another first: `freshrank api-keys create {OURS}`"
-        )
-    if all(key.client == OURS for key in left):
-        left = []  # nobody else has a key: the service is open again
-        own_file(settings).unlink(missing_ok=True)
-    _save(settings, left)
-    return found
+    with _alone(settings):
+        present = keys(settings)
+        found = next((key for key in present if key.id == key_id), None)
+        if found is None:
+            known = ", ".join(key.id for key in present) or "none"
+            raise InputRejected(f"there is no key {key_id!r}; keys: {known}")
+        left = [key for key in present if key.id != key_id]
+        if found.client == OURS and left and not any(key.client == OURS for key in left):
+            raise InputRejected(
+                f"{key_id} is what this home's own clients use; make another first: `freshrank api-keys create {OURS}`"
+            )
+        if all(key.client == OURS for key in left):
+            left = []  # nobody else has a key: the service is open again
+            own_file(settings).unlink(missing_ok=True)
+        _save(settings, left)
+        return found
 
 
 def htpasswd(settings: Settings) -> tuple[str, ...]:
@@ -112,6 +117,15 @@ def own_file(settings: Settings) -> Path:
 
 def _file(settings: Settings) -> Path:
     return settings.home / "api_keys.json"
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Two people at once: the second waits, or a key that was just revoked would be written back."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / ".api_keys.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _new(present: list[ApiKey], client: str) -> tuple[ApiKey, NewKey]:
