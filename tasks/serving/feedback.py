@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import orjson
@@ -69,9 +69,7 @@ class Spool:
         self._shown: deque[tuple[bytes, int]] = deque()
         self._stop = threading.Event()
         self._turn = threading.Lock()  # a segment is either written or handed over
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._directory / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = _claim(self._directory)
         self._lock.write(str(port or ""))
         self._lock.flush()
         self._port = port
@@ -194,3 +192,17 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:  # uploaded and removed meanwhile
         return ""
+
+
+def _claim(directory: Path) -> TextIO:
+    """The lock of a directory of our own. Another replica's uploader may find it empty and take it away before we hold it."""
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (directory / "lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (directory / "lock").stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                return lock
+            lock.close()
+        except FileNotFoundError:
+            continue
