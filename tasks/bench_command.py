@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 import tempfile
@@ -40,6 +39,9 @@ def bench(
     day: Annotated[str | None, typer.Option(help="with --load: whose trips are sent, YYYY-MM-DD")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="with --load: how long at each rate")] = 20,
     url: Annotated[str | None, typer.Option(help="with --load: the service; default: the router here")] = None,
+    key: Annotated[
+        bool, typer.Option("--key", help="with --url: send this home's API key to that address too")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
 ) -> None:
     """Is the candidate slower than the champion? Both are timed in turns on this machine until the bounds are clear.
@@ -53,7 +55,7 @@ def bench(
             raise InputRejected(
                 "--load needs --day, and neither --candidate nor --champion: it asks the service that runs"
             )
-        told = under_load(settings, day, load, seconds, url or settings.url("router"))
+        told = under_load(settings, day, load, seconds, url or settings.url("router"), key=key)
         ok, show = all(run["outcome"] == "valid" for run in told["runs"]), _show_load
     else:
         if candidate is None:
@@ -116,14 +118,19 @@ def judged(measured: Mapping[str, Any], policy: GatePolicy) -> list[Finding]:
     ]
 
 
-def under_load(settings: Settings, day: str, rate: float, seconds: float, url: str) -> dict[str, Any]:
-    """{url, day, rate, runs: [{share, rate, outcome, good, refused, failed, dropped, p50, p95, p99, ...}]}."""
-    from tasks.adapters.api_keys import own_credentials
+def under_load(
+    settings: Settings, day: str, rate: float, seconds: float, url: str, *, key: bool = False
+) -> dict[str, Any]:
+    """{url, day, rate, runs: [{share, rate, outcome, good, refused, failed, dropped, p50, p95, p99, ...}]}.
+
+    key: whether this home's API key goes to another address than that of the router here, which always gets it.
+    """
+    from tasks.adapters.api_keys import own_headers
     from tasks.replay import trips_of
 
     bodies = [{"surface": "recommendation", "user_id": trip.user_id, "k": 20} for trip in trips_of(settings, day)]
-    key = own_credentials(settings)
-    headers = {"authorization": f"Basic {base64.b64encode(':'.join(key).encode()).decode()}"} if key else {}
+    ours = url.rstrip("/") == settings.url("router").rstrip("/")
+    headers = own_headers(settings) if ours or key else {}
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bodies.json"

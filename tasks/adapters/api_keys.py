@@ -103,12 +103,18 @@ def htpasswd(settings: Settings) -> tuple[str, ...]:
 
 
 def own_credentials(settings: Settings) -> tuple[str, str] | None:
-    """What our own clients send; None while no key is asked for."""
+    """What our own clients send to the router here; None while no key is asked for."""
     try:
         told = json.loads(own_file(settings).read_text())
         return str(told["id"]), str(told["secret"])
     except FileNotFoundError:
         return None
+
+
+def own_headers(settings: Settings) -> dict[str, str]:
+    """The same as headers, for clients that are no httpx."""
+    key = own_credentials(settings)
+    return {"authorization": f"Basic {base64.b64encode(':'.join(key).encode()).decode()}"} if key else {}
 
 
 def own_file(settings: Settings) -> Path:

@@ -10,12 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tasks import bench_command, benchmark, footprint, replay
+from tasks.adapters import api_keys
 from tasks.bench_command import outcome_of
 from tasks.cli import app
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import Resource
 from tasks.domain.latency import SITTING
 from tasks.k6 import Load, binary
+from tasks.settings import Settings
 from tasks.sources import Trip
 from tests.serving_builders import a_release
 
@@ -115,6 +117,21 @@ def test_load_is_sent_at_three_shares_of_the_rate_and_a_void_run_shows_no_times(
     assert [one["outcome"] for one in told["runs"]] == ["valid", "valid", "void"]
     done = run(*words)
     assert done.exit_code == 1 and "void" in done.stdout and done.stdout.count("77.7") == 2
+
+
+def test_the_key_of_this_home_goes_to_its_own_router_and_elsewhere_only_when_told(quick, monkeypatch):
+    """An address with a slip of the pen must not learn a secret."""
+    settings, sent = Settings(), []
+    api_keys.create(settings, "shop")
+    own = api_keys.own_headers(settings)
+    monkeypatch.setattr(bench_command, "open_loop", lambda *given, headers: sent.append(headers) or a_load())
+    monkeypatch.setattr(replay, "trips_of", lambda settings, day: [Trip("u1", [])])
+    load = ("--load", 10, "--day", "2017-05-02", "--seconds", 1, "--json")
+    elsewhere = ("--url", "http://127.0.0.1:1")
+    for words in ((), ("--url", f"{settings.url('router')}/"), (*elsewhere, "--key"), elsewhere):
+        assert run(*load, *words).exit_code == 0
+    assert [headers == own for headers in sent[::3]] == [True, True, True, False] and sent[-1] == {}
+    assert own["authorization"].startswith("Basic ")
 
 
 @pytest.mark.parametrize(
