@@ -49,6 +49,9 @@ class Call:
     work: Path  # survives a crash and a retry of the same key: checkpoints live here
     options: Mapping[str, Parameter]
     seed: int = SEED
+    params: Mapping[str, Parameter] = field(
+        default_factory=dict
+    )  # what the run's key was made of: the world is not asked again
 
     @property
     def cache(self) -> Path:
@@ -142,6 +145,7 @@ def run(
             out=out,
             work=work,
             options=options,
+            params=params,
         )
         summary = step.execute(call)
         manifest = Manifest(

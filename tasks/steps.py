@@ -59,13 +59,13 @@ def _validate_data(call: Call) -> dict[str, Any]:
 
 def _resolve_champion(call: Call) -> dict[str, Any]:
     from tasks.adapters.releases import release_description
-    from tasks.controller.client import ControllerClient
     from tasks.resolve_champion import resolve_champion
 
-    status = ControllerClient(call.settings).status()
-    champion = release_description(call.store, status["champion"]["digest"]) if status.get("champion") else {}
+    # as the key has it: a promotion since then belongs to another run
+    status = {role: {"digest": str(call.params[role])} for role in ("champion", "previous") if call.params[role]}
+    champion = release_description(call.store, status["champion"]["digest"]) if "champion" in status else {}
     try:
-        previous = release_description(call.store, status["previous"]["digest"]) if status.get("previous") else None
+        previous = release_description(call.store, status["previous"]["digest"]) if "previous" in status else None
     except InputRejected:  # retired or taken out since; it is compared for the record only
         previous = None
     return resolve_champion(status, champion, call.out, previous)
