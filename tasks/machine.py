@@ -43,6 +43,17 @@ def is_taken(port: int) -> bool:
     return False
 
 
+def is_alive(pid: int | None, born: float | None) -> bool:
+    """Whether this very process runs; a pid alone may be used again."""
+    if pid is None or born is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - born) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def holder(port: int) -> psutil.Process | None:
     """Who listens on the port; None where that is another user's process."""
     try:

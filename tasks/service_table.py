@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tasks.atomic import drafted
+from tasks.machine import is_alive
 from tasks.settings import Settings
 
 
@@ -55,16 +54,6 @@ def read_services(settings: Settings) -> dict[str, dict[str, Any]]:
         alive = is_alive(row.get("pid"), row.get("born"))
         row |= {"state": "unattended" if alive else "stopped", "pid": row.get("pid") if alive else None}
     return rows
-
-
-def is_alive(pid: int | None, born: float | None) -> bool:
-    if pid is None or born is None:
-        return False
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - born) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Everything that differs between a laptop, staging and production: read once, passed down as values.
 
-Sources, strongest first: FRESHRANK_* variables, `$FRESHRANK_HOME/settings.toml`, the defaults below. Secrets are not
+Sources, strongest first: FRESHRANK_* variables, `$FRESHRANK_HOME/settings.toml`, for the ports the stack that runs in this home,
+the defaults below. Secrets are not
 settings: they live in `$FRESHRANK_HOME/secrets.json` (0600), generated at first start, see `Secrets`.
 """
 
@@ -12,9 +13,10 @@ import os
 import secrets as random_secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tasks.domain.errors import InputRejected
@@ -45,6 +47,23 @@ HIGHEST_PORT_BASE = 55_000 - 100
 
 def default_home() -> Path:
     return Path(os.environ.get("FRESHRANK_HOME", ".freshrank")).resolve()
+
+
+class RunningStack(PydanticBaseSettingsSource):
+    """The ports of the stack that runs in this home, as its supervisor wrote them: a second terminal need not be told."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        home = Path(self.current_state.get("home") or default_home())
+        try:
+            row = json.loads((home / "run" / "supervisor.json").read_text())
+            from tasks.machine import is_alive  # psutil: only where a stack has run
+
+            return {"port_base": row["port_base"]} if is_alive(row["pid"], row["born"]) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
 
 class Settings(BaseSettings):
@@ -163,7 +182,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = TomlConfigSettingsSource(settings_cls, default_home() / "settings.toml")
-        return init_settings, env_settings, toml
+        return init_settings, env_settings, toml, RunningStack(settings_cls)
 
     @field_validator("home", mode="after")
     @classmethod

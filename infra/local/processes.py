@@ -17,7 +17,7 @@ import psutil
 
 from infra.local.services import ServiceSpec
 from tasks import service_table
-from tasks.machine import stack_of
+from tasks.machine import is_alive, stack_of
 from tasks.settings import Settings
 
 
@@ -64,7 +64,7 @@ def _sessions(settings: Settings) -> set[int]:
     """Sessions that the supervisor started. A session's number is not given away while one of its processes lives."""
     rows = service_table.last_services(settings).values()
     recorded = {int(row["pid"]): row["born"] for row in rows if row.get("pid")}
-    return {pid for pid, start in recorded.items() if not psutil.pid_exists(pid) or service_table.is_alive(pid, start)}
+    return {pid for pid, start in recorded.items() if not psutil.pid_exists(pid) or is_alive(pid, start)}
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float) -> list[psutil.Process]:

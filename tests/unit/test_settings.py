@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from tasks.domain.errors import InputRejected
@@ -59,3 +61,30 @@ def test_many_first_starts_at_once_agree_on_one_set_of_secrets(home):
         found = list(pool.map(lambda _: Secrets.load_or_create(home / "secrets.json"), range(16)))
     assert len({secrets.model_dump_json() for secrets in found}) == 1
     assert [path.name for path in home.iterdir()] == ["secrets.json"]
+
+
+def running(home, port_base, pid=None):
+    """What a supervisor of this home writes; this very process unless another is named."""
+    me = psutil.Process()
+    row = {"pid": pid or me.pid, "born": me.create_time(), "port_base": port_base}
+    (home / "run").mkdir(parents=True)
+    (home / "run" / "supervisor.json").write_text(json.dumps(row))
+
+
+def test_a_second_terminal_finds_the_stack_that_runs_on_other_ports(home, monkeypatch):
+    running(home, 31500)
+    assert Settings().port_base == 31500
+    assert Settings().url("controller").endswith(":31501")
+    (home / "settings.toml").write_text("port_base = 30000\n")
+    assert Settings().port_base == 30000, "what was set is what is meant"
+    monkeypatch.setenv("FRESHRANK_PORT_BASE", "31000")
+    assert Settings().port_base == 31000 and Settings(port_base=32000).port_base == 32000
+
+
+def test_a_stack_that_ended_or_runs_in_another_home_says_nothing(home, tmp_path):
+    running(home, 31500, pid=2**22 + 1)
+    assert Settings().port_base == 28000
+    running(tmp_path / "other", 31700)
+    assert Settings(home=tmp_path / "other").port_base == 31700 and Settings().port_base == 28000
+    (home / "run" / "supervisor.json").write_text("{")
+    assert Settings().port_base == 28000
