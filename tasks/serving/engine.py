@@ -29,7 +29,7 @@ from tasks.ranker.runtime import OpenVinoScorer, Scorer
 from tasks.ranker.state import ItemState, UserHistory, history_from_events
 from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import Prepared, PreparedUsers
-from tasks.serving.reasons import reasons_of, strongest
+from tasks.serving.reasons import EXPLAINED, reasons_of, strongest
 from tasks.serving.recent import Purchases
 from tasks.serving.release import Release
 from tasks.serving.stage_budget import Budget, StageTimes
@@ -374,12 +374,13 @@ class Engine:
         ]
 
     def _members_of(self, trained: SearchRanker, query: str, rows: Ints) -> list[list[Reason]]:
-        documents = trained.rows([self._items.ids[row] if row >= 0 else "" for row in rows.tolist()])
-        parts = trained.parts(query, documents)
-        return [
-            strongest({name: float(values[n]) for name, values in parts.items()}) if row >= 0 else []
-            for n, row in enumerate(rows.tolist())
-        ]
+        """Of the best items alone, as for recommendations: to score the whole list once more would double what it costs."""
+        shown = np.flatnonzero(rows >= 0)[:EXPLAINED]
+        parts = trained.parts(query, trained.rows([self._items.ids[row] for row in rows[shown].tolist()]))
+        reasons: list[list[Reason]] = [[] for _ in rows]
+        for n, place in enumerate(shown.tolist()):
+            reasons[place] = strongest({name: float(values[n]) for name, values in parts.items()})
+        return reasons
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,17 @@ def test_without_candidates_only_items_of_the_state_are_found(engine):
     assert engine.rank(convert_rank({"surface": "search", "query": "heat", "k": 5})).items == []
 
 
+def test_reasons_are_worked_out_for_the_best_ten_alone(engine, ranker, monkeypatch):
+    given = [str(item) for item in a_morning().items.ids[:20]]
+    asked, parts = [], ranker.parts
+    monkeypatch.setattr(ranker, "parts", lambda query, rows: asked.append(len(rows)) or parts(query, rows))
+    ranking = engine.rank(
+        convert_rank({"surface": "search", "query": "heat", "candidates": [*given, "nobody-knows"], "explain": True})
+    )
+    assert asked == [20, 10], "the list once, and its best items"
+    assert [bool(reasons) for reasons in ranking.reasons] == [True] * 10 + [False] * 11
+
+
 def test_nearest_finds_by_vector_and_by_word(ranker):
     found = ranker.nearest("alien", 4)
     assert len(found) <= 4 and TITLES.index("Alien") in found.tolist()
