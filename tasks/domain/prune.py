@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -53,31 +54,31 @@ class Run(Record):
     whole: bool = True  # every output that the manifest names is there
 
 
-class StoredRelease(Record):
-    """One published release; of one that is only half there nothing but bytes is known."""
+class Published(Record):
+    """A release or a view. `published` is false of one that is only half there, and of that nothing but bytes is known."""
+
+    KIND: ClassVar[str]
 
     digest: str
     made: datetime
     published: bool
+    bytes: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.KIND}/{self.digest}"
+
+
+class StoredRelease(Published):
+    KIND = "releases"
+
     view: str | None = None
     weights: str | None = None
     kind: str | None = None  # state: the weights came with an earlier release
-    bytes: int
-
-    @property
-    def key(self) -> str:
-        return f"releases/{self.digest}"
 
 
-class StoredView(Record):
-    digest: str
-    made: datetime
-    published: bool
-    bytes: int
-
-    @property
-    def key(self) -> str:
-        return f"views/{self.digest}"
+class StoredView(Published):
+    KIND = "views"
 
 
 class Held(Record):
@@ -87,6 +88,10 @@ class Held(Record):
     releases: tuple[StoredRelease, ...] = ()
     views: tuple[StoredView, ...] = ()
     marks: dict[str, datetime] = Field(default={})
+
+
+def published(held: Held) -> list[Published]:
+    return [*held.releases, *held.views]
 
 
 class Choice(Record):
@@ -101,7 +106,7 @@ class Choice(Record):
 def choose(held: Held, serving: Mapping[str, str], policy: RetentionPolicy, now: datetime) -> Choice:
     """serving: release -> why the rollout log, or a person, needs it (`releases_needed`)."""
     why = kept(held, serving, policy, now)
-    there = {one.key: one.published for one in (*held.releases, *held.views)}
+    there = {one.key: one.published for one in published(held)}
     there |= {run.key: run.whole for run in held.runs if run.step in DATA_STEPS and run.bytes}
     spare = sorted(key for key in there if key not in why)
     ripe = {key for key, since in held.marks.items() if since <= now - GRACE}

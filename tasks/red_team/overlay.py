@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.adapters.store import MemoryStore, Store, checked_key
+from tasks.adapters.store import MemoryStore, Store, Stored, checked_key
 from tasks.domain.errors import InputRejected
 
 
@@ -51,8 +52,14 @@ class Overlay:
         return self._written.exists(key) or self._below(key)
 
     def list(self, prefix: str) -> list[str]:
-        below = {key for key in self._base.list(prefix) if not self._hidden(key)} - self._gone
-        return sorted(below | set(self._written.list(prefix)))
+        return [found.key for found in self.stat(prefix)]
+
+    def stat(self, prefix: str) -> builtins.list[Stored]:
+        below = {
+            one.key: one for one in self._base.stat(prefix) if not self._hidden(one.key) and one.key not in self._gone
+        }
+        here = {one.key: one for one in self._written.stat(prefix)}
+        return [one for _, one in sorted((below | here).items())]
 
     def delete(self, key: str) -> None:
         self._written.delete(key)
