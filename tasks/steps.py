@@ -6,7 +6,6 @@ Nothing heavy is imported until a step runs: the Airflow page and the command li
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import tempfile
@@ -15,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import step_keys
 from tasks.copies import in_use
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Parameter, digest_of
-from tasks.run import Asked, Call, Step, code_version, lock_digest, read_manifest
+from tasks.run import Call, Step, code_version, lock_digest, read_manifest
 
 if TYPE_CHECKING:
     from tasks.adapters.store import Store
@@ -85,7 +84,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
         plans=events.plans,
         catalogue=events.catalogue,
         partition=call.partition,
-        recipe=load_recipe(_recipe(call)),
+        recipe=load_recipe(step_keys.recipe_of(call)),
         cache=call.cache,
         out=call.out,
         champion=_champion_view(call) if "resolve_champion" in call.inputs else None,
@@ -99,7 +98,7 @@ def _finetune(call: Call) -> dict[str, Any]:
     from tasks.finetune import finetune
     from tasks.finetune_together import finetune_together, processes_for
 
-    recipe = load_recipe(_recipe(call))
+    recipe = load_recipe(step_keys.recipe_of(call))
     warm = recipe.training.start == "champion" and "resolve_champion" in call.inputs
     given: dict[str, Any] = {
         "dataset": call.inputs["build_dataset"],
@@ -121,7 +120,7 @@ def _compress(call: Call) -> dict[str, Any]:
     return compress(
         model=call.inputs["finetune"],
         dataset=call.inputs["build_dataset"],
-        recipe=load_recipe(_recipe(call)),
+        recipe=load_recipe(step_keys.recipe_of(call)),
         cache=call.cache,
         out=call.out,
         seed=call.seed,
@@ -258,15 +257,11 @@ def _told(execute: Callable[[Call], dict[str, Any]]) -> Callable[[Call], dict[st
         from tasks.domain.recipe import load_recipe
         from tasks.worker import name
 
-        precision = load_recipe(_recipe(call)).training.precision
+        precision = load_recipe(step_keys.recipe_of(call)).training.precision
         log.info("step=%s worker=%s %s", execute.__name__.strip("_"), name(), described(precision))
         return execute(call)
 
     return on_device
-
-
-def _recipe(told: Call | Asked) -> str:
-    return str(told.options.get("recipe") or told.settings.recipe)
 
 
 def _champion_release(call: Call) -> Path:
@@ -319,88 +314,44 @@ def _written(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _source(asked: Asked) -> dict[str, Parameter]:
-    return {"source": asked.settings.source}
-
-
-def _landed(asked: Asked) -> dict[str, Parameter]:
-    """Days by revision: one that was landed anew without an erased user, or released by a person, is judged anew."""
-    from tasks.adapters.partitions import landed_revisions
-    from tasks.validate_data import releases
-
-    days = {day: revision for day, revision in landed_revisions(asked.store).items() if day <= asked.partition}
-    released = {day: rules for day, rules in releases(asked.store).items() if day in days}
-    return {"landed": digest_of([days, released])[:16], "days": len(days)}
-
-
-def _accepted(asked: Asked) -> dict[str, Parameter]:
-    from tasks.adapters.partitions import accepted_revisions
-
-    days = {day: revision for day, revision in accepted_revisions(asked.store).items() if day <= asked.partition}
-    return {"accepted": digest_of(days)[:16], "days": len(days), **_training(asked)}
-
-
-def _training(asked: Asked) -> dict[str, Parameter]:
-    """The recipe by content: a file of one's own may change under its name."""
-    from tasks.domain.recipe import load_recipe
-
-    name = _recipe(asked)
-    return {"recipe": name, "recipe_digest": load_recipe(name).digest[:16]}
-
-
-def _serving(asked: Asked) -> dict[str, Parameter]:
-    """The answer is part of the key: asking again after a promotion is another question."""
-    from tasks.controller.client import ControllerClient
-
-    status = ControllerClient(asked.settings).status()
-    return {role: status[role]["digest"] if status.get(role) else None for role in ("champion", "previous")}
-
-
-def _groups(asked: Asked) -> dict[str, Parameter]:
-    """Whose groups are compared: a person may have been erased since."""
-    from tasks.adapters.user_groups import users_digest
-
-    digest = users_digest(asked.store, asked.partition)
-    return {"user_groups": digest[:16] if digest else None}
-
-
-def _policy(asked: Asked) -> dict[str, Parameter]:
-    from tasks.policies import load_policy
-
-    policy = load_policy(asked.settings.policy).gate
-    # as it is spelled: the order of its entries is the order of the findings
-    return {"policy": policy.name, "policy_digest": hashlib.sha256(policy.model_dump_json().encode()).hexdigest()[:16]}
-
-
-def _limits(asked: Asked) -> dict[str, Parameter]:
-    """How many pairs are needed depends on how much slower the policy allows; creep, on the benches before."""
-    from tasks.bench_history import bench_keys
-    from tasks.policies import load_policy
-
-    limits = load_policy(asked.settings.policy).gate.latency_ratio
-    return {"latency_ratio": json.dumps(limits), "history": digest_of(bench_keys(asked.store, asked.partition))[:16]}
-
-
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("ingest", (), _ingest, depends=_source),
-        Step("validate_data", ("ingest",), _validate_data, depends=_landed),
-        Step("resolve_champion", (), _resolve_champion, depends=_serving, optional=("validate_data",)),
-        Step("build_dataset", ("validate_data",), _build_dataset, depends=_accepted, optional=("resolve_champion",)),
-        Step("finetune", ("build_dataset",), _told(_finetune), depends=_training, optional=("resolve_champion",)),
-        Step("compress", ("finetune", "build_dataset"), _told(_compress), depends=_training),
+        Step("ingest", (), _ingest, depends=step_keys.source),
+        Step("validate_data", ("ingest",), _validate_data, depends=step_keys.landed),
+        Step("resolve_champion", (), _resolve_champion, depends=step_keys.serving, optional=("validate_data",)),
         Step(
-            "evaluate", ("build_dataset",), _told(_evaluate), depends=_groups, optional=("compress", "resolve_champion")
+            "build_dataset",
+            ("validate_data",),
+            _build_dataset,
+            depends=step_keys.accepted,
+            optional=("resolve_champion",),
+        ),
+        Step(
+            "finetune", ("build_dataset",), _told(_finetune), depends=step_keys.training, optional=("resolve_champion",)
+        ),
+        Step("compress", ("finetune", "build_dataset"), _told(_compress), depends=step_keys.training),
+        Step(
+            "evaluate",
+            ("build_dataset",),
+            _told(_evaluate),
+            depends=step_keys.groups,
+            optional=("compress", "resolve_champion"),
         ),
         Step(
             "benchmark",
             ("build_dataset", "resolve_champion"),
             _told(_benchmark),
-            depends=_limits,
+            depends=step_keys.limits,
             optional=("compress", "evaluate"),
         ),
-        Step("gate", ("evaluate",), _gate, depends=_policy, optional=("benchmark", "compress", "resolve_champion")),
+        Step(
+            "gate",
+            ("evaluate",),
+            _gate,
+            depends=step_keys.policy,
+            optional=("benchmark", "compress", "resolve_champion"),
+        ),
         Step("package", ("gate", "build_dataset"), _package, optional=("compress", "resolve_champion")),
     )
 }
