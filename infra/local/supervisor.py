@@ -7,7 +7,6 @@ and its log or its clients: when the supervisor is killed the services go on, an
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from infra.local import journal, preflight, processes
 from infra.local.checks import Check, ask
+from infra.local.one_supervisor import one_supervisor
 from infra.local.prepare import prepare
 from infra.local.services import ServiceSpec, base_environment, chosen, services
 from tasks import service_table
@@ -38,10 +38,6 @@ SETTLED_S = 60.0  # a service that was ready this long starts again at the short
 FAILED_STARTS = 3  # before it is called failing; it is tried on all the same
 ROTATE_EVERY_S = 30.0
 OWNER_EVERY_S = 1.0
-
-
-class AlreadyRunning(Unavailable):
-    """Another supervisor holds this home."""
 
 
 @dataclass
@@ -103,7 +99,7 @@ class Supervisor:
         self._stop.set()
 
     async def run(self) -> None:
-        with self._locked():
+        with one_supervisor(self.settings):
             try:
                 await self._run()
             except FreshrankError as err:
@@ -370,35 +366,3 @@ class Supervisor:
             journal.note(journal.path(self.settings, "supervisor"), sentence)
         except OSError:
             pass
-
-    def _locked(self) -> _Lock:
-        return _Lock(self.settings)
-
-
-class _Lock:
-    """Exclusive while this process lives. Children do not inherit it: file descriptors are closed on exec."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (self._settings.run_dir / "supervisor.lock").open("a")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise AlreadyRunning(already_running(self._settings)) from None
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        self._file.close()
-
-
-def already_running(settings: Settings) -> str:
-    row = service_table.read_supervisor(settings) or {}
-    return (
-        f"the stack of {settings.home} is already kept by supervisor pid {row.get('pid', 'unknown')} "
-        f"(since {row.get('at', 'just now')}); `freshrank status` shows it, `make down` stops it"
-    )

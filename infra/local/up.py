@@ -13,8 +13,8 @@ import psutil
 from rich.console import Console
 
 from infra.local import journal
+from infra.local.one_supervisor import already_running
 from infra.local.services import REPO
-from infra.local.supervisor import already_running
 from infra.local.view import GOOD, Progress
 from tasks import service_table
 from tasks.domain.errors import Unavailable

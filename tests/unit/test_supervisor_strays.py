@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from infra.local import journal, processes, supervisor
-from infra.local.supervisor import AlreadyRunning, Supervisor
+from infra.local.one_supervisor import AlreadyRunning
+from infra.local.supervisor import Supervisor
 from tasks import service_table
 from tasks.machine import MARKER
 from tasks.settings import Settings
