@@ -32,7 +32,7 @@ DOUBT = 5.0  # pairs of the average share that are added to an item's own
 
 @dataclass(frozen=True)
 class Past:
-    """Judged lists, found by the items in them. Words are hashes: nobody's query can be read in it."""
+    """Judged lists, found by the items in them. Words are hashes: no query can be read in it, common words can be guessed."""
 
     size: int  # how many lists
     ptr: Longs  # [items + 2] pairs of each item; the last, the unknown item, has none
