@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import _cj1_peers as peers
-from benchmarks._cj1_ablation import REFERENCE, VARIANTS
+from benchmarks._cj1_ablation import REFERENCE
 from benchmarks._cj1_bench import ALL_TREES, BOTH, ONE, SASREC, TREE_PEERS, WIDE, Bench, kept, read
 from benchmarks._cj1_protocol import TASKS, Longs, interval
 from benchmarks._table import Row, below
@@ -28,9 +28,9 @@ STATE_S, WEIGHTS_S = 60, 600
 LOGLOSS, ECE, LIST_BINS, FITTED_DAYS = 0.243, 0.006, 15, 7
 
 
-def ablation_table(bench: Bench) -> list[Row]:
-    """Each variant, and what it gains or loses against the whole on the same slates."""
-    found = {name: read(bench.of_ablation, name, bench.numbers) for name in VARIANTS}
+def ablation_table(bench: Bench, names: Sequence[str]) -> list[Row]:
+    """Each of these variants, and what it gains or loses against the whole on the same slates."""
+    found = {name: read(bench.of_ablation, name, bench.numbers) for name in names}
     whole, rows = found[REFERENCE], []
     households = whole["household"].astype(np.int64)
     for name, of in found.items():

@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import _cj1_ours as ours
 from benchmarks import _cj1_peers as peers
 from benchmarks import _cj1_sasrec as sasrec
-from benchmarks._cj1_ablation import TRAIN_DAYS, VARIANTS
+from benchmarks._cj1_ablation import REFERENCE, TRAIN_DAYS, VARIANTS
 from benchmarks._cj1_bench import SASREC, Bench, keep, kept, slug
 from benchmarks._cj1_protocol import WINDOWS, Log, counts, day_number, iso, slate_metrics
 from benchmarks._cj1_tables import ablation_table, list_task, table, times
@@ -58,13 +58,13 @@ def parts(bench: Bench, only: str) -> Iterator[tuple[str, Callable[[], object]]]
             yield f"lists {iso(day)}", lambda day=day: list_day(bench, day)
 
 
-def ablation_parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Training and ranking of every variant; see _cj1_ablation.py."""
-    for name, variant in VARIANTS.items():
-        if not variant.trained_as:
+def ablation_parts(bench: Bench, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Training and ranking of these variants; see _cj1_ablation.py."""
+    for name in names:
+        if not VARIANTS[name].trained_as:
             yield f"train {name}", lambda name=name: variant_model(bench, name)
     for day in bench.numbers:
-        yield f"rank {iso(day)}", lambda day=day: ablation_day(bench, day)
+        yield f"rank {iso(day)}", lambda day=day: ablation_day(bench, day, names)
 
 
 def variant_model(bench: Bench, name: str) -> Path:
@@ -74,9 +74,9 @@ def variant_model(bench: Bench, name: str) -> Path:
     return ours.trained(bench.work, data, variant.recipe(own, bench.recipe), bench.seeds[0])
 
 
-def ablation_day(bench: Bench, day: int) -> None:
+def ablation_day(bench: Bench, day: int, names: Sequence[str]) -> None:
     wanted: dict[str, Scorer] = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in ((name, VARIANTS[name]) for name in names):
         if not kept(bench.of_ablation, name, day).exists():
             scorer: Scorer = TorchScorer.load(variant_model(bench, variant.trained_as or name))
             wanted[name] = variant.asked(scorer if variant.text else ours.WithoutText(scorer))
@@ -153,7 +153,8 @@ def main(arguments: list[str]) -> int:
     bench = Bench(options.work, window, start, days, load_recipe(options.recipe), tuple(options.seeds))
     bench.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for what, make in ablation_parts(bench) if options.ablate else parts(bench, options.only):
+    names = tuple(dict.fromkeys((REFERENCE, *(options.variants or VARIANTS))))
+    for what, make in ablation_parts(bench, names) if options.ablate else parts(bench, options.only):
         if time.monotonic() - began > options.stop_after:
             print(f"stopped before {what}; run it again")
             return 3
@@ -165,7 +166,7 @@ def main(arguments: list[str]) -> int:
     if options.only == "peers":
         return 0
     if options.ablate:
-        return 0 if publish("ranking_ablation", ablation_table(bench), ("torch", "lightgbm")) else 1
+        return 0 if publish("ranking_ablation", ablation_table(bench, names), ("torch", "lightgbm")) else 1
     rows = table(bench) + list_task(bench) + times(bench)
     name = "ranking_quality" if window == "dev" else f"ranking_quality_{window}"
     return 0 if publish(name, rows, ("torch", "lightgbm", "numpy", "scipy")) else 1
@@ -181,6 +182,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=("all", "peers", "ours", "none"), default="all", help="make only these parts")
     parser.add_argument("--ablate", action="store_true", help="what each part earns; one seed, fewer training days")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="only these of the ablation")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     return parser
 

@@ -29,6 +29,7 @@ from tasks.ranker.search.head import ProductHead, fit_head, head_scores
 from tasks.ranker.search.inputs import COSINES, Inputs, hardness, make_inputs
 from tasks.ranker.search.match import TextMatch, columns_of
 from tasks.ranker.search.mix import fit_mix
+from tasks.ranker.search.past import PAST_COLUMNS, past_of
 from tasks.ranker.search.training import Run, Texts, Towers
 from tasks.ranker.search.trees import fit_trees, tree_scores
 
@@ -36,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 PLAN = Search(fields=FIELDS)
 NEURAL, MIX = 0.931, 0.9323  # bars of issue 4
-STAGES = ("heads", "trees", "encoder", "joint")
+STAGES = ("heads", "trees", "past", "encoder", "joint")
 
 
 class Bench:
@@ -83,26 +84,43 @@ class Bench:
         told = self.kept("inputs", make)
         return Inputs(ms1.lists, told["x"], told["query"], told["written"]), told["hard"]
 
+    def with_past(self, inputs: Inputs) -> Inputs:
+        """The same and what the train queries made of each film; of a train query, those of the other nine parts."""
+        lists, train = self.ms1.lists, self.ms1.part == TRAIN
+
+        def make() -> dict[str, Floats]:
+            match, chosen = TextMatch(self.ms1.documents), np.flatnonzero(train)
+            past = past_of(lists.take(chosen), len(self.ms1.documents))
+            x = np.zeros((len(lists.rows), len(PAST_COLUMNS)), np.float32)
+            for of in (chosen, np.flatnonzero(~train)):
+                part, own = lists.take(of), bool(train[of[0]])
+                weights = [match.weights(query) for query in part.queries]
+                x[lists.pairs(of)] = past.of_lists(weights, part, own=own)
+            return {"x": x}
+
+        x = self.kept("past", make)["x"]
+        return Inputs(lists, np.concatenate([inputs.x, x], axis=1), inputs.query_vec, inputs.item_vec)
+
     def of(self, inputs: Inputs, part: int) -> Inputs:
         chosen = np.flatnonzero(self.ms1.part == part)
         pairs = inputs.lists.pairs(chosen)
         return Inputs(inputs.lists.take(chosen), inputs.x[pairs], inputs.query_vec[chosen], inputs.item_vec)
 
-    def head(self, inputs: Inputs, seed: int) -> Floats:
+    def head(self, inputs: Inputs, seed: int, name: str = "head") -> Floats:
         def make() -> dict[str, Floats]:
             head, curve = fit_head(self.of(inputs, TRAIN), self.of(inputs, VALIDATION), PLAN.head_epochs, seed)
-            print(f"head {seed} by epoch, validation:", *(f"{value:.4f}" for value in curve), flush=True)
+            print(f"{name} {seed} by epoch, validation:", *(f"{value:.4f}" for value in curve), flush=True)
             return {"scores": head_scores(head, inputs), "curve": np.array(curve, np.float32)}
 
-        return self.kept(f"head-{seed}", make)["scores"]
+        return self.kept(f"{name}-{seed}", make)["scores"]
 
-    def trees(self, inputs: Inputs, seed: int) -> Floats:
+    def trees(self, inputs: Inputs, seed: int, name: str = "trees") -> Floats:
         def make() -> dict[str, Floats]:
             train, validation = self.of(inputs, TRAIN), self.of(inputs, VALIDATION)
             model = fit_trees(train.lists, train.x, validation.lists, validation.x, seed)
             return {"scores": tree_scores(model, inputs.x), "trees": np.array([model.best_iteration], np.float32)}
 
-        return self.kept(f"trees-{seed}", make)["scores"]
+        return self.kept(f"{name}-{seed}", make)["scores"]
 
     def towers(self, inputs: Inputs, hard: Floats, seed: int, *, joint: bool) -> dict[str, Floats]:
         """cosine (and head) of all pairs after training on the train part, alone or with the head."""
@@ -163,7 +181,7 @@ def main() -> int:
         print(f"this is not MS1: expected {QUERIES} and {DIGEST}", file=sys.stderr)
         return 2
     inputs, hard = bench.inputs()
-    wanted = STAGES[:3] if asked.only is None else (asked.only,)
+    wanted = STAGES[:-1] if asked.only is None else (asked.only,)
     if asked.only is None and (asked.folder / "joint-0.safetensors").exists():
         wanted = STAGES
     scores: dict[str, Floats] = {}
@@ -171,12 +189,16 @@ def main() -> int:
         scores |= {f"head {seed}": bench.head(inputs, seed) for seed in SEEDS}
     if "trees" in wanted:
         scores |= {f"trees {seed}": bench.trees(inputs, seed) for seed in SEEDS}
+    if "past" in wanted:
+        told = bench.with_past(inputs)
+        scores |= {f"head with past {seed}": bench.head(told, seed, "head-past") for seed in SEEDS}
+        scores |= {f"trees with past {seed}": bench.trees(told, seed, "trees-past") for seed in SEEDS}
     for seed in range(asked.encoder_seeds) if "encoder" in wanted else ():
         scores[f"bi-encoder {seed}"] = bench.towers(inputs, hard, seed, joint=False)["cosine"]
     for seed in range(asked.encoder_seeds) if "joint" in wanted else ():
-        told = bench.towers(inputs, hard, seed, joint=True)
-        scores |= {f"joint {seed}": told["scores"], f"joint {seed}: head": told["head"]}
-        scores |= {f"joint {seed}: cosine": told["cosine"]}
+        made = bench.towers(inputs, hard, seed, joint=True)
+        scores |= {f"joint {seed}": made["scores"], f"joint {seed}: head": made["head"]}
+        scores |= {f"joint {seed}: cosine": made["cosine"]}
     column = {name: inputs.x[:, at] for at, name in enumerate(bench.columns)}
     peers = {
         "BM25 title": column["bm25_title"],
@@ -195,12 +217,11 @@ def report(bench: Bench, peers: dict[str, Floats], scores: dict[str, Floats]) ->
     ms1, lists = bench.ms1, bench.ms1.lists
     chosen = np.flatnonzero(ms1.part == VALIDATION)
     pairs = lists.pairs(chosen)
-    named = {f"neural: head + bi-encoder, {seed}": (f"head {seed}", "bi-encoder 0") for seed in SEEDS}
-    named |= {
-        f"mix: trees + head + bi-encoder, {seed}": (f"trees {seed}", *named[key])
-        for seed, key in zip(SEEDS, list(named), strict=True)
-    }
-    named["two heads: trees + 2 heads + bi-encoder"] = ("trees 0", "head 0", "head 1", "bi-encoder 0")
+    named: dict[str, tuple[str, ...]] = {}
+    for seed in SEEDS:
+        for kind, more in (("", " with past"), (" without past", "")):
+            neural = (f"head{more} {seed}", "bi-encoder 0")
+            named |= {f"neural{kind}: {seed}": neural, f"mix{kind}: {seed}": (f"trees{more} {seed}", *neural)}
     if "joint 0: head" in scores:
         named["joint: weights from validation"] = ("joint 0: head", "joint 0: cosine")
     found: dict[str, list[NDArray[np.float64]]] = {}
@@ -229,7 +250,9 @@ def report(bench: Bench, peers: dict[str, Floats], scores: dict[str, Floats]) ->
             at_least(f"{title}: above it, lower end of 95 %", low, "NDCG@10", 0.0),
             Row(f"{title}: above it, upper end", high, "NDCG@10"),
         ]
-    for kind in ("head", "trees", "bi-encoder", "joint"):
+    for kind in ("neural", "mix"):
+        rows.append(Row(f"{kind}, nothing of past searches", float(np.mean(found[f"{kind} without past"])), "NDCG@10"))
+    for kind in ("head", "trees", "head with past", "trees with past", "bi-encoder", "joint"):
         each = [float(ms1.ndcg(of, DEV).mean()) for name, of in scores.items() if name.rsplit(" ", 1)[0] == kind]
         if each:
             rows.append(Row(f"{kind} alone, mean of {len(each)} seeds", float(np.mean(each)), "NDCG@10"))

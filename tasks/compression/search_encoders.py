@@ -17,10 +17,11 @@ from tasks.domain.recipe import Search
 from tasks.ranker.search.documents import DOCUMENTS, load_documents
 from tasks.ranker.search.encoder import SentenceEncoder, base_encoder
 from tasks.ranker.search.fit import ENCODER
+from tasks.ranker.search.past import PAST
 from tasks.ranker.search.ranker import CONFIG, HEAD, TREES, VECTORS
 from tasks.ranker.text import QueryEncoder
 
-KEPT = (CONFIG, DOCUMENTS, HEAD, VECTORS, TREES)
+KEPT = (CONFIG, DOCUMENTS, HEAD, VECTORS, PAST, TREES)
 
 
 def export_search(trained: Path, plan: Search, calibration: int, out: Path) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def export_search(trained: Path, plan: Search, calibration: int, out: Path) -> d
     """
     out.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        if (trained / name).exists():  # trees are by recipe
+        if (trained / name).exists():  # past and trees are by recipe
             shutil.copyfile(trained / name, out / name)
     texts = [text for text in load_documents(trained / DOCUMENTS).written if text]
     chosen = [texts[n] for n in np.unique(np.linspace(0, len(texts) - 1, 2 * calibration).astype(int))] if texts else []

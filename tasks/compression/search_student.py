@@ -38,6 +38,7 @@ from tasks.ranker.search.judge import ndcg
 from tasks.ranker.search.lists import Lists
 from tasks.ranker.search.match import TextMatch
 from tasks.ranker.search.mix import fit_mix
+from tasks.ranker.search.past import past_of
 from tasks.ranker.search.ranker import CONFIG, HEAD, STUDENT, TREES, VECTORS, SearchRanker
 from tasks.ranker.search.training import SCALE
 from tasks.ranker.search.trees import fit_trees, tree_scores
@@ -94,7 +95,11 @@ def ship_student(
     export_encoder(student, student.encoder.tokenizer, [tokens[n] for n in spread], folder)
     title, written = (graph_vectors(folder, [*of, ""], plan.item_tokens) for of in (titles, documents.written))
     query = {name: graph_vectors(folder, of.queries, plan.query_tokens) for name, of in lists.items()}
-    inputs = {name: make_inputs(match, of, query[name][:, 0], title[:, 0], written[:, 0]) for name, of in lists.items()}
+    past = past_of(lists["train"], len(documents)) if plan.past else None
+    inputs = {
+        name: make_inputs(match, of, query[name][:, 0], title[:, 0], written[:, 0], past, own=name == "train")
+        for name, of in lists.items()
+    }
     head, _ = fit_head(inputs["train"], inputs["validation"], plan.head_epochs, seed)
     members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, written)}
     trees = None

@@ -204,6 +204,7 @@ class Search(Record):
     warmup_steps: int = Field(default=15, ge=0)
     in_batch_weight: float = Field(default=0.3, ge=0, description="of the loss over all items of the step")
     head_epochs: int = Field(default=5, ge=1, description="more of them only learn the training lists by heart")
+    past: bool = Field(default=True, description="features of what earlier searches made of an item")
     joint: bool = Field(default=False, description="head and encoder as one score in one pass; not measured to the end")
     trees: bool = Field(default=False, description="a LambdaMART member beside the neural ones")
     student: SearchStudent | None = Field(default=None, description="absent: both encoders ship in int8, uncut")

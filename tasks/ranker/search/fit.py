@@ -18,11 +18,12 @@ from tasks.ranker.search.dataset import DIRECTORY, load_lists
 from tasks.ranker.search.documents import DOCUMENTS, Documents, load_documents, save_documents
 from tasks.ranker.search.encoder import SentenceEncoder, base_encoder, vectors_of
 from tasks.ranker.search.head import ProductHead, fit_head, head_scores
-from tasks.ranker.search.inputs import COSINES, Inputs, hardness, make_inputs
+from tasks.ranker.search.inputs import Inputs, columns_of, hardness, make_inputs
 from tasks.ranker.search.judge import ndcg
 from tasks.ranker.search.lists import Lists
 from tasks.ranker.search.match import TextMatch
 from tasks.ranker.search.mix import fit_mix
+from tasks.ranker.search.past import PAST, past_of
 from tasks.ranker.search.ranker import CONFIG, HEAD, TREES, VECTORS
 from tasks.ranker.search.training import Progress, Run, Texts, Towers
 from tasks.ranker.search.trees import fit_trees, tree_scores
@@ -55,8 +56,17 @@ def fit_search(
         )
     encoder, match = SentenceEncoder(base_encoder(plan.encoder)), TextMatch(documents)
     title, written = _items(encoder, documents, plan)
+    past = past_of(train, len(documents)) if plan.past else None
     inputs = {
-        name: make_inputs(match, lists, vectors_of(encoder, lists.queries, plan.query_tokens), title, written)
+        name: make_inputs(
+            match,
+            lists,
+            vectors_of(encoder, lists.queries, plan.query_tokens),
+            title,
+            written,
+            past,
+            own=lists is train,
+        )
         for name, lists in (("train", train), ("validation", validation))
     }
     head = None
@@ -79,10 +89,11 @@ def fit_search(
         trees = fit_trees(train, inputs["train"].x, validation, inputs["validation"].x, seed)
         members["trees"] = tree_scores(trees, inputs["validation"].x)
     mix = fit_mix(validation, members)
+    columns = columns_of(match, past)
     weights = dict(zip(mix.members, np.divide(mix.weights, mix.deviations).tolist(), strict=True))
     quality = {
         "all": _mean(validation, mix.scores(members)),
-        "untrained": _mean(validation, inputs["validation"].x[:, -1]),
+        "untrained": _mean(validation, inputs["validation"].x[:, columns.index("cosine_written")]),
     } | {name: _mean(validation, scores) for name, scores in members.items()}
     out.mkdir(parents=True, exist_ok=True)
     encoder.save(out / ENCODER)
@@ -91,7 +102,7 @@ def fit_search(
     vectors = {"title": title, "written": written, "tuned": tuned}
     save_file({name: of[:-1].astype(np.float16) for name, of in vectors.items()}, out / VECTORS)
     config = {
-        "features": [*match.columns, *COSINES],
+        "features": list(columns),
         "query_tokens": plan.query_tokens,
         "item_tokens": plan.item_tokens,
         "weights": weights,
@@ -99,6 +110,8 @@ def fit_search(
         "lists": {"train": train.digest, "validation": validation.digest},
         "seed": seed,
     }
+    if past is not None:
+        past.save(out / PAST)
     if trees is not None:  # LightGBM's own text, in a file of a kind that a release may hold
         told = {"lightgbm": trees.model_to_string(num_iteration=trees.best_iteration)}
         (out / TREES).write_bytes(canonical_json(told))

@@ -95,13 +95,16 @@ class TextMatch:
 
     def by_words(self, query: str) -> Floats:
         """[items + 1] BM25 over all fields, for finding items rather than ordering them."""
-        return self.bm25[ALL].add({word: self.idf.get(word, self.unseen) for word in words(query)})
+        return self.bm25[ALL].add(self.weights(query))
+
+    def weights(self, query: str) -> dict[str, float]:
+        """What each of its distinct words is worth: the rarer among items, the more."""
+        return {word: self.idf.get(word, self.unseen) for word in words(query)}
 
     def features(self, query: str, rows: Ints) -> Floats:
         """[len(rows), len(columns)] float32, finite; row -1 is an item that nothing is known of."""
         asked = words(query)
-        bag = Counter(asked)
-        idf = {word: self.idf.get(word, self.unseen) for word in bag}
+        bag, idf = Counter(asked), self.weights(query)
         known = max(sum(idf.values()), 1e-6)
         bm25 = {
             field: of.add({word: idf[word] for word in bag})[rows] for field, of in self.bm25.items()

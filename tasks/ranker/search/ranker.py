@@ -1,6 +1,7 @@
 """The trained search ranker as a release holds it: numpy, two query encoders in OpenVINO, and no torch.
 
-Directory: config.json, documents.json, head.safetensors, vectors.safetensors, base/ and tuned/ (encoder.xml, tokenizer.json),
+Directory: config.json, documents.json, head.safetensors, vectors.safetensors, past.safetensors and trees.json by recipe, base/ and
+tuned/ (encoder.xml, tokenizer.json),
 or student/ in place of these two: one graph whose two outputs stand for both.
 Training makes the same numbers by the same `features_of`; a test holds both against each other.
 """
@@ -19,8 +20,9 @@ from safetensors.numpy import load_file
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats, Ints, top
 from tasks.ranker.search.documents import DOCUMENTS, load_documents
-from tasks.ranker.search.inputs import COSINES, features_of
+from tasks.ranker.search.inputs import columns_of, features_of
 from tasks.ranker.search.match import TextMatch
+from tasks.ranker.search.past import PAST, Past
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
@@ -81,7 +83,8 @@ class SearchRanker:
         self._title, self._written, self._item = (
             _with_nothing(vectors[name]) for name in ("title", "written", "tuned")
         )
-        if config["features"] != [*self._match.columns, *COSINES]:
+        self._past = Past.load(directory / PAST) if (directory / PAST).exists() else None
+        if config["features"] != list(columns_of(self._match, self._past)):
             raise InputRejected(
                 f"{directory.name} was trained on other search features than this code makes; serve it with the code of "
                 f"its release, or train anew"
@@ -109,7 +112,7 @@ class SearchRanker:
     def parts(self, query: str, rows: Ints) -> dict[str, Floats]:
         """What each member says, weighted; a score is their sum."""
         base, tuned = self._vectors(query)
-        x = features_of(self._match, query, rows, base, self._title, self._written)
+        x = features_of(self._match, query, rows, base, self._title, self._written, self._past)
         of = self._weights
         parts = {
             "head": of["head"] * self._head.scores(x, base, rows),
