@@ -128,6 +128,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--minutes", type=float, default=60, help="no repeat is begun after so long")
+    parser.add_argument("--logs", type=Path, help="where the logs of router, controller and replicas are kept")
     options = parser.parse_args()
     leave_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="freshrank-lost-") as folder:
@@ -140,6 +141,8 @@ def main() -> int:
             asyncio.run(Bench(stack.start(), options, Path(folder)).run())
         finally:
             stack.stop()
+            if options.logs:
+                shutil.copytree(stack.settings.logs, options.logs, dirs_exist_ok=True)
     told = [json.loads(line) for line in PIECES.read_text().splitlines()]
     statuses: Counter[str] = Counter()
     for one in told:

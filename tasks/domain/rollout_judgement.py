@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tasks.domain.confidence_sequence import Sketch, mean_bounds
+from tasks.domain.confidence_sequence import Sketch, mean_bounds, quantile_exceeds
 from tasks.domain.gate import Outcome
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
@@ -198,10 +198,8 @@ def _latency(name: str, q: float, ratio: float, policy: RolloutPolicy, window: W
     said = (
         f"{name}: {base:.1f} -> {ours.quantile(q):.1f} ms (allowed x{ratio:g} and {policy.latency_slack_ms:g} ms more)"
     )
-    lower, upper = ours.quantile_bounds(q, alpha / 2)[0], theirs.quantile_bounds(q, alpha / 2)[1]
-    if lower > allowed(upper):
-        said = f"{said}: surely above {lower:.1f}, champion below {upper:.1f}"
-        return Finding(name=name, outcome=Outcome.FAIL, said=said)
+    if quantile_exceeds(ours, theirs, q, allowed, alpha):
+        return Finding(name=name, outcome=Outcome.FAIL, said=f"{said}: surely slower than that")
     leans = ours.quantile_bounds(q, LEANS)[0] > allowed(base)
     return Finding(name=name, outcome=Outcome.INCONCLUSIVE if leans else Outcome.PASS, said=said)
 

@@ -61,8 +61,9 @@ def a_window(challenger: Sample | None = None, champion: Sample | None = None, *
         pytest.param(a_window(a_sample(latency_ms=21)), Outcome.FAIL, id="slow"),
         pytest.param(a_window(a_sample(latency_ms=14)), Outcome.PASS, id="slower within the slack"),
         pytest.param(
-            a_window(a_sample(20, latency_ms=18), a_sample(20)), Outcome.INCONCLUSIVE, id="slow on few timings"
+            a_window(a_sample(20, latency_ms=17), a_sample(20)), Outcome.INCONCLUSIVE, id="slow on few timings"
         ),
+        pytest.param(a_window(a_sample(20, latency_ms=18), a_sample(20)), Outcome.FAIL, id="all of few timings slow"),
         pytest.param(a_window(unusable=1), Outcome.FAIL, id="one score that is no number"),
         pytest.param(a_window(constant=290), Outcome.FAIL, id="the same score for every item"),
         pytest.param(a_window(overlap=30.0), Outcome.FAIL, id="ranks like something else"),
