@@ -25,7 +25,7 @@ from benchmarks._table import Row, below, publish
 from tasks.domain.confidence_sequence import Sketch
 from tasks.domain.gate import Outcome
 from tasks.domain.rollout import SHADOW, Action, Position, next_action
-from tasks.domain.rollout_judgement import FALSE_ABORTS, RULES, Sample, Window, judge
+from tasks.domain.rollout_judgement import Sample, Window, alpha_of, judge
 from tasks.policies import load_policy
 
 RATE, ROLLOUTS = 200, 500
@@ -218,7 +218,7 @@ STRICT = PRODUCTION.model_copy(
         "max_latency_ratio_p50": 1.0, "max_latency_ratio_p95": 1.0, "max_latency_ratio_p99": 1.0, "latency_slack_ms": 0.0,
     }
 )  # fmt: skip
-SHARED = FALSE_ABORTS / (RULES * (PRODUCTION.last_step + 1))
+SHARED = alpha_of(PRODUCTION)
 PEERS = {"t-tests p < .05": 0.05, "t-tests, our correction": SHARED}
 
 

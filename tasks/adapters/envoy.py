@@ -19,6 +19,9 @@ FORCE_HEADER = "x-freshrank-force"
 PER_TRY_TIMEOUT = "2s"
 TIMEOUT = "5s"
 NEVER_ARRIVED = "connect-failure,refused-stream"
+FAILED = f"{NEVER_ARRIVED},reset,5xx"
+NO_ROOM = 429
+SLOW_START_S = 10  # a replica that is new or was away gets its share of requests little by little: its caches are empty
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
 NO_PAGE = "there is no such page; see /docs"
 RANKED = ("/rank", "/recommend", "/search")
@@ -37,6 +40,7 @@ class Traffic(Record):
     weights: dict[str, int] = Field(default_factory=dict)
     fallback: dict[str, str] = Field(default_factory=dict)  # release -> the release that answers when it cannot
     mirror: str | None = None
+    mirror_percent: int = Field(default=100, ge=1, le=100)
     backends: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -103,9 +107,12 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
         for path in RANKED
     ]
     ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
+    if _on_trial(traffic, live):
+        ranked["retry_policy"] = _retry(f"{FAILED},retriable-status-codes") | {"retriable_status_codes": [NO_ROOM]}
     if traffic.mirror:
-        everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "mirror.percent"}
-        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": everything}]
+        share = {"numerator": traffic.mirror_percent, "denominator": "HUNDRED"}
+        fraction = {"default_value": share, "runtime_key": "mirror.percent"}
+        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": fraction}]
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     keyless = envoy_edge.open_to_all(access)
@@ -138,7 +145,13 @@ def _patience(*, retry: bool) -> dict[str, Any]:
     if not retry:
         return {"timeout": TIMEOUT}
     # ranking is idempotent, so a reset request may run twice; 5xx too, so that users never see a bad canary
-    return {"timeout": TIMEOUT, "retry_policy": _retry(f"{NEVER_ARRIVED},reset,5xx")}
+    return {"timeout": TIMEOUT, "retry_policy": _retry(FAILED)}
+
+
+def _on_trial(traffic: Traffic, live: dict[str, int]) -> bool:
+    """A release that is rolled out has users: what it has no room for, the champion answers. At all other times a refusal is
+    final: more of the same is what hurts an overloaded service."""
+    return len(live) > 1 or traffic.mirror in {traffic.fallback[one] for one in live if one in traffic.fallback}
 
 
 def _retry(on: str) -> dict[str, Any]:
@@ -179,6 +192,7 @@ def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
         "type": "STATIC",
         "connect_timeout": "0.5s",
         "lb_policy": "LEAST_REQUEST",
+        "least_request_lb_config": {"slow_start_config": {"slow_start_window": f"{SLOW_START_S}s"}},
         # by default Envoy tells its workers of changes of health together, up to a second late: requests to a dead host
         "common_lb_config": {"update_merge_window": "0s"},
         "circuit_breakers": _breakers(),

@@ -25,6 +25,7 @@ class Served(Struct, frozen=True):
     scores: list[float]
     stage: str
     shadow: bool
+    kept: bool = False  # the list was worked out for an earlier request
 
 
 class FeedbackSeen(Struct, frozen=True):

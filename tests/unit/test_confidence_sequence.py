@@ -21,7 +21,8 @@ def test_a_bound_is_where_the_mixture_passes_one_in_alpha(count: int, share: flo
     mixture = betaln(hits + 0.5, count - hits + 0.5) - betaln(0.5, 0.5)
     for edge in {lower, upper} - {0.0, 1.0}:
         ratio = mixture - hits * math.log(edge) - (count - hits) * math.log1p(-edge)
-        assert ratio == pytest.approx(-math.log(alpha), abs=1e-3)
+        near = hits / edge * 2**-27  # bounds are found to so many digits, and tiny ones matter most
+        assert ratio == pytest.approx(-math.log(alpha), abs=1e-3 + near)
 
 
 def test_without_data_anything_is_possible() -> None:
