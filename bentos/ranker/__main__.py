@@ -133,7 +133,8 @@ def _load(replica: Replica, server: Any, failure: list[str]) -> None:
     from tasks.serving.replica import log_failure
 
     if sys.platform == "linux":  # of this thread alone: who loads must not take the machine from those who answer
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICE)
+        nice = max(os.getpriority(os.PRIO_PROCESS, 0), LOADING_NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     try:
         replica.load()
         _settle_garbage()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("freshrank.serving")
 KEPT_RECORDS = 5_000
 RECORD_TIMEOUT_S = 0.5
-KEPT_SLATE_ITEMS = 300_000
+KEPT_SLATE_ITEMS = 450_000  # 15,000 lists of 20
 TOP = 20
 SEEN_EVENTS = 50  # of one feedback that the judge is told: 5,000 of them with 1,000 events each would take the memory
 WARM_UP_ROUNDS = 3
