@@ -15,7 +15,7 @@ from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
 
 FALSE_ABORTS = 0.01  # probability that the soft rules ever stop a release that is no worse, over a whole rollout
-RULES = 18  # soft rules that share it, in each step and in the warm-up (Bonferroni)
+RULES = 18  # soft rules that share what a step may spend of it (Bonferroni)
 LEANS = 0.2  # held, not failed, while what was seen is as unlikely as this for a challenger that is good enough
 GROSS = 0.25  # hard guard: surely more than this share of requests failed, whatever the champion does
 WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
@@ -79,9 +79,11 @@ class Judgement(Record):
         return "; ".join(f.said for f in self.findings if f.outcome is self.outcome) or "no evidence yet"
 
 
-def alpha_of(policy: RolloutPolicy) -> float:
-    """The probability with which one rule in one step may stop a good release."""
-    return FALSE_ABORTS / (RULES * (policy.last_step + 1 + (policy.warm_up_s > 0)))
+def alpha_of(policy: RolloutPolicy, *, shadow: bool, warming: bool = False) -> float:
+    """The probability with which one rule in one step may stop a good release. Half of it all is for the shadow, which gets every
+    request and whose findings cost no user anything; the warm-up and the steps in front of users share the other half."""
+    others = policy.last_step + (policy.warm_up_s > 0)
+    return FALSE_ABORTS / (2 * RULES) / (1 if shadow and not warming else others)
 
 
 def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool = False) -> Judgement:
@@ -89,7 +91,7 @@ def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool 
     which is held until there are enough, and at 100 %, where the champion gets the copies. A challenger that warms up is
     held, and stopped for all but its speed."""
     ours, theirs = window.challenger, window.champion
-    alpha = alpha_of(policy)
+    alpha = alpha_of(policy, shadow=shadow, warming=warming)
     compared = shadow or window.paired >= policy.min_requests
     findings = [
         _restarts(policy, window),
