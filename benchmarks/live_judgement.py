@@ -4,8 +4,9 @@
 
 Every rollout runs the real `judge` and `next_action` under the production policy. A/A: challenger and champion are the same
 release, on a machine with bursts of latency and of errors that hit both. Faults are planted from the first copy on (the
-warm-up, with few copies, counts), and from the moment the challenger gets 5 % and 25 %. The peer is what is usually done: two-sample t-tests of a fixed size, repeated at
-every look ("peeking"), on the same numbers; with p < .05, and with the same correction for rules and steps that ours has.
+warm-up, with few copies, counts), and from the moment the challenger gets 5 % and 25 %. The peer is what is usually done:
+two-sample t-tests of a fixed size, repeated at every look ("peeking"), on the same numbers; with p < .05, and with the same
+correction for rules and steps that ours has.
 """
 
 from __future__ import annotations
