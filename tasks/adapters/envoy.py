@@ -21,7 +21,6 @@ TIMEOUT = "5s"
 NEVER_ARRIVED = "connect-failure,refused-stream"
 FAILED = f"{NEVER_ARRIVED},reset,5xx"
 NO_ROOM = 429
-SLOW_START_S = 10  # a replica that is new or was away gets its share of requests little by little: its caches are empty
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
 NO_PAGE = "there is no such page; see /docs"
 RANKED = ("/rank", "/recommend", "/search")
@@ -107,7 +106,9 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
         for path in RANKED
     ]
     ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
-    if _on_trial(traffic, live):
+    if any(traffic.fallback.get(release) in traffic.backends for release in live):
+        # what a release has no room for, the one behind it answers. Asking replicas of the same release again would only
+        # hurt an overloaded service more, so without another one a refusal is final
         ranked["retry_policy"] = _retry(f"{FAILED},retriable-status-codes") | {"retriable_status_codes": [NO_ROOM]}
     if traffic.mirror:
         share = {"numerator": traffic.mirror_percent, "denominator": "HUNDRED"}
@@ -148,12 +149,6 @@ def _patience(*, retry: bool) -> dict[str, Any]:
     return {"timeout": TIMEOUT, "retry_policy": _retry(FAILED)}
 
 
-def _on_trial(traffic: Traffic, live: dict[str, int]) -> bool:
-    """A release that is rolled out has users: what it has no room for, the champion answers. At all other times a refusal is
-    final: more of the same is what hurts an overloaded service."""
-    return len(live) > 1 or traffic.mirror in {traffic.fallback[one] for one in live if one in traffic.fallback}
-
-
 def _retry(on: str) -> dict[str, Any]:
     previous = f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     hosts = f"{TYPE}extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
@@ -192,7 +187,6 @@ def _cluster(release: str, ports: tuple[int, ...]) -> dict[str, Any]:
         "type": "STATIC",
         "connect_timeout": "0.5s",
         "lb_policy": "LEAST_REQUEST",
-        "least_request_lb_config": {"slow_start_config": {"slow_start_window": f"{SLOW_START_S}s"}},
         # by default Envoy tells its workers of changes of health together, up to a second late: requests to a dead host
         "common_lb_config": {"update_merge_window": "0s"},
         "circuit_breakers": _breakers(),

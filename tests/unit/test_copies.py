@@ -95,14 +95,14 @@ def test_what_is_wrong_with_a_cold_challenger_stops_it_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_refusal_goes_to_the_champion_only_while_a_release_is_on_trial() -> None:
+def test_a_refusal_goes_to_the_release_behind_and_is_final_where_there_is_none() -> None:
     ports = {A: (1,), B: (2,)}
-    usual = {"weights": {A: 100}, "backends": ports, "fallback": {A: B}}
     plans = {
-        "nothing is rolled out": (Traffic(**usual), False),
-        "shadow": (Traffic(**usual | {"weights": {A: 100, B: 0}, "mirror": B, "fallback": {B: A}}), False),
-        "canary": (Traffic(weights={A: 95, B: 5}, backends=ports, fallback={B: A}), True),
-        "full": (Traffic(weights={A: 0, B: 100}, backends=ports, fallback={B: A}, mirror=A), True),
+        "the first champion": (Traffic(weights={A: 100}, backends=ports), False),
+        "its shadow": (Traffic(weights={A: 100, B: 0}, backends=ports, mirror=B, fallback={B: A}), False),
+        "a canary": (Traffic(weights={A: 95, B: 5}, backends=ports, fallback={B: A}), True),
+        "a champion with a previous one": (Traffic(weights={B: 100}, backends=ports, fallback={B: A}), True),
+        "the previous one is gone": (Traffic(weights={B: 100}, backends={B: (2,)}, fallback={B: A}), False),
     }
     for name, (plan, repeated) in plans.items():
         (host,) = envoy.routes(plan)["virtual_hosts"]
