@@ -3,9 +3,10 @@
     make bench NAME=live_judgement          (--part N --parts M runs a piece; the last one prints the table)
 
 Every rollout runs the real `judge` and `next_action` under the production policy. A/A: challenger and champion are the same
-release, on a machine with bursts of latency and of errors that hit both. Faults are planted from the start, and from the
-moment the challenger gets 5 % and 25 %. The peer is what is usually done: two-sample t-tests of a fixed size, repeated at
-every look ("peeking"), on the same numbers; with p < .05, and with the same correction for rules and steps that ours has.
+release, on a machine with bursts of latency and of errors that hit both. Faults are planted from the first copy on (the
+warm-up, with few copies, counts), and from the moment the challenger gets 5 % and 25 %. The peer is what is usually done:
+two-sample t-tests of a fixed size, repeated at every look ("peeking"), on the same numbers; with p < .05, and with the same
+correction for rules and steps that ours has.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy as np
 
 from benchmarks._table import Row, below, publish
 from tasks.domain.confidence_sequence import Sketch
+from tasks.domain.copies import ALL, first_copies, next_copies
 from tasks.domain.gate import Outcome
 from tasks.domain.rollout import SHADOW, Action, Position, next_action
-from tasks.domain.rollout_judgement import FALSE_ABORTS, RULES, Sample, Window, judge
+from tasks.domain.rollout_judgement import Sample, Window, alpha_of, judge
 from tasks.policies import load_policy
 
 RATE, ROLLOUTS = 200, 500
@@ -140,39 +142,49 @@ class Simulation:
 
     def run(self, *, compare: bool = False) -> tuple[str, str]:
         """How it ended, and why."""
-        window, since = Window(), 0.0
+        window, now = Window(), NOON
+        warm = now + timedelta(seconds=self.policy.warm_up_s if self.step == SHADOW else 0)
+        copies = first_copies(self.policy, now, cold=True)
         while True:
+            shadow, cold = self.step == SHADOW, now < warm
             self.seconds += self.look_s
-            self._look(window, self.step, self.fault)
-            judged = judge(self.policy, window, shadow=self.step == SHADOW)
+            now = NOON + timedelta(seconds=self.seconds)
+            self._look(window, self.step, self.fault, copies.share if shadow else ALL)
+            copies, warming = next_copies(self.policy, copies, 1, 0, now), now < warm
+            judged = judge(self.policy, window, shadow=shadow, warming=cold)
             if compare:
-                self._compare(window)
-            at = Position(step=self.step, since=NOON + timedelta(seconds=since))
-            action = next_action(self.policy, at, judged.outcome, NOON + timedelta(seconds=self.seconds))
+                self._compare(window, warming=cold)
+            if cold and not warming:
+                window = self._new_window()
+            at = Position(step=self.step, since=min(now, warm))
+            action = next_action(self.policy, at, judged.outcome, now)
             if action is Action.ADVANCE:
-                self.step, window, since = self.step + 1, Window(), self.seconds
-                for tests in self.peers.values():
-                    tests.sums.clear()
+                self.step, window, warm = self.step + 1, self._new_window(), now
             elif action is not Action.WAIT:
                 return "promoted" if action is Action.PROMOTE else "rolled_back", judged.reason
 
-    def _compare(self, window: Window) -> None:
+    def _new_window(self) -> Window:
+        for tests in self.peers.values():
+            tests.sums.clear()
+        return Window()
+
+    def _compare(self, window: Window, *, warming: bool) -> None:
         for name, tests in self.peers.items():
             self.stopped[name] = self.stopped[name] or tests.fails()
         if not self.stopped["strict"]:
-            strict = judge(STRICT, window, shadow=self.step == SHADOW)
+            strict = judge(STRICT, window, shadow=self.step == SHADOW, warming=warming)
             self.stopped["strict"] = strict.outcome is Outcome.FAIL
 
-    def _look(self, window: Window, step: int, fault: Fault) -> None:
+    def _look(self, window: Window, step: int, fault: Fault, share: int) -> None:
         rng, weight = self.rng, self.policy.weight(step)
         live = rng.poisson(RATE * self.look_s)
-        mine = rng.binomial(live, weight / 100)
+        mine = rng.binomial(live, (share if step == SHADOW else weight) / 100)
         copies = step == SHADOW, step == self.policy.last_step
         slower = 55 if rng.random() < BURST else 0  # 1.02 ** 55 = 3
         more = 0.05 if rng.random() < TROUBLE else 0.0005
         for who, sample, count, shown, wrong in (
-            (0, window.challenger, live if copies[0] else mine, 0 if copies[0] else mine, fault),
-            (1, window.champion, live if copies[1] else live - mine, 0 if copies[1] else live - mine, GOOD),
+            (0, window.challenger, mine, 0 if copies[0] else mine, fault),
+            (1, window.champion, live if any(copies) else live - mine, 0 if copies[1] else live - mine, GOOD),
         ):
             if count:
                 self._serve(who, sample, count, shown, wrong, slower, more)
@@ -180,10 +192,10 @@ class Simulation:
         window.unusable += int(rng.binomial(ours.slates, fault.unusable)) if fault.unusable else 0
         window.constant = ours.slates if fault.constant else 0
         if copies[0]:
-            overlap, _ = bounded(rng, fault.overlap, live)
-            tau, _ = bounded(rng, (fault.correlation + 1) / 2, live)
-            window.paired, window.overlap = window.paired + live, window.overlap + overlap
-            window.correlated, window.correlation = window.correlated + live, window.correlation + 2 * tau - live
+            overlap, _ = bounded(rng, fault.overlap, mine)
+            tau, _ = bounded(rng, (fault.correlation + 1) / 2, mine)
+            window.paired, window.overlap = window.paired + mine, window.overlap + overlap
+            window.correlated, window.correlation = window.correlated + mine, window.correlation + 2 * tau - mine
 
     def _serve(self, who: int, sample: Sample, count: int, shown: int, fault: Fault, slower: int, more: float) -> None:
         rng = self.rng
@@ -218,7 +230,7 @@ STRICT = PRODUCTION.model_copy(
         "max_latency_ratio_p50": 1.0, "max_latency_ratio_p95": 1.0, "max_latency_ratio_p99": 1.0, "latency_slack_ms": 0.0,
     }
 )  # fmt: skip
-SHARED = FALSE_ABORTS / (RULES * (PRODUCTION.last_step + 1))
+SHARED = alpha_of(PRODUCTION, shadow=False)
 PEERS = {"t-tests p < .05": 0.05, "t-tests, our correction": SHARED}
 
 

@@ -31,6 +31,9 @@ log = logging.getLogger("freshrank.serving")
 HOST = "127.0.0.1"
 KEEP_ALIVE_S = 120  # longer than the router keeps an idle connection: the router must be the one to close
 FINISH_S = 10
+LOADING_NICE = (
+    10  # of the thread that checks, loads and warms up; the engine's and the event loop's are as they were started
+)
 SWITCH_INTERVAL_S = 0.0005  # of the interpreter between the event loop and the engine; 5 ms would show in p99
 
 
@@ -129,6 +132,9 @@ def _load(replica: Replica, server: Any, failure: list[str]) -> None:
     from tasks.domain.errors import FreshrankError
     from tasks.serving.replica import log_failure
 
+    if sys.platform == "linux":  # of this thread alone: who loads must not take the machine from those who answer
+        nice = max(os.getpriority(os.PRIO_PROCESS, 0), LOADING_NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     try:
         replica.load()
         _settle_garbage()

@@ -100,7 +100,7 @@ class FastPath:
             status, body, extra = 200, _encode(reply), (b"x-request-id", call.request_id.encode())
         except RequestRefused as err:
             status, body, extra = err.status, _error(str(err)), None
-        except Overloaded as err:  # 429, not 503: the router repeats a 503, and more of the same is what hurts here
+        except Overloaded as err:  # 429, not 503: the router asks another release then, never more replicas of this one
             status, body, extra = 429, _error(str(err)), (b"retry-after", b"1")
         except Unavailable as err:
             status, body, extra = 503, _error(str(err)), (b"retry-after", b"1")

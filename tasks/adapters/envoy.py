@@ -19,6 +19,8 @@ FORCE_HEADER = "x-freshrank-force"
 PER_TRY_TIMEOUT = "2s"
 TIMEOUT = "5s"
 NEVER_ARRIVED = "connect-failure,refused-stream"
+FAILED = f"{NEVER_ARRIVED},reset,5xx"
+NO_ROOM = 429
 NO_CHAMPION = "no release serves yet; `make run` bootstraps the first one, `freshrank status` shows how far it is"
 NO_PAGE = "there is no such page; see /docs"
 RANKED = ("/rank", "/recommend", "/search")
@@ -37,6 +39,7 @@ class Traffic(Record):
     weights: dict[str, int] = Field(default_factory=dict)
     fallback: dict[str, str] = Field(default_factory=dict)  # release -> the release that answers when it cannot
     mirror: str | None = None
+    mirror_percent: int = Field(default=100, ge=1, le=100)
     backends: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -103,9 +106,14 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
         for path in RANKED
     ]
     ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
+    if any(traffic.fallback.get(release) in traffic.backends for release in live):
+        # what a release has no room for, the one behind it answers. Asking replicas of the same release again would only
+        # hurt an overloaded service more, so without another one a refusal is final
+        ranked["retry_policy"] = _retry(f"{FAILED},retriable-status-codes") | {"retriable_status_codes": [NO_ROOM]}
     if traffic.mirror:
-        everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "mirror.percent"}
-        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": everything}]
+        share = {"numerator": traffic.mirror_percent, "denominator": "HUNDRED"}
+        fraction = {"default_value": share, "runtime_key": "mirror.percent"}
+        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": fraction}]
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     keyless = envoy_edge.open_to_all(access)
@@ -138,7 +146,7 @@ def _patience(*, retry: bool) -> dict[str, Any]:
     if not retry:
         return {"timeout": TIMEOUT}
     # ranking is idempotent, so a reset request may run twice; 5xx too, so that users never see a bad canary
-    return {"timeout": TIMEOUT, "retry_policy": _retry(f"{NEVER_ARRIVED},reset,5xx")}
+    return {"timeout": TIMEOUT, "retry_policy": _retry(FAILED)}
 
 
 def _retry(on: str) -> dict[str, Any]:

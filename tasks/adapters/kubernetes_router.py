@@ -1,7 +1,8 @@
 """Traffic as one HTTPRoute of the Gateway API: weights by release, copies, and a header that forces a release.
 
 The route is this controller's alone (traffic.owner of the chart). Unlike Envoy's files it knows no fallback from one release
-to another: where the challenger fails, callers see it, and the judge too.
+to another: where the challenger fails, callers see it, and the judge too. Every request is copied, whatever share the plan
+names: `percent` of a copy is in the Gateway API since 1.3 only, and an older one would drop the field and never confirm.
 """
 
 from __future__ import annotations

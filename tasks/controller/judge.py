@@ -15,6 +15,7 @@ from tasks.domain.rollout_judgement import Window
 
 PAGE = 1_000
 TOP = 10
+NO_ROOM = 429  # a replica whose queue is full; the router's own 429 never gets here
 KEPT_SLATES = 20_000  # to pair answers and to join feedback; a long bake forgets the oldest
 
 
@@ -92,6 +93,7 @@ class Evidence:
         self._requests: dict[str, _Request] = {}
         self._cursors: dict[tuple[str, str], tuple[int, int]] = {}  # (replica, page) -> process, last number
         self._crashes: int | None = None
+        self._pooled = False  # a release of before this was told apart serves here: then nobody's answers are
 
     async def gather(self, reader: Reader, replicas: dict[str, Replica], counts: dict[str, Counts]) -> None:
         """Add what happened since the last call. A silent replica adds nothing; the router counts that."""
@@ -143,6 +145,10 @@ class Evidence:
 
     def _add(self, release: str, one: dict[str, Any]) -> None:
         sample = self._samples[release]
+        if one["status"] == NO_ROOM:
+            sample.no_room += 1
+            if one.get("shadow"):  # nobody waited for it, and it says nothing of the model
+                return
         sample.answered += 1
         sample.refused += 400 <= one["status"] < 500
         if one["status"] != 200:
@@ -151,7 +157,9 @@ class Evidence:
         sample.slates += 1
         sample.short += len(items) < TOP
         sample.empty += not items
-        sample.latencies_ms.add(float(one["latency_ms"]))
+        self._pooled = self._pooled or "kept" not in one
+        kept = one.get("kept") and not self._pooled
+        (sample.kept_ms if kept else sample.latencies_ms).add(float(one["latency_ms"]))
         usable = all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores)
         if usable and scores:
             sample.best_scores.add(max(scores))

@@ -12,9 +12,11 @@ from pathlib import Path
 from tasks.adapters.envoy import Traffic
 from tasks.adapters.launcher import Launcher
 from tasks.adapters.router import Router
+from tasks.controller.copying import Copying, warm_at
 from tasks.controller.judge import Evidence, Reader
 from tasks.controller.log import RolloutLog
 from tasks.controller.pull import Library
+from tasks.domain.copies import ALL
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected, Unavailable
 from tasks.domain.gate import Outcome
 from tasks.domain.rollout import PENDING, SHADOW, Action, Position, next_action
@@ -53,7 +55,9 @@ class Reconciler:
         self._state = RolloutState()
         self._routing = asyncio.Lock()
         self._confirmed: tuple[Traffic, datetime] | None = None
-        self._evidence: tuple[tuple[str, int, datetime], Evidence, datetime] | None = None
+        self._watched: tuple[tuple[str, int, datetime], datetime] | None = None  # which step, and since when
+        self._evidence: tuple[tuple[str, int, datetime, bool], Evidence] | None = None
+        self._copying = Copying()
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._pull_errors: dict[str, tuple[FreshrankError, datetime]] = {}
         self._retired: set[str] = set()  # out of the router's clusters, about to stop
@@ -128,7 +132,8 @@ class Reconciler:
             self._confirmed = (traffic, now)
             if changed:
                 weights = ",".join(f"{short(release)}:{weight}" for release, weight in sorted(traffic.weights.items()))
-                log.info("event=routed weights=%s mirror=%s", weights or "none", short(traffic.mirror))
+                copies = f"{traffic.mirror_percent}% to {short(traffic.mirror)}" if traffic.mirror else "none"
+                log.info("event=routed weights=%s mirror=%s", weights or "none", copies)
 
     def traffic(self, state: RolloutState) -> Traffic | None:
         """A pure function of the log and of which replicas have ever been ready. None: not possible yet."""
@@ -165,7 +170,8 @@ class Reconciler:
             return None
         if mirror not in backends:
             mirror = None
-        return Traffic(weights=weights, fallback=fallback, mirror=mirror, backends=backends)
+        share = self._copying.share(active) if mirror else ALL
+        return Traffic(weights=weights, fallback=fallback, mirror=mirror, mirror_percent=share, backends=backends)
 
     def is_routed(self, state: RolloutState) -> bool:
         """The router has confirmed what the log says now."""
@@ -175,7 +181,7 @@ class Reconciler:
         state = self.state()
         active = state.rollout
         if active is None:
-            self._evidence = self.judgement = None
+            self._evidence = self._watched = self.judgement = None
             return
         judgement, since = await self._evidence_on(state, active)
         self.judgement = judgement
@@ -205,16 +211,24 @@ class Reconciler:
             unknown = Judgement(outcome=Outcome.INCONCLUSIVE, findings=())
             return unknown, active.entered
         key = (active.id, active.step, active.entered)
-        if self._evidence is None or self._evidence[0] != key:
+        now = self.clock()
+        if self._watched is None or self._watched[0] != key:
             # after a restart the window begins again, and so does its bake time
-            self._evidence = (key, Evidence(active.release, state.champion.release), max(active.entered, self.clock()))
-        _, evidence, since = self._evidence
+            self._watched = (key, max(active.entered, now))
+        warm = warm_at(active, self._watched[1])
+        part = (*key, now < warm)  # what was slow or refused with empty caches is not held against it: a new window
+        if self._evidence is None or self._evidence[0] != part:
+            self._evidence = (part, Evidence(active.release, state.champion.release))
+        evidence = self._evidence[1]
         try:
             counts = await self.router.observe()
         except Unavailable:
             counts = {}
         await evidence.gather(self._reader, self.launcher.replicas(), counts)
-        return judge(active.policy, evidence.window(), shadow=active.step == SHADOW), since
+        if active.step in (SHADOW, active.policy.last_step):
+            self._copying.look(active, evidence.window(), now)
+        judged = judge(active.policy, evidence.window(), shadow=active.step == SHADOW, warming=now < warm)
+        return judged, min(now, warm)
 
     def _readiness(self, active: Rollout) -> Judgement:
         """Ready, not yet, or never: a pulled, started replica that answered with its own digest."""

@@ -7,18 +7,23 @@ their ranks: Howard and Ramdas, Bernoulli 2022 (arXiv 1906.09712). Buckets of eq
 "DDSketch", VLDB 2019.
 
 The mixture of likelihood ratios is a non-negative martingale under the true mean, so by Ville's inequality it passes 1/alpha
-at any time with probability alpha at most. Exact, for any sample size; observations must be independent.
+at any time with probability alpha at most. Exact, for any sample size; observations must be independent. Two samples that
+are compared share their evidence as e-processes do, which may be multiplied and averaged: Ramdas, Grünwald, Vovk and
+Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 2023 (arXiv 2210.01948).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 HALVINGS = 28  # of the unit interval: bounds are exact to 4e-9
 GROWTH = 1.02
 TINY = 1e-6
+ODDS = (1.3, 1.8, 3.0, 8.0)  # how many times more often (or less) a rate may really happen than is asked about
 
 
 def mean_bounds(total: float, count: int, alpha: float) -> tuple[float, float]:
@@ -66,6 +71,36 @@ def rank_bounds(count: int, q: float, alpha: float) -> tuple[int, int]:
     return lower, high
 
 
+def quantile_exceeds(ours: Sketch, theirs: Sketch, q: float, allowed: Callable[[float], float], alpha: float) -> bool:
+    """Whether the q-quantile of `ours` surely lies above `allowed` of that of `theirs`; wrong at any of all looks with
+    probability alpha at most.
+
+    Were it not above, then at the place where their quantile is, at least a share 1 - q of theirs would lie at or above it,
+    and at most that share of ours above `allowed` of it. So every place must be refused, by either sample alone or by both
+    together: the mean of the first alone, the second alone, and twice their product. Two bounds that have to
+    clear each other ask for more observations (docs/adr/0049: how many). What slows both samples at once makes the product
+    smaller, so it needs no more independence than the rest.
+
+    Args:
+        allowed: never falls as its argument grows.
+    """
+    wanted, tail = -math.log(alpha), 1 - q
+    if not ours.count or not theirs.count:
+        return False
+    places, above = theirs.tails()
+    slow_places, slow_above = ours.tails()
+
+    def refused(number: int) -> bool:
+        limit = allowed(_upper(places[number])) if number < len(places) else math.inf
+        first = bisect_left(slow_places, limit, key=_lower)
+        more = _evidence(slow_above[first], ours.count, tail, rarer=False)
+        fewer = _evidence(above[number], theirs.count, tail, rarer=True)
+        return _log_mean(_log_mean(more, fewer), more + fewer) >= wanted
+
+    start = bisect_left(above, -tail * theirs.count, key=lambda count: -count)  # where it most likely is: refused last
+    return all(refused(number) for number in (*range(start, len(above)), *range(start)))
+
+
 @dataclass(slots=True)
 class Sketch:
     """A distribution in buckets of 2 % relative width: small, however many values; bounds take a bucket's outer edge."""
@@ -100,13 +135,29 @@ class Sketch:
         upper = self._edges(high)[1] if high <= self.count else math.inf
         return lower, upper
 
+    def tails(self) -> tuple[list[int], list[int]]:
+        """Buckets in order, and how many values lie in each or above it; one number more, 0, for above them all."""
+        places = sorted(self.buckets)
+        above = [0]
+        for place in reversed(places):
+            above.append(above[-1] + self.buckets[place])
+        return places, above[::-1]
+
     def _edges(self, rank: int) -> tuple[float, float]:
         seen = 0
         for place in sorted(self.buckets):
             seen += self.buckets[place]
             if seen >= rank:
-                return _edge_of(place - 1 if place > 0 else place), _edge_of(place if place > 0 else place + 1)
+                return _lower(place), _upper(place)
         return math.nan, math.nan
+
+
+def _lower(place: int) -> float:
+    return _edge_of(place - 1 if place > 0 else place)
+
+
+def _upper(place: int) -> float:
+    return _edge_of(place if place > 0 else place + 1)
 
 
 def _edge_of(place: int) -> float:
@@ -114,6 +165,28 @@ def _edge_of(place: int) -> float:
     if place == 0:
         return 0.0
     return math.copysign(TINY * GROWTH ** abs(place), place)
+
+
+def _evidence(hits: int, count: int, p: float, *, rarer: bool) -> float:
+    """log of the mean likelihood ratio of rates on one side of p against p: a supermartingale for all rates on its other."""
+    logs = [hits * hit + (count - hits) * miss for hit, miss in _ratios(p, rarer)]
+    most = max(logs)
+    return most + math.log(sum(math.exp(one - most) for one in logs) / len(logs))
+
+
+@cache
+def _ratios(p: float, rarer: bool) -> tuple[tuple[float, float], ...]:
+    """What a hit and a miss say for each of the rates in `ODDS`, as logs."""
+    found = []
+    for times in ODDS:
+        odds = p / (1 - p) * (1 / times if rarer else times)
+        found.append((math.log(odds / (1 + odds) / p), -math.log1p(odds) - math.log1p(-p)))
+    return tuple(found)
+
+
+def _log_mean(one: float, other: float) -> float:
+    most = max(one, other)
+    return most + math.log((math.exp(one - most) + math.exp(other - most)) / 2)
 
 
 def _log_mixture(total: float, count: int) -> float:

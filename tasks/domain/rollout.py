@@ -58,6 +58,12 @@ class RolloutPolicy(Record):
         default=0.0, ge=-1, le=1, description="mean Kendall tau of common items, shadow"
     )
     max_online_drop: float = Field(default=0.05, ge=0, le=1, description="of NDCG@10 and conversion, from feedback")
+    warm_up_s: float = Field(
+        default=0,
+        ge=0,
+        le=LONGEST_BAKE_S,
+        description="before the shadow: copies climb, caches fill, speed is not judged",
+    )
 
     @model_validator(mode="after")
     def _weights_climb(self) -> Self:

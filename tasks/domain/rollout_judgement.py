@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tasks.domain.confidence_sequence import Sketch, mean_bounds
+from tasks.domain.confidence_sequence import Sketch, mean_bounds, quantile_exceeds
 from tasks.domain.gate import Outcome
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
 
 FALSE_ABORTS = 0.01  # probability that the soft rules ever stop a release that is no worse, over a whole rollout
-RULES = 15  # soft rules that share it, in each step (Bonferroni)
+RULES = 18  # soft rules that share what a step may spend of it (Bonferroni)
 LEANS = 0.2  # held, not failed, while what was seen is as unlikely as this for a challenger that is good enough
 GROSS = 0.25  # hard guard: surely more than this share of requests failed, whatever the champion does
 WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
@@ -29,12 +29,14 @@ class Sample:
     requests: int = 0
     errors: int = 0
     timeouts: int = 0
-    answered: int = 0  # answers read from the service, of any status
+    answered: int = 0  # answers read from the service, of any status; without copies for which it had no room
+    no_room: int = 0  # 429, to callers and to copies
     refused: int = 0  # of those, 4xx
     slates: int = 0  # of those, lists
     short: int = 0  # lists with fewer than 10 items, empty ones included
     empty: int = 0
-    latencies_ms: Sketch = field(default_factory=Sketch)
+    latencies_ms: Sketch = field(default_factory=Sketch)  # of lists that were worked out
+    kept_ms: Sketch = field(default_factory=Sketch)  # of lists that were kept from an earlier request
     best_scores: Sketch = field(default_factory=Sketch)
     spreads: Sketch = field(default_factory=Sketch)  # best score - worst served score, of each list
     shown: int = 0  # lists that a user saw: not the copies of a shadow
@@ -77,11 +79,19 @@ class Judgement(Record):
         return "; ".join(f.said for f in self.findings if f.outcome is self.outcome) or "no evidence yet"
 
 
-def judge(policy: RolloutPolicy, window: Window, *, shadow: bool) -> Judgement:
+def alpha_of(policy: RolloutPolicy, *, shadow: bool, warming: bool = False) -> float:
+    """The probability with which one rule in one step may stop a good release. Half of it all is for the shadow, which gets every
+    request and whose findings cost no user anything; the warm-up and the steps in front of users share the other half."""
+    others = policy.last_step + (policy.warm_up_s > 0)
+    return FALSE_ABORTS / (2 * RULES) / (1 if shadow and not warming else others)
+
+
+def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool = False) -> Judgement:
     """Hold the window against the policy. Where both answer the same requests, their answers are compared too: in shadow,
-    which is held until there are enough, and at 100 %, where the champion gets the copies."""
+    which is held until there are enough, and at 100 %, where the champion gets the copies. A challenger that warms up is
+    held, and stopped for all but its speed."""
     ours, theirs = window.challenger, window.champion
-    alpha = FALSE_ABORTS / (RULES * (policy.last_step + 1))
+    alpha = alpha_of(policy, shadow=shadow, warming=warming)
     compared = shadow or window.paired >= policy.min_requests
     findings = [
         _restarts(policy, window),
@@ -89,10 +99,7 @@ def judge(policy: RolloutPolicy, window: Window, *, shadow: bool) -> Judgement:
         _gross(ours, alpha),
         _enough(policy, window),
         *(_rate(*rule, ours, theirs, alpha) for rule in _rates(policy)),
-        *(
-            _latency(name, q, ratio, policy, window, alpha)
-            for (name, q), ratio in zip(QUANTILES, _ratios(policy), strict=True)
-        ),
+        *([_warm_up(ours)] if warming else _latencies(policy, window, alpha)),
         _level(ours, theirs, alpha),
         _spread(ours, theirs, alpha),
         *([_overlap(policy, window, alpha), _correlation(policy, window, alpha)] if compared else []),
@@ -184,13 +191,31 @@ def _share(of: tuple[float, int]) -> float:
     return of[0] / of[1] if of[1] else 0.0
 
 
-def _latency(name: str, q: float, ratio: float, policy: RolloutPolicy, window: Window, alpha: float) -> Finding:
-    ours, theirs = window.challenger.latencies_ms, window.champion.latencies_ms
-    name = f"latency_{name}"
-    if min(ours.count, theirs.count) < policy.min_requests:
-        said = f"{name}: {ours.count} against {theirs.count} timings, {policy.min_requests} of each needed"
-        return Finding(name=name, outcome=Outcome.INCONCLUSIVE, said=said)
+def _warm_up(ours: Sample) -> Finding:
+    said = f"caches fill, {ours.slates} copies answered so far and {ours.no_room} refused; speed is not judged yet"
+    return Finding(name="warm_up", outcome=Outcome.INCONCLUSIVE, said=said)
 
+
+def _latencies(policy: RolloutPolicy, window: Window, alpha: float) -> list[Finding]:
+    """Like with like: a kept answer takes a hundredth of one that is worked out, and how many are kept depends on how much
+    traffic a release gets and since when, not on what it is."""
+    ours, theirs = window.challenger, window.champion
+    kinds = {"latency": (ours.latencies_ms, theirs.latencies_ms), "latency_kept": (ours.kept_ms, theirs.kept_ms)}
+    enough = {kind: pair for kind, pair in kinds.items() if min(one.count for one in pair) >= policy.min_requests}
+    if not enough:
+        counts = " or ".join(f"{one.count} against {other.count}" for one, other in kinds.values())
+        said = f"latency: {counts} timings of the same kind, {policy.min_requests} of each needed"
+        return [Finding(name="latency", outcome=Outcome.INCONCLUSIVE, said=said)]
+    return [
+        _latency(f"{kind}_{name}", q, ratio, policy, *pair, alpha)
+        for kind, pair in enough.items()
+        for (name, q), ratio in zip(QUANTILES, _ratios(policy), strict=True)
+    ]
+
+
+def _latency(
+    name: str, q: float, ratio: float, policy: RolloutPolicy, ours: Sketch, theirs: Sketch, alpha: float
+) -> Finding:
     def allowed(base: float) -> float:
         return max(base * ratio, base + policy.latency_slack_ms)
 
@@ -198,10 +223,8 @@ def _latency(name: str, q: float, ratio: float, policy: RolloutPolicy, window: W
     said = (
         f"{name}: {base:.1f} -> {ours.quantile(q):.1f} ms (allowed x{ratio:g} and {policy.latency_slack_ms:g} ms more)"
     )
-    lower, upper = ours.quantile_bounds(q, alpha / 2)[0], theirs.quantile_bounds(q, alpha / 2)[1]
-    if lower > allowed(upper):
-        said = f"{said}: surely above {lower:.1f}, champion below {upper:.1f}"
-        return Finding(name=name, outcome=Outcome.FAIL, said=said)
+    if quantile_exceeds(ours, theirs, q, allowed, alpha):
+        return Finding(name=name, outcome=Outcome.FAIL, said=f"{said}: surely slower than that")
     leans = ours.quantile_bounds(q, LEANS)[0] > allowed(base)
     return Finding(name=name, outcome=Outcome.INCONCLUSIVE if leans else Outcome.PASS, said=said)
 

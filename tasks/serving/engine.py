@@ -60,6 +60,7 @@ class Ranking:
     view_source: str
     cut_short: bool = False  # the deadline left a stage out
     reasons: list[list[Reason]] | None = None  # of the items, where the caller asked
+    kept: bool = False  # worked out for an earlier request
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class Engine:
         limit = request.k or DEFAULT_K
         told: Ranking | None = prepared.told.get(limit)
         if told is None:
-            told = self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", False)
+            told = self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", kept=True)
             if len(prepared.told) < KEPT_LENGTHS:
                 prepared.told[limit] = told
         return told
@@ -225,7 +226,7 @@ class Engine:
             if self.metrics is not None:
                 self.metrics.cached("recommendation", prepared.ranking is not None)
             if prepared.ranking is not None:
-                return self._answer(request, prepared, prepared.candidates(), prepared.ranking, source, False)
+                return self._answer(request, prepared, prepared.candidates(), prepared.ranking, source, kept=True)
         rows = self._given(request.candidates) if request.candidates else prepared.candidates()
         budget = Budget(("base", "full"), one.deadline, self._clock, self._times)
         return _Open(request, prepared, Slate(prepared.profile, rows, self._parts), source, budget)
@@ -245,7 +246,7 @@ class Engine:
                 one.prepared.ranking = ranking
             rows, cut_short = one.slate.candidates, one.budget.cut_short
             try:
-                told.append(self._answer(one.request, one.prepared, rows, ranking, one.source, cut_short))
+                told.append(self._answer(one.request, one.prepared, rows, ranking, one.source, cut_short=cut_short))
             except Exception as err:
                 told.append(err)
         return told
@@ -256,7 +257,8 @@ class Engine:
         rows, scores, stage = self._search(one.request, prepared.profile, budget)
         budget.finish()
         order = np.argsort(-scores, kind="stable").astype(np.int32)
-        return self._answer(one.request, prepared, rows, Ordered(order, scores[order], stage), source, budget.cut_short)
+        ordered = Ordered(order, scores[order], stage)
+        return self._answer(one.request, prepared, rows, ordered, source, cut_short=budget.cut_short)
 
     def close(self) -> None:
         if self._users is not None:
@@ -346,7 +348,15 @@ class Engine:
         return kept
 
     def _answer(
-        self, request: RankRequest, prepared: Prepared, rows: Ints, ranked: Ordered, source: str, cut_short: bool
+        self,
+        request: RankRequest,
+        prepared: Prepared,
+        rows: Ints,
+        ranked: Ordered,
+        source: str,
+        *,
+        cut_short: bool = False,
+        kept: bool = False,
     ) -> Ranking:
         limit = request.k if request.k is not None else (None if request.candidates else DEFAULT_K)
         order, scores = ranked.order[:limit], ranked.scores[:limit]
@@ -357,7 +367,7 @@ class Engine:
         known = len(prepared.profile.user.rows) > 0
         stage = "popularity" if ranked.stage == "base" and not known else ranked.stage
         reasons = self._reasons(request, prepared.profile, rows[order], scores, stage) if request.explain else None
-        return Ranking(items, scores.tolist(), stage, known, source, cut_short, reasons)
+        return Ranking(items, scores.tolist(), stage, known, source, cut_short, reasons, kept)
 
     def _reasons(
         self, request: RankRequest, profile: Profile, rows: Ints, scores: Floats, stage: str

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("freshrank.serving")
 KEPT_RECORDS = 5_000
 RECORD_TIMEOUT_S = 0.5
-KEPT_SLATE_ITEMS = 300_000
+KEPT_SLATE_ITEMS = 450_000  # 15,000 lists of 20
 TOP = 20
 SEEN_EVENTS = 50  # of one feedback that the judge is told: 5,000 of them with 1,000 events each would take the memory
 WARM_UP_ROUNDS = 3
@@ -141,11 +141,11 @@ class Replica:
             self.metrics = Metrics(release.digest, options.name)
             self.release = release
             engine = Engine.open(release, options.view, valkey_url=options.valkey_url, threads=options.threads)
-            asked = 0
+            asked = 0  # on this thread, not the worker's: it may have a lower priority, and nobody else asks yet
             for _ in range(WARM_UP_ROUNDS):
-                asked = self.worker.run(lambda: replay(engine, release.directory / "golden.json"), timeout_s=120)
+                asked = replay(engine, release.directory / "golden.json")
             engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
-            hot = self.worker.run(lambda: engine.warm_up(HOT_USERS, WARM_UP_S), timeout_s=120)
+            hot = engine.warm_up(HOT_USERS, WARM_UP_S)
             self._recorder = _recorder(options, release, self.metrics)
             if options.spool is not None:
                 self._spool = Spool(
@@ -293,6 +293,7 @@ class Replica:
                     scores=ranking.scores[:TOP] if ranking is not None else [],
                     stage=ranking.stage if ranking is not None else "",
                     shadow=shadow,
+                    kept=ranking is not None and ranking.kept,
                 )
             )
         self.metrics.requests.labels(route, str(status)).inc()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 
 T = TypeVar("T")
+SLATE_WEIGHT = 10  # items that take about as much memory as what surrounds a list
 MAX_PAGE = 1_000
 
 
@@ -25,6 +26,7 @@ class Served(Struct, frozen=True):
     scores: list[float]
     stage: str
     shadow: bool
+    kept: bool = False  # the list was worked out for an earlier request
 
 
 class FeedbackSeen(Struct, frozen=True):
@@ -72,7 +74,8 @@ class Slate(Struct, frozen=True):
 
 
 class Slates:
-    """Slates by request id, the newest that hold `size` items together: long lists must not take the memory of many.
+    """Slates by request id, the newest that weigh `size` items together: neither long lists nor many short ones may take the
+    memory of others.
 
     Safe for one writer and one reader on different threads.
     """
@@ -86,11 +89,15 @@ class Slates:
     def remember(self, request_id: str, slate: Slate) -> None:
         with self._lock:
             before = self._slates.pop(request_id, None)
-            self._held += len(slate.items) - (len(before.items) if before else 0)
+            self._held += _weight(slate) - (_weight(before) if before else 0)
             self._slates[request_id] = slate
             while self._held > self._size:
                 _, forgotten = self._slates.popitem(last=False)
-                self._held -= len(forgotten.items)
+                self._held -= _weight(forgotten)
 
     def find(self, request_id: str) -> Slate | None:
         return self._slates.get(request_id)
+
+
+def _weight(slate: Slate) -> int:
+    return SLATE_WEIGHT + len(slate.items)

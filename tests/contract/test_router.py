@@ -188,9 +188,15 @@ def test_weights_copies_overrides_and_ids(stack: Stack) -> None:
             assert await rank(stack, 5, x_freshrank_force=B) == {(200, B): 5}
             assert await rank(stack, 5, x_freshrank_force=A[:12]) == {(200, A): 5}
 
+            found[B].status, before = 429, len(found[B].ids)
+            assert await rank(stack, 50) == {(200, A): 50}, "what a release has no room for, the one behind it answers"
+            assert len(found[B].ids) > before, "it was asked"
             found[B].status = 500
             assert await rank(stack, 50) == {(200, A): 50}, "a retry goes to the champion"
             assert (await router.observe())[B[:12]].errors > 0, "and is counted against the challenger"
+            found[A].status = 429
+            await router.apply(Traffic(weights={A: 100}, backends=ports))
+            assert await rank(stack, 5) == {(429, A): 5}, "without one it is final"
 
     asyncio.run(scenario())
 

@@ -145,6 +145,31 @@ def test_refusals_timeouts_and_short_lists_are_counted() -> None:
     assert ours.best_scores.count == ours.spreads.count == 1
 
 
+def test_a_copy_that_was_refused_for_lack_of_room_says_nothing_of_the_model() -> None:
+    scene = Scene()
+    scene.look()
+    scene.ring.add(B, "copy", status=429, items=[], scores=[], shadow=True)
+    scene.ring.add(B, "caller", status=429, items=[], scores=[], shadow=False)
+    ours = scene.look().challenger
+    assert (ours.answered, ours.refused, ours.no_room) == (1, 1, 2)
+
+
+def test_kept_answers_are_timed_apart_where_both_releases_tell() -> None:
+    scene = Scene()
+    scene.look()
+    for release in (A, B):
+        scene.ring.add(release, "worked out", kept=False)
+        scene.ring.add(release, "kept", kept=True)
+    window = scene.look()
+    assert [one.kept_ms.count for one in (window.challenger, window.champion)] == [1, 1]
+    scene.ring.add(A, "of an earlier version")
+    scene.ring.add(B, "kept again", kept=True)
+    scene.look()
+    scene.ring.add(B, "and again", kept=True)
+    window = scene.look()
+    assert window.challenger.kept_ms.count <= 2 and window.champion.latencies_ms.count == 2
+
+
 def test_a_replica_that_is_down_has_crashed_once_and_not_again_when_it_is_back() -> None:
     scene = Scene()
     scene.look()

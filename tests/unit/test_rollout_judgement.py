@@ -61,8 +61,9 @@ def a_window(challenger: Sample | None = None, champion: Sample | None = None, *
         pytest.param(a_window(a_sample(latency_ms=21)), Outcome.FAIL, id="slow"),
         pytest.param(a_window(a_sample(latency_ms=14)), Outcome.PASS, id="slower within the slack"),
         pytest.param(
-            a_window(a_sample(20, latency_ms=18), a_sample(20)), Outcome.INCONCLUSIVE, id="slow on few timings"
+            a_window(a_sample(20, latency_ms=17), a_sample(20)), Outcome.INCONCLUSIVE, id="slow on few timings"
         ),
+        pytest.param(a_window(a_sample(20, latency_ms=18), a_sample(20)), Outcome.FAIL, id="all of few timings slow"),
         pytest.param(a_window(unusable=1), Outcome.FAIL, id="one score that is no number"),
         pytest.param(a_window(constant=290), Outcome.FAIL, id="the same score for every item"),
         pytest.param(a_window(overlap=30.0), Outcome.FAIL, id="ranks like something else"),
@@ -88,6 +89,27 @@ def test_a_tail_alone_is_seen() -> None:
     policy = a_policy(max_latency_ratio_p99=2.0, max_latency_ratio_p95=5.0)
     judged = judge(policy, a_window(a_sample(6000, latencies_ms=slow), a_sample(6000)), shadow=False)
     assert [f.name for f in judged.findings if f.outcome is Outcome.FAIL] == ["latency_p99"]
+
+
+def test_kept_answers_are_compared_with_kept_ones() -> None:
+    """Empty caches are no fault of a release; slow answers of either kind are."""
+    champion = a_sample(100, kept_ms=Sketch.of([0.1] * 900))
+    cold = a_sample(1000, kept_ms=Sketch())
+    assert judge(a_policy(), a_window(cold, champion), shadow=True).outcome is Outcome.PASS
+    slow = a_sample(100, kept_ms=Sketch.of([60.0] * 900))
+    judged = judge(a_policy(), a_window(slow, champion), shadow=True)
+    assert {f.name for f in judged.findings if f.outcome is Outcome.FAIL} >= {"latency_kept_p50"}
+
+
+def test_while_it_warms_up_a_challenger_is_held_and_stopped_for_all_but_its_speed() -> None:
+    slow = a_window(a_sample(3000, latency_ms=90, no_room=500))
+    judged = judge(a_policy(), slow, shadow=True, warming=True)
+    assert judged.outcome is Outcome.INCONCLUSIVE and "speed is not judged yet" in judged.reason
+    assert judge(a_policy(), a_window(unusable=1), shadow=True, warming=True).outcome is Outcome.FAIL
+    assert (
+        judge(a_policy(), a_window(a_sample(3000, errors=90), a_sample(3000)), shadow=True, warming=True).outcome
+        is Outcome.FAIL
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_a_kept_recommendation_is_the_one_that_was_made(release: tuple[Path, Pat
     engine.metrics = Metrics("d", "r1")
     first, again = (engine.rank(recommend(k=30), USERS[1]) for _ in range(2))
     assert (first.items, first.scores, first.stage) == (again.items, again.scores, again.stage)
+    assert (first.kept, again.kept) == (False, True)
     assert engine.rank(recommend(k=5), USERS[1]).items == first.items[:5]
     text = engine.metrics.text().decode()
     assert 'freshrank_cache_hit_ratio{cache="recommendation"} 0.66' in text
@@ -62,7 +63,7 @@ def test_what_is_ready_needs_no_turn_of_the_engine(release: tuple[Path, Path]) -
     assert engine.at_once(asked) is None
     made = engine.rank(recommend(k=30), USERS[1])
     ready = engine.at_once(asked)
-    assert ready is not None and (ready.items, ready.scores) == (made.items[:7], made.scores[:7])
+    assert ready is not None and (ready.items, ready.scores) == (made.items[:7], made.scores[:7]) and ready.kept
     assert engine.at_once(Asked(recommend(candidates=IDS[:3]), USERS[1], FOREVER, True)) is None
     assert engine.at_once(Asked(convert_rank({"surface": "search", "query": "tea"}), USERS[1], FOREVER, True)) is None
     engine.heard(USERS[1], {"e": Purchase("item-002", "2017-07-01T09:00:00+00:00", 1.0)})

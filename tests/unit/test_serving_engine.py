@@ -22,7 +22,7 @@ from tasks.serving.golden import replay
 from tasks.serving.metrics import Metrics
 from tasks.serving.release import RELEASE_JSON, seal, verify
 from tasks.serving.replica import NotReady, Replica, ReplicaOptions
-from tasks.serving.rings import Ring, Slate, Slates
+from tasks.serving.rings import SLATE_WEIGHT, Ring, Slate, Slates
 from tasks.serving.upload import by_day, parquet_of, read_segment, sealed_segments
 from tasks.serving.worker import Overloaded, Worker
 from tests.serving_builders import ITEMS, a_release
@@ -185,13 +185,16 @@ def test_a_ring_gives_what_came_after_a_number_oldest_first(size: int, written: 
 
 
 def test_slates_forget_the_oldest() -> None:
-    slates = Slates(6)
+    slates = Slates(26 + SLATE_WEIGHT)
     for name in ("a", "b", "a", "c"):
         slates.remember(name, Slate("recommendation", None, None, ["x", "y", "z"]))
     assert slates.find("b") is None
     assert slates.find("a") is not None
-    slates.remember("long", Slate("recommendation", None, None, ["x"] * 6))
+    slates.remember("long", Slate("recommendation", None, None, ["x"] * 26))
     assert [name for name in "abc" if slates.find(name)] == [], "one long list pushes out many short ones"
+    for n in range(40):
+        slates.remember(f"short-{n}", Slate("recommendation", None, None, ["x"]))
+    assert sum(slates.find(f"short-{n}") is not None for n in range(40)) == 3, "a short one weighs more than its item"
 
 
 def a_feedback(n: int) -> Feedback:
