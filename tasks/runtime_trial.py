@@ -14,13 +14,15 @@ import msgspec
 
 from tasks.domain.requests import convert_rank
 from tasks.domain.runtime_choice import DEFAULT, Trial, choose
-from tasks.ranker.device import RUNTIMES, open_scorer
+from tasks.ranker.device import RUNTIMES, TORCH, open_scorer
+from tasks.ranker.runtime import read_config
 from tasks.ranker.state import ItemState
 from tasks.serving.engine import Engine, Guarded
 from tasks.serving.golden import Golden, first_difference
 
 log = logging.getLogger("freshrank.package")
 ROUNDS = 20
+UNQUANTISED = "fp32"
 
 
 def try_runtimes(release: Path) -> tuple[str, list[Trial]]:
@@ -33,7 +35,11 @@ def try_runtimes(release: Path) -> tuple[str, list[Trial]]:
     cases = [case for case in golden.cases if case.request["surface"] == "recommendation"]
     requests = [convert_rank(case.request) for case in cases]
     items, engines, refused = ItemState.load(release / "items"), dict[str, Engine](), dict[str, str]()
+    judged = read_config(release / "model").get("variant", {}).get("name", UNQUANTISED)
     for name in RUNTIMES:
+        if name == TORCH and judged != UNQUANTISED:  # and seconds of import are saved
+            refused[name] = f"it runs the unquantised weights, another model than {judged}, which was judged"
+            continue
         try:
             scorer = open_scorer(release / "model", runtime=name)
             Guarded(scorer).prepare()

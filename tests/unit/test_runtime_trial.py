@@ -87,6 +87,17 @@ def test_a_runtime_with_other_answers_may_not_serve_however_fast(src, tmp_path, 
     assert refused.reason.startswith("golden request") and "expected" in refused.reason
 
 
+def test_torch_is_not_even_opened_where_a_quantised_model_was_judged(src, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_trial, "ROUNDS", 1)
+    monkeypatch.delattr(TorchScorer, "load")
+    release = tmp_path / "release"
+    shutil.copytree(src / "release", release)
+    config = json.loads((release / "model" / "config.json").read_text())
+    (release / "model" / "config.json").write_text(json.dumps(config | {"variant": {"name": "int8"}}))
+    chosen, (_, refused) = try_runtimes(release)
+    assert chosen == "openvino" and "another model than int8, which was judged" in refused.reason
+
+
 def test_a_runtime_that_is_not_installed_is_no_choice(src, monkeypatch):
     def absent(directory):
         raise ImportError("No module named 'torch'")
