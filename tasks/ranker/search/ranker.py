@@ -21,6 +21,7 @@ from tasks.ranker.arrays import Floats, Ints, top
 from tasks.ranker.search.documents import DOCUMENTS, load_documents
 from tasks.ranker.search.inputs import COSINES, features_of
 from tasks.ranker.search.match import TextMatch
+from tasks.ranker.search.vectors import load_vectors
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
@@ -77,9 +78,8 @@ class SearchRanker:
         self._vectors = lru_cache(KEPT_QUERIES)(self._encode)
         self.documents = load_documents(directory / DOCUMENTS)
         self._match = TextMatch(self.documents)
-        vectors = load_file(directory / VECTORS)
         self._title, self._written, self._item = (
-            _with_nothing(vectors[name]) for name in ("title", "written", "tuned")
+            _with_nothing(load_vectors(directory / VECTORS, name)) for name in ("title", "written", "tuned")
         )
         if config["features"] != [*self._match.columns, *COSINES]:
             raise InputRejected(
@@ -141,5 +141,5 @@ def _trees(path: Path) -> Any:
 
 
 def _with_nothing(vectors: Floats) -> Floats:
-    """As float32, and the zeros that row -1 means."""
-    return np.vstack([vectors.astype(np.float32), np.zeros((1, vectors.shape[1]), np.float32)])
+    """And the zeros that row -1 means."""
+    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
