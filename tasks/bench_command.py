@@ -17,7 +17,7 @@ from rich.table import Table
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import LatencyRatio, Resource
 from tasks.domain.gate_policy import GatePolicy
-from tasks.domain.latency import LOOKS, SITTING
+from tasks.domain.latency import LOOKS, SITTING, allowed_ratio
 from tasks.domain.verdict import SEVERITY, Finding, Outcome
 from tasks.evaluate_command import DIGEST, parts_of, pulled
 from tasks.footprint import Parts
@@ -105,8 +105,9 @@ def judged(measured: Mapping[str, Any], policy: GatePolicy) -> list[Finding]:
     from tasks.domain.product_findings import cost, unmeasured
 
     told: dict[str, tuple[LatencyRatio | Resource, float]] = {}
+    latencies = {name: allowed_ratio(limit, measured["growth"]) for name, limit in policy.latency_ratio.items()}
     for kind, key, limits in (
-        (LatencyRatio, "candidates", policy.latency_ratio),
+        (LatencyRatio, "candidates", latencies),
         (Resource, "resources", policy.resource_ratio),
     ):
         for row in measured[key][CANDIDATE]:
@@ -114,7 +115,7 @@ def judged(measured: Mapping[str, Any], policy: GatePolicy) -> list[Finding]:
                 told[row["name"]] = (kind.model_validate(row), limits[row["name"]])
     return [
         cost(*told[name], policy.minimum_pairs) if name in told else unmeasured(name, limit)
-        for name, limit in (policy.latency_ratio | policy.resource_ratio).items()
+        for name, limit in (latencies | policy.resource_ratio).items()
     ]
 
 

@@ -23,7 +23,7 @@ from tasks import footprint
 from tasks.bench_history import history
 from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import LatencyRatio
-from tasks.domain.latency import LOOKS, NAMES, QUANTILES, SITTING, is_clear, ratios
+from tasks.domain.latency import LOOKS, NAMES, QUANTILES, SITTING, allowed_ratio, is_clear, ratios
 from tasks.domain.statistics import Floats
 from tasks.footprint import Parts
 from tasks.machine import processor
@@ -104,8 +104,9 @@ def compare_systems(
         raise InputRejected(
             f"the policy limits {', '.join(unknown)}; measured are {', '.join(NAMES)}: change latency_ratio"
         )
-    users = shared_users(parts)
-    wall, cpu, pace = measure({name: loading(one, threads) for name, one in parts.items()}, users, limits, seed, watch)
+    users, grown = shared_users(parts), growth(parts)
+    allowed = {name: allowed_ratio(limit, grown) for name, limit in limits.items()}
+    wall, cpu, pace = measure({name: loading(one, threads) for name, one in parts.items()}, users, allowed, seed, watch)
     compared = compare(wall, cpu, seed, limits)
     draws = np.random.default_rng(seed)
     watch("size and peak memory")
@@ -115,6 +116,7 @@ def compare_systems(
         "requests": len(wall[CHAMPION]),
         "threads": threads,
         "limits": dict(limits),
+        "growth": grown,
         "yardstick_ms": round(float(np.median(pace)), 4),
         "candidates": {name: [row.model_dump() for row in rows] for name, rows in compared.items()},
         "resources": {name: [row.model_dump() for row in rows] for name, rows in costs.items()},
@@ -131,6 +133,14 @@ def shared_users(parts: Mapping[str, Parts]) -> list[str]:
     if not shared:
         raise InputRejected("no user is in the champion's view and in the new one; the two releases cannot be compared")
     return shared
+
+
+def growth(parts: Mapping[str, Parts]) -> float:
+    """Items of the largest new catalogue over the champion's; 1 where none is larger."""
+    from tasks.ranker.state import ItemState
+
+    sizes = {name: len(ItemState.load(one.items).ids) for name, one in parts.items()}
+    return round(max(1.0, *(size / sizes[CHAMPION] for size in sizes.values())), 4)
 
 
 def measure(

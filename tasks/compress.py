@@ -26,7 +26,7 @@ from tasks.compression.variants import (
     batch_dependence,
     cached_variant,
     calibration_inputs,
-    measure_costs,
+    kept_costs,
 )
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
@@ -91,7 +91,7 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path,
     if not directories:
         why = f"no variant of the model could be made ({_listed(dropped)}); `freshrank doctor` checks openvino"
         return _nothing_left(why, [], plan, len(judged), dropped, out)
-    costs = measure_costs(directories, judged[: min(len(judged), 24)])
+    costs = kept_costs(directories, judged[: min(len(judged), 24)], cache)
     variants = []
     for name, directory in directories.items():
         scorer = OpenVinoScorer(directory)

@@ -92,6 +92,7 @@ def gather(
         compared_with=dict(compared.with_release or {}),
         latencies=tuple(map(LatencyRatio.model_validate, costs.get("candidates", {}).get(kind, ()))),
         resources=tuple(map(Resource.model_validate, costs.get("resources", {}).get(kind, ()))),
+        growth=costs.get("growth", 1.0),
         checks=tuple(map(Check.model_validate, facts["checks"])),
         compression=equivalence(compared.candidate) if kind != "state" else None,
         changes=changes,

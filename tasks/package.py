@@ -26,8 +26,9 @@ from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.evidence import Check
 from tasks.domain.manifest import canonical_json, digest_of
+from tasks.domain.runtime_choice import Trial
 from tasks.lineage import PARTITIONS_JSON
-from tasks.machine import die_with_parent
+from tasks.machine import die_with_parent, processor
 
 log = logging.getLogger("freshrank.package")
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,7 @@ def package(
     _copy_tree(dataset / "view", view)
     view_digest, users, state_through = _seal_view(view, release)
     _record_golden(release)
+    runtime, trials = _runtime(choice, champion, release)
     _write_provenance(release, dataset, provenance)
     (release / SBOM_JSON).write_bytes(bill_of_materials(release, locked_requirements(LOCK.read_text()), partition))
     facts = {
@@ -88,6 +90,7 @@ def package(
         "state_through": state_through,
         "weights_digest": weights_digest(release / "model"),
         "key_id": key_id,
+        "notes": {"runtime": runtime},
     }
     from tasks.serving.release import seal
     from tasks.serving.signature import signature_of
@@ -107,6 +110,9 @@ def package(
         "train_end": train_end,
         "state_through": state_through,
         "weights_digest": facts["weights_digest"],
+        "runtime": runtime,
+        "runtimes": [trial.model_dump() for trial in trials],
+        "host": processor(),
         "bento_tag": f"{NAME}:{digest[:12]}",
         "golden_requests": checked,
         "skew": skew.model_dump(mode="json") if skew else None,
@@ -193,6 +199,19 @@ def _record_golden(release: Path) -> None:
     if encoder is None:
         requests = [request for request in requests if request["surface"] != "search"]
     (release / "golden.json").write_bytes(record(engine, requests))
+
+
+def _runtime(choice: str, champion: Path | None, release: Path) -> tuple[str, list[Trial]]:
+    """By what the release is served. The champion's weights keep their runtime: equal inputs make equal releases."""
+    from tasks.ranker.device import CPU, OPENVINO, TORCH, device_of
+    from tasks.runtime_trial import try_runtimes
+
+    if device_of(release / "model") != CPU:
+        return TORCH, []
+    if choice == "state" and champion is not None:
+        record = json.loads((champion / "release" / "release.json").read_bytes())
+        return str(record.get("notes", {}).get("runtime", OPENVINO)), []
+    return try_runtimes(release)
 
 
 def golden_requests(items: Any) -> list[dict[str, Any]]:

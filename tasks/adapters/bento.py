@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.ranker.device import CUDA, device_of
+from tasks.ranker.device import CUDA, OPENVINO, TORCH, device_of
 from tasks.serving.launch import launch_environment
 from tasks.serving.release import verify
 
@@ -29,7 +29,7 @@ CUDA_VERSION = "12.8.1"
 SCRIPT = "install_torch.sh"  # torch is in no lock of ours, see ADR 6
 INSTALL_TORCH = """#!/bin/sh
 set -e
-pip install torch==2.13.0 --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cu128}"
+pip install torch==2.13.0 --index-url "${{TORCH_INDEX:-https://download.pytorch.org/whl/{build}}}"
 """
 TEMPLATE = "Dockerfile.template"
 # the image starts the fast entry, as the launcher does; BentoML's own would be `bentoml serve`. What is given to
@@ -126,10 +126,11 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     shutil.copytree(src, context, copy_function=shutil.copyfile)
     (context / TEMPLATE).write_text(ENTRYPOINT)
     docker: dict[str, object] = {"dockerfile_template": TEMPLATE, "system_packages": SYSTEM_PACKAGES}
-    if device_of(src / "release" / "model") == CUDA:
-        (context / SCRIPT).write_text(INSTALL_TORCH)
+    on_cuda = device_of(src / "release" / "model") == CUDA
+    if on_cuda or _runtime(src) == TORCH:
+        (context / SCRIPT).write_text(INSTALL_TORCH.format(build="cu128" if on_cuda else "cpu"))
         (context / SCRIPT).chmod(0o755)
-        docker |= {"cuda_version": CUDA_VERSION, "setup_script": SCRIPT}
+        docker |= {"setup_script": SCRIPT} | ({"cuda_version": CUDA_VERSION} if on_cuda else {})
     return context, {
         "service": SERVICE,
         "name": NAME,
@@ -137,6 +138,10 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
         "python": {"packages": locked_requirements(LOCK.read_text()), "lock_packages": False},
         "docker": docker,
     }
+
+
+def _runtime(src: Path) -> str:
+    return str(verify(src).record.notes.get("runtime", OPENVINO))
 
 
 def _keep_hashed(requirements: Path) -> None:

@@ -5,32 +5,11 @@ A query is turned the same way, so that cosines stay cosines. What is lost is me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats
-
-
-@dataclass(frozen=True)
-class SmallVectors:
-    """codes [items, kept] int8, scales [items, 1] float16, basis [width, kept] float16."""
-
-    codes: NDArray[np.int8]
-    scales: NDArray[np.float16]
-    basis: NDArray[np.float16]
-
-    @property
-    def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + self.basis.nbytes
-
-    def restored(self) -> Floats:
-        """[items, width] float32: what a cosine with these codes is a cosine with."""
-        turned = self.codes.astype(np.float32) * self.scales.astype(np.float32)
-        vectors: Floats = turned @ self.basis.astype(np.float32).T
-        return vectors
+from tasks.ranker.search.vectors import SmallVectors
 
 
 def small_vectors(vectors: Floats, kept: int) -> SmallVectors:

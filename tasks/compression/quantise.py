@@ -46,11 +46,20 @@ class _Full(nn.Module):
         return self.model.full(x, item_vec, tokens, mask)
 
 
+def stage_of(model: Ranker, stage: str) -> nn.Module:
+    """One stage as a module of its own, inputs as in NAMES."""
+    return {"base": _Base, "full": _Full}[stage](model.eval())
+
+
 def to_openvino(model: Ranker, stage: str, example: Inputs) -> Any:
     """The graph of one stage, for any number of rows."""
+    return converted(stage_of(model, stage), stage, example)
+
+
+def converted(module: nn.Module, stage: str, example: Inputs) -> Any:
+    """The graph of a module that takes what the stage takes."""
     import openvino
 
-    module = {"base": _Base, "full": _Full}[stage](model.eval())
     with torch.inference_mode():
         graph = openvino.convert_model(module, example_input=tuple(torch.from_numpy(part) for part in example))
     for port, name, part in zip(graph.inputs, NAMES[stage], example, strict=True):
@@ -74,10 +83,11 @@ def to_int8(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str] = KE
 
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars know no other switch
-        return _quantised(graph, calibration, exact)
+        return quantised(graph, calibration, exact)
 
 
-def _quantised(graph: Any, calibration: Sequence[Inputs], exact: Iterable[str]) -> Any:
+def quantised(graph: Any, calibration: Sequence[Any], exact: Iterable[str] = KEPT_EXACT) -> Any:
+    """NNCF with SmoothQuant, of whatever kind of model it knows; its samples are not looked at."""
     import nncf
 
     return nncf.quantize(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from tasks.compression.distil import Student, distil, distil_lists
+from tasks.compression.item_vectors import small_vectors
 from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
 from tasks.compression.search_encoders import KEPT, export_encoder
 from tasks.compression.vocabulary import with_vocabulary
@@ -42,6 +43,7 @@ from tasks.ranker.search.past import past_of
 from tasks.ranker.search.ranker import CONFIG, HEAD, STUDENT, TREES, VECTORS, SearchRanker
 from tasks.ranker.search.training import SCALE
 from tasks.ranker.search.trees import fit_trees, tree_scores
+from tasks.ranker.search.vectors import SmallVectors, save_vectors
 from tasks.ranker.text import encode_rows
 
 log = logging.getLogger("freshrank.compress")
@@ -93,15 +95,16 @@ def ship_student(
     spread = np.unique(np.linspace(0, len(tokens) - 1, calibration).astype(int)).tolist()
     folder = workdir / STUDENT
     export_encoder(student, student.encoder.tokenizer, [tokens[n] for n in spread], folder)
-    title, written = (graph_vectors(folder, [*of, ""], plan.item_tokens) for of in (titles, documents.written))
+    tables = _item_tables(folder, titles, documents.written, plan, shape)
+    title, written, tuned = (_restored(tables[name]) for name in ("title", "written", "tuned"))
     query = {name: graph_vectors(folder, of.queries, plan.query_tokens) for name, of in lists.items()}
     past = past_of(lists["train"], len(documents)) if plan.past else None
     inputs = {
-        name: make_inputs(match, of, query[name][:, 0], title[:, 0], written[:, 0], past, own=name == "train")
+        name: make_inputs(match, of, query[name][:, 0], title, written, past, own=name == "train")
         for name, of in lists.items()
     }
     head, _ = fit_head(inputs["train"], inputs["validation"], plan.head_epochs, seed)
-    members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, written)}
+    members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, tuned)}
     trees = None
     if plan.trees:
         trees = fit_trees(lists["train"], inputs["train"].x, lists["validation"], inputs["validation"].x, seed)
@@ -122,8 +125,7 @@ def ship_student(
             shutil.rmtree(out / name)
         shutil.copytree(folder, out / STUDENT)
         save_file({name: value.numpy() for name, value in head.state_dict().items()}, out / HEAD)
-        vectors = {"title": title[:, 0], "written": written[:, 0], "tuned": written[:, 1]}
-        save_file({name: of[:-1].astype(np.float16) for name, of in vectors.items()}, out / VECTORS)
+        save_vectors(out / VECTORS, tables)
         config = json.loads((out / CONFIG).read_bytes())
         config["weights"] = dict(zip(mix.members, np.divide(mix.weights, mix.deviations).tolist(), strict=True))
         (out / CONFIG).write_bytes(canonical_json(config))
@@ -136,6 +138,7 @@ def ship_student(
         "search_parent_ndcg_at_10": round(float(parents.mean()), 5),
         "search_student_bound": round(paired.lower, 5),
         "search_student_bytes": (folder / "encoder.bin").stat().st_size,
+        "search_vectors_bytes": sum(table.nbytes for table in tables.values()),
     }
 
 
@@ -178,10 +181,25 @@ def _taught(
     return student.eval()
 
 
-def _cosines(lists: Lists, query: dict[str, Floats], written: Floats) -> Floats:
+def _cosines(lists: Lists, query: dict[str, Floats], tuned: Floats) -> Floats:
     """[pairs] by the map that learned the tuned encoder's scores."""
-    told: Floats = np.einsum("ij,ij->i", query["validation"][lists.owner, 1], written[lists.rows, 1])
+    told: Floats = np.einsum("ij,ij->i", query["validation"][lists.owner, 1], tuned[lists.rows])
     return told
+
+
+def _item_tables(
+    folder: Path, titles: list[str], texts: list[str], plan: Search, shape: SearchStudent
+) -> dict[str, SmallVectors]:
+    """The student's vectors of the catalogue as the release will hold them: head and weights are fitted to these."""
+    title, written = (graph_vectors(folder, of, plan.item_tokens) for of in (titles, texts))
+    tables = {"title": title[:, 0], "written": written[:, 0], "tuned": written[:, 1]}
+    return {name: small_vectors(of, shape.directions) for name, of in tables.items()}
+
+
+def _restored(table: SmallVectors) -> Floats:
+    """[items + 1, width]: as SearchRanker reads it, the last row for an item without a text."""
+    vectors = table.restored()
+    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
 
 
 def _of_parent(trained: Path, plan: Search, validation: Lists, workdir: Path) -> NDArray[np.float64]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ from tasks.compression.peak_memory import peak_bytes
 from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
 from tasks.copies import in_use
 from tasks.domain.manifest import Record
+from tasks.machine import processor
 from tasks.ranker import rank
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.judge import Judged
@@ -125,6 +129,24 @@ def batch_dependence(scorer: Scorer, judged: Judged) -> float:
         alone = scorer.full(x[few], vectors[few], tokens[few], mask[few])
         worst = max(worst, float(np.abs(alone - full[few]).max()))
     return worst
+
+
+def kept_costs(directories: dict[str, Path], judged: Sequence[Judged], cache: Path) -> dict[str, Cost]:
+    """measure_costs, once for the same files on one kind of machine: a step that runs again, or twice at once, chooses the same."""
+    digest = hashlib.sha256(f"{processor()} {version('openvino')} {Path(__file__).read_text()}".encode())
+    for name, directory in directories.items():
+        for path in sorted(directory.iterdir()):
+            digest.update(f"{name}/{path.name}".encode() + path.read_bytes())
+    path = cache / "variants" / f"costs-{digest.hexdigest()[:32]}.json"
+    if not path.exists():
+        costs = {name: cost.model_dump() for name, cost in measure_costs(directories, judged).items()}
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(costs))
+        with contextlib.suppress(FileExistsError):  # another run was first, and its numbers are everyone's
+            os.link(draft, path)
+        draft.unlink()
+    return {name: Cost.model_validate(cost) for name, cost in json.loads(path.read_bytes()).items()}
 
 
 def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dict[str, Cost]:

@@ -30,7 +30,14 @@ CPU = "cpu"  # of the mean request: work that seldom comes and takes long counts
 NAMES = (*QUANTILES, CPU)
 TAIL = 10  # a quantile with fewer pairs beyond it is not told
 RESAMPLES, MARKS = 1_000, 128
+MOST_GROWTH = 1.25  # of a catalogue that a limit grows with; a larger one is for a person to look at
 TICKS = 10_000  # a millisecond; times are whole ticks, so that sums are exact on every processor
+
+
+def allowed_ratio(limit: float, growth: float) -> float:
+    """A limit for a state `growth` times the champion's. What came in is nobody's regression, and refusing it does not end it:
+    the next day's state is larger still, and the service would never be fresh again (docs/adr/0057)."""
+    return round(limit * min(max(growth, 1.0), MOST_GROWTH), 4)
 
 
 def alpha_at(pairs: int) -> float:

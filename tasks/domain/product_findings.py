@@ -9,12 +9,14 @@ from tasks.domain.errors import InputRejected
 from tasks.domain.evidence import Check, Equivalence, Evidence, LatencyRatio, Resource
 from tasks.domain.findings import NOTHING, fact
 from tasks.domain.gate_policy import GatePolicy, QualityPolicy
+from tasks.domain.latency import allowed_ratio
 from tasks.domain.verdict import TOTAL, Finding, Outcome
 
 
 def latency(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
     """A missing number is inconclusive, except for the first champion, which has nobody to be slower than."""
-    yield from _ratios(evidence, policy, "latency_ratio", {row.name: row for row in evidence.latencies})
+    for finding in _ratios(evidence, policy, "latency_ratio", {row.name: row for row in evidence.latencies}):
+        yield _with_growth(finding, evidence)
 
 
 def resources(evidence: Evidence, policy: GatePolicy) -> Iterator[Finding]:
@@ -111,12 +113,28 @@ def _ratios(
     limits: dict[str, float] = getattr(policy, field)
     if unknown := sorted(set(rows) - set(limits)):
         raise InputRejected(f"policy {policy.name} has no limit for {', '.join(unknown)}; add it under {field}")
-    for name, limit in limits.items():
+    grown = evidence.growth if field == "latency_ratio" else 1.0
+    for name, limit in ((name, allowed_ratio(limit, grown)) for name, limit in limits.items()):
         row = rows.get(name)
         if row is not None:
             yield cost(row, limit, policy.minimum_pairs)
         elif evidence.kind != "bootstrap":
             yield unmeasured(name, limit)
+
+
+def _with_growth(finding: Finding, evidence: Evidence) -> Finding:
+    """Says what the limit grew with, and of a state with the champion's weights that it is no model that costs."""
+    told: dict[str, str] = {}
+    if evidence.growth > 1:
+        told["sentence"] = (
+            f"{finding.sentence}; the catalogue is {evidence.growth:.3f} times the champion's, and so is the limit"
+        )
+    if evidence.kind == "state" and finding.outcome is Outcome.FAIL:
+        told["next_step"] = (
+            "the weights are the champion's own, so it is what the state holds that costs: look at items and histories in "
+            "the data report, or raise latency_ratio in the policy with a reason"
+        )
+    return finding.model_copy(update=told)
 
 
 def cost(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Finding:

@@ -187,6 +187,9 @@ class SearchStudent(Record):
     layers: int = Field(default=2, ge=1)
     feed_forward: int = Field(default=768, ge=8, description="units that stay in each layer, those that say most")
     pieces: int = Field(default=12_000, ge=100, description="word pieces that stay, the commonest of the shop's texts")
+    directions: int = Field(
+        default=192, ge=1, description="of the item vectors that stay, in int8: a seventh of fp32's bytes"
+    )
     epochs: int = Field(default=2, ge=1, description="of distillation over all texts, before one over the lists")
     margin: float = Field(default=0.003, gt=0, description="NDCG@10 that the bound against the fp32 parent may lose")
 

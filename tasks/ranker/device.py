@@ -1,15 +1,38 @@
-"""Where a released model computes: OpenVINO on the CPU, or torch on a CUDA device where its config.json says so."""
+"""Where a released model computes and by what: a runtime on the CPU, or torch on a CUDA device where its config.json says so."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
+
 from tasks.domain.errors import InputRejected
+from tasks.ranker.arrays import Floats
 from tasks.ranker.head_parts import openvino_scorer
-from tasks.ranker.runtime import Scorer, TorchScorer
+from tasks.ranker.runtime import FULL_SHAPES, Scorer, TorchScorer
 
 CPU, CUDA = "cpu", "cuda"
+OPENVINO, TORCH = "openvino", "torch"
+RUNTIMES = (OPENVINO, TORCH)  # on the CPU; a release says by which it serves, see tasks/runtime_trial.py
+LENGTHS = tuple(length for _, length in FULL_SHAPES)  # that histories are padded to
+
+
+class ByLength:
+    """A scorer of any shape, given rows with histories of like length together: half of all have two tokens or fewer of 20."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def base(self, x: Floats, item_vec: Floats) -> Floats:
+        return self._scorer.base(x, item_vec)
+
+    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
+        scores, fits = np.empty(len(x), np.float32), np.searchsorted(LENGTHS, mask.sum(1))
+        for n in np.unique(fits).tolist():
+            at, length = np.flatnonzero(fits == n), LENGTHS[n]
+            scores[at] = self._scorer.full(x[at], item_vec[at], tokens[at, :length], mask[at, :length])
+        return scores
 
 
 def device_of(model: Path) -> str:
@@ -31,17 +54,34 @@ def is_here(device: str) -> bool:
     return bool(torch.cuda.is_available())
 
 
-def open_scorer(model: Path, threads: int = 1) -> Scorer:
-    """The model on its own device. Raises InputRejected where there is none: another release serves on this machine."""
+def open_scorer(model: Path, threads: int = 1, runtime: str = OPENVINO) -> Scorer:
+    """The model on its own device, on the CPU by `runtime`.
+
+    Raises:
+        InputRejected: the device or the runtime is not here: another release serves on this machine.
+    """
     device = device_of(model)
     if device == CPU:
-        return openvino_scorer(model, threads)
+        return _on_cpu(model, threads, runtime)
     if not is_here(device):
         raise InputRejected(
             "this release is for a CUDA device and this machine shows none; serve a release for the CPU here, or start it "
             "on a GPU machine (README, GPU machines)"
         )
     return TorchScorer.load(model).moved(device)
+
+
+def _on_cpu(model: Path, threads: int, runtime: str) -> Scorer:
+    if runtime == OPENVINO:
+        return openvino_scorer(model, threads)
+    if runtime != TORCH:
+        raise InputRejected(f"this release serves by {runtime!r}; this code knows {', '.join(RUNTIMES)}")
+    try:
+        return ByLength(TorchScorer.load(model))  # one thread, whatever `threads` says
+    except ImportError:
+        raise InputRejected(
+            "this release serves by torch and this machine has none; install it (README, GPU machines), or package again"
+        ) from None
 
 
 def reference_scorer(model: Path) -> Scorer:

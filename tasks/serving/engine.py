@@ -18,7 +18,7 @@ import numpy as np
 
 from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, Reason, RequestRefused
 from tasks.ranker.arrays import Floats, Ints
-from tasks.ranker.device import open_scorer
+from tasks.ranker.device import OPENVINO, open_scorer
 from tasks.ranker.features import FEATURES
 from tasks.ranker.head_parts import PartsScorer
 from tasks.ranker.profile import Profile
@@ -145,7 +145,8 @@ class Engine:
 
             encoder = QueryEncoder(release.directory / "text", threads)
         search = open_search(release.directory, threads)
-        return cls(items, open_scorer(release.directory / "model", threads), encoder, users, search=search)
+        scorer = open_scorer(release.directory / "model", threads, str(release.record.notes.get("runtime", OPENVINO)))
+        return cls(items, scorer, encoder, users, search=search)
 
     def rank(
         self, request: RankRequest, pseudonym: str | None = None, *, deadline: float = FOREVER, named: bool = False

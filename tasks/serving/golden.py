@@ -60,17 +60,25 @@ def replay(engine: Ranks, path: Path) -> int:
         ) from None
     if not golden.cases:
         raise InputRejected(f"{path.name} holds no request; the release cannot prove itself, package it again")
-    for number, case in enumerate(golden.cases):
+    difference = first_difference(engine, golden.cases, golden.tolerance)
+    if difference:
+        raise InputRejected(
+            f"{difference}; this machine does not compute what was packaged. The release was not put to use; serve the "
+            f"previous one and package again"
+        )
+    return len(golden.cases)
+
+
+def first_difference(engine: Ranks, cases: Sequence[Case], tolerance: float) -> str:
+    """What the first case that is answered otherwise got, in words; empty when there is none."""
+    for number, case in enumerate(cases):
         ranking = engine.rank(convert_rank(case.request))
-        difference = disagreement(case.items, case.scores, ranking.items, ranking.scores, golden.tolerance)
+        difference = disagreement(case.items, case.scores, ranking.items, ranking.scores, tolerance)
         if ranking.stage != case.stage:
             difference = f"stage {ranking.stage} instead of {case.stage}"
         if difference:
-            raise InputRejected(
-                f"golden request {number} of {len(golden.cases)} got {difference}; this machine does not compute what "
-                f"was packaged. The release was not put to use; serve the previous one and package again"
-            )
-    return len(golden.cases)
+            return f"golden request {number} of {len(cases)} got {difference}"
+    return ""
 
 
 def disagreement(

@@ -22,7 +22,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from bentos.ranker.__main__ import _options
-from tasks.adapters.bento import LOCK, build_bento, locked_requirements
+from tasks.adapters.bento import LOCK, _context, build_bento, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
 from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
 from tasks.domain.errors import InputRejected
@@ -76,6 +76,30 @@ def test_a_bootstrap_release_says_what_it_is(packed: Packed) -> None:
     assert str(out) not in (out / "src/release/release.json").read_text()
 
 
+def test_the_runtime_is_measured_here_and_named_by_the_release_without_its_times(packed: Packed) -> None:
+    summary, out = packed
+    record = json.loads((out / "src/release/release.json").read_text())
+    assert (
+        record["notes"] == {"runtime": "openvino"} and summary["runtime"] == "openvino" and "cores" in summary["host"]
+    )
+    openvino, torch = summary["runtimes"]
+    assert openvino["cpu_ms"] > 0 and not openvino["reason"]
+    assert torch["cpu_ms"] is None and "could not be opened" in torch["reason"], "this model has no unquantised parent"
+
+
+def test_an_image_has_the_runtime_that_its_release_names(packed: Packed, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    shutil.copytree(packed[1] / "src", src)
+    record = json.loads((src / "release/release.json").read_text())
+    seal(
+        src, {name: record[name] for name in ("kind", "partition", "created", "view")} | {"notes": {"runtime": "torch"}}
+    )
+    context, recipe = _context(src, tmp_path / "build")
+    docker = recipe["docker"]
+    assert isinstance(docker, dict) and docker["setup_script"] and "cuda_version" not in docker
+    assert "torch==" in (script := (context / docker["setup_script"]).read_text()) and "whl/cpu" in script
+
+
 def test_a_release_lists_what_it_runs_on(packed: Packed) -> None:
     bill = (packed[1] / "src/release" / SBOM_JSON).read_bytes()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.decode()) is None
@@ -102,6 +126,7 @@ def test_a_state_release_keeps_the_weights_and_their_name(
     )
     assert kept["weights_digest"] == first["weights_digest"]
     assert kept["train_end"] == first["train_end"]
+    assert kept["runtime"] == first["runtime"] and kept["runtimes"] == [], "the champion's weights keep their runtime"
     assert kept["release"] == again["release"] != first["release"]
     assert kept["signed_by"] != again["signed_by"], "the key is no part of what a release is"
 

@@ -75,6 +75,7 @@ def evidence(
     compared_with=None,
     compression=None,
     changes=(),
+    growth=1.0,
 ):
     rows = comparisons or (a_comparison(),)
     return Evidence(
@@ -93,4 +94,5 @@ def evidence(
         checks=checks,
         compression=compression,
         changes=changes,
+        growth=growth,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from tasks import benchmark as step
 from tasks.benchmark import CHAMPION, WARM_UP, measure, sit
 from tasks.domain.errors import InputRejected
-from tasks.domain.latency import LOOKS, SITTING
+from tasks.domain.latency import LOOKS, SITTING, allowed_ratio
+from tasks.footprint import Parts
 
 USERS = [f"u{n}" for n in range(50)]
 LIMITS = {"p50": 1.15, "p95": 1.25, "cpu": 1.15}
@@ -69,3 +73,14 @@ def test_what_is_clear_needs_no_more_pairs_and_what_is_not_goes_on_to_the_last_l
 def test_a_limit_that_nobody_measures_is_refused():
     with pytest.raises(InputRejected, match=r"limits p12; measured are p50, p95, p99, cpu"):
         step.compare_systems({}, {"p12": 1.2}, seed=0)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((100, 110), 1.1), ((100, 90), 1.0), ((100, 100), 1.0)])
+def test_growth_is_the_catalogues_and_a_smaller_one_makes_no_limit_tighter(sizes, expected, monkeypatch):
+    monkeypatch.setattr("tasks.ranker.state.ItemState.load", lambda size: SimpleNamespace(ids=range(size)))
+    parts = {name: Parts(Path(), size, Path()) for name, size in zip((CHAMPION, "state"), sizes, strict=True)}
+    assert step.growth(parts) == expected
+
+
+def test_a_limit_does_not_grow_without_end():
+    assert allowed_ratio(1.025, 1.032) == pytest.approx(1.0578) and allowed_ratio(1.2, 7.0) == 1.5

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.compress import Variant, choose, draw_front, with_reason
-from tasks.compression.variants import Cost
+from tasks.compression import variants
+from tasks.compression.variants import Cost, kept_costs
 from tasks.domain.recipe import load_recipe
 
 PLAN = load_recipe("demo").compression
@@ -65,6 +66,27 @@ def test_a_small_variant_with_a_fault_stays_behind(fault, reason):
 
 def test_where_something_speaks_against_each_none_goes_forward():
     assert chosen(a_variant("fp32", mates=1.0), a_variant("int8", bound=-1.0)) is None
+
+
+def test_costs_are_timed_once_for_the_same_files(tmp_path, monkeypatch):
+    """Two runs of one step would choose by two timings, and might choose otherwise."""
+    timings = iter(range(1, 9))
+
+    def measured(directories, judged):
+        turn = next(timings)
+        return {name: a_variant(name, cpu=float(turn)).cost for name in directories}
+
+    def costs():
+        return {name: cost.cpu_ms_1000 for name, cost in kept_costs(directories, [], tmp_path / "cache").items()}
+
+    monkeypatch.setattr(variants, "measure_costs", measured)
+    directories = {name: tmp_path / name for name in ("fp32", "int8")}
+    for folder in directories.values():
+        folder.mkdir()
+        (folder / "full.bin").write_bytes(b"weights")
+    assert costs() == costs() == {"fp32": 1.0, "int8": 1.0}
+    (tmp_path / "int8" / "full.bin").write_bytes(b"others")
+    assert costs() == {"fp32": 2.0, "int8": 2.0}, "they took turns, so all are timed anew"
 
 
 def test_the_front_is_drawn(tmp_path):

@@ -229,6 +229,28 @@ def test_no_verdict_without_a_reason_and_no_finding_without_its_numbers_and_a_ne
     assert decide(given_evidence, POLICY).model_dump_json() == verdict.model_dump_json()
 
 
+@pytest.mark.parametrize(
+    ("growth", "ratio", "expected"),
+    [
+        pytest.param(1.0, 1.24, Outcome.FAIL, id="as large as the champion's"),
+        pytest.param(1.1, 1.24, Outcome.PASS, id="a tenth more items"),
+        pytest.param(1.1, 1.4, Outcome.FAIL, id="slower than more items explain"),
+        pytest.param(9.0, 1.6, Outcome.FAIL, id="no growth explains everything"),
+    ],
+)
+def test_a_latency_limit_grows_with_the_catalogue_and_says_so(growth, ratio, expected):
+    row = a_latency(ratio, half_width=0.01)
+    finding = next(
+        f
+        for f in decide(evidence(latencies=(row,), kind="state", growth=growth), POLICY).findings
+        if f.name == row.name
+    )
+    assert finding.outcome is expected
+    assert (f"{growth:.3f} times the champion's" in finding.sentence) == (growth > 1)
+    if expected is Outcome.FAIL:
+        assert "what the state holds that costs" in finding.next_step and "variant" not in finding.next_step
+
+
 def test_no_evidence_is_inconclusive_and_says_so():
     verdict = decide(evidence(latencies=(), kind="weights"), POLICY)
     assert verdict.outcome is Outcome.INCONCLUSIVE and "no evidence is not a pass" in verdict.reason

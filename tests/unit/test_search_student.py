@@ -52,6 +52,7 @@ def test_a_student_that_ships_answers_as_it_was_judged(home, plan, exported):
     assert told["search_student"] == "ships" and told["search_student_bound"] >= -SHAPE.margin
     assert not (out / "base").exists() and not (out / "tuned").exists()
     assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".json", ".safetensors", ".xml", ".bin"}
+    assert 0 < told["search_vectors_bytes"] <= (out / "vectors.safetensors").stat().st_size
     ranker, lists = SearchRanker.open(out), load_lists(home / "dataset", "validation")
     ends = zip(lists.ptr[:-1], lists.ptr[1:], strict=True)
     scores = [ranker.scores(lists.queries[n], lists.rows[a:b]) for n, (a, b) in enumerate(ends)]

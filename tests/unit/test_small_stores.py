@@ -11,6 +11,7 @@ from tasks.compression.item_vectors import small_vectors
 from tasks.compression.quantise import to_int8
 from tasks.domain.errors import InputRejected
 from tasks.ranker.search.inputs import Inputs
+from tasks.ranker.search.vectors import load_vectors, save_vectors
 
 
 def unit(draws, rows, width, rank):
@@ -29,6 +30,17 @@ def test_directions_that_are_left_out_cost_what_they_held():
     vectors = unit(np.random.default_rng(1), 500, 32, 32)
     near = [np.abs(small_vectors(vectors, kept).restored() - vectors).mean() for kept in (4, 16, 32)]
     assert near[0] > near[1] > near[2] and near[2] < 0.005
+
+
+def test_a_file_gives_back_both_kinds_of_tables(tmp_path):
+    vectors = unit(np.random.default_rng(4), 300, 64, 12)
+    small = small_vectors(vectors, 16)
+    save_vectors(tmp_path / "vectors.safetensors", {"whole": vectors, "small": small})
+    whole, read = (load_vectors(tmp_path / "vectors.safetensors", name) for name in ("whole", "small"))
+    assert np.array_equal(whole, vectors.astype(np.float16).astype(np.float32)) and np.array_equal(
+        read, small.restored()
+    )
+    assert whole.dtype == read.dtype == np.float32 and small.nbytes < vectors.astype(np.float16).nbytes / 4
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

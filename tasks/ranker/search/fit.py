@@ -27,6 +27,7 @@ from tasks.ranker.search.past import PAST, past_of
 from tasks.ranker.search.ranker import CONFIG, HEAD, TREES, VECTORS
 from tasks.ranker.search.training import Progress, Run, Texts, Towers
 from tasks.ranker.search.trees import fit_trees, tree_scores
+from tasks.ranker.search.vectors import save_vectors
 
 ENCODER = "encoder"  # the tuned weights, for compress
 
@@ -100,7 +101,7 @@ def fit_search(
     save_documents(out / DOCUMENTS, documents)
     save_file({name: value.numpy() for name, value in head.state_dict().items()}, out / HEAD)
     vectors = {"title": title, "written": written, "tuned": tuned}
-    save_file({name: of[:-1].astype(np.float16) for name, of in vectors.items()}, out / VECTORS)
+    save_vectors(out / VECTORS, {name: of[:-1] for name, of in vectors.items()})
     config = {
         "features": list(columns),
         "query_tokens": plan.query_tokens,

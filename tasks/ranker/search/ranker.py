@@ -23,6 +23,7 @@ from tasks.ranker.search.documents import DOCUMENTS, load_documents
 from tasks.ranker.search.inputs import columns_of, features_of
 from tasks.ranker.search.match import TextMatch
 from tasks.ranker.search.past import PAST, Past
+from tasks.ranker.search.vectors import load_vectors
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
@@ -79,9 +80,8 @@ class SearchRanker:
         self._vectors = lru_cache(KEPT_QUERIES)(self._encode)
         self.documents = load_documents(directory / DOCUMENTS)
         self._match = TextMatch(self.documents)
-        vectors = load_file(directory / VECTORS)
         self._title, self._written, self._item = (
-            _with_nothing(vectors[name]) for name in ("title", "written", "tuned")
+            _with_nothing(load_vectors(directory / VECTORS, name)) for name in ("title", "written", "tuned")
         )
         self._past = Past.load(directory / PAST) if (directory / PAST).exists() else None
         if config["features"] != list(columns_of(self._match, self._past)):
@@ -144,5 +144,5 @@ def _trees(path: Path) -> Any:
 
 
 def _with_nothing(vectors: Floats) -> Floats:
-    """As float32, and the zeros that row -1 means."""
-    return np.vstack([vectors.astype(np.float32), np.zeros((1, vectors.shape[1]), np.float32)])
+    """And the zeros that row -1 means."""
+    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
