@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 import tasks
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.domain.refresh import is_skipped
+from tasks.domain.refresh import is_skipped, no_word
 from tasks.settings import Settings
 
 CANDIDATE = Asset("freshrank://candidate")
@@ -49,7 +49,10 @@ def mark_failed(context: Any) -> None:
     """The last try failed: say so on the refresh's page in MLflow."""
     from tasks.refresh import close_refresh
 
-    close_refresh(asked(context), "FAILED", Settings())
+    settings, note = Settings(), None
+    if not context.get("exception"):  # the scheduler's word: no process of the step lived to raise one
+        note = no_word(context["ti"].task_id, settings.queued_deadline_s)
+    close_refresh(asked(context), "FAILED", settings, note=note)
 
 
 DEFAULTS: dict[str, Any] = {

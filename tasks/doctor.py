@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import machine, service_table
-from tasks.adapters.broker import QUEUED_S, Broker
+from tasks.adapters.broker import Broker
 from tasks.domain.errors import FreshrankError
 from tasks.domain.refresh import GPU_STEPS
 from tasks.settings import PORT_OFFSETS, Settings
@@ -144,7 +144,8 @@ def _queues(settings: Settings) -> Iterator[Finding]:
             said = f"served by {', '.join(map(_short, names))}; {waiting} tasks wait"
         else:
             steps = f" ({', '.join(GPU_STEPS)})" if queue == settings.gpu_queue else ""
-            said = f"no worker serves it; {waiting} tasks wait{steps}, and each fails after {QUEUED_S} s in the queue"
+            within = f"each fails after {settings.queued_deadline_s} s in the queue"
+            said = f"no worker serves it; {waiting} tasks wait{steps}, and {within}"
         then = f"read {settings.logs}/worker-{queue}.log, or start one: `python -m infra.local.worker {queue} 2`"
         yield _finding(f"queue {queue}", bool(names), said, then)
     if serving := [_short(worker) for worker in workers.get(settings.gpu_queue, [])]:

@@ -15,6 +15,7 @@ from tasks.adapters.store import open_store
 from tasks.controller.client import ENDED, ControllerClient
 from tasks.decisions import explanation
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.domain.refresh import not_taken
 from tasks.progress import last_said
 from tasks.settings import Settings
 
@@ -48,7 +49,7 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
         "rollout": None,
     }
     if state != "success":
-        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, REFRESH, run_id)}"
+        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(settings, airflow, REFRESH, run_id)}"
         return result | {"seconds": time.monotonic() - began}
     told = _explained(settings, airflow, run_id)
     if told is None:
@@ -147,11 +148,14 @@ def _explained(settings: Settings, airflow: AirflowClient, run_id: str) -> dict[
     return explanation(open_store(settings), uri)
 
 
-def _why(airflow: AirflowClient, dag: str, run_id: str) -> str:
+def _why(settings: Settings, airflow: AirflowClient, dag: str, run_id: str) -> str:
     failed = [task for task in airflow.tasks(dag, run_id) if task["state"] == "failed"]
     if not failed:
         return f"See {airflow.run_page(dag, run_id)}"
     task = failed[0]
+    if task.get("queued_when") and not task["start_date"]:
+        said = not_taken(task["task_id"], task["queue"], settings.queued_deadline_s)
+        return f"{said}. See {airflow.run_page(dag, run_id)}"
     log = airflow.task_log(dag, run_id, task["task_id"], task["try_number"]).splitlines()
     told = [
         line
@@ -188,7 +192,7 @@ def _follow_rollout(
                 return {"state": "promoted", "reason": "it serves already: this refresh made the same bytes"}
             runs = {} if mine else _rollout_runs(airflow)
             if failed := [run for run in runs if run not in earlier and runs[run] == "failed"]:
-                return {"state": "refused", "reason": _why(airflow, ROLLOUT, failed[0])}
+                return {"state": "refused", "reason": _why(settings, airflow, ROLLOUT, failed[0])}
         except Unavailable:  # a restarted controller or api-server costs a second, not the answer
             time.sleep(POLL_S)
             continue

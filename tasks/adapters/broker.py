@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from tasks.domain.errors import Unavailable
 
 ANNOUNCED, DEVICES = "freshrank:version", "freshrank:devices"
-QUEUED_S = 300  # a task that no worker has taken by then fails
 TIMEOUT_S = 5.0
 ANSWERS_WITHIN_S = 2.0  # workers answer within milliseconds; the call always takes this long
 

@@ -1,6 +1,7 @@
 """`make run GPU_WORKER=1` on the tiny recipe: where the steps ran, what a killed worker costs, and what is left after `down`.
 
-Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`.
+Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`. The stack is made for it, or is one that
+runs already, FRSTACK_JOIN=HOME (recipe tiny, last refreshed day 2017-07-01); it is taken down at the end either way.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from rich.console import Console
 
 from infra.local import processes
 from infra.local.down import bring_down
+from infra.local.services import services
 from tasks import doctor, service_table
 from tasks.adapters.airflow import AirflowClient
-from tasks.domain.refresh import GPU_STEPS
-from tasks.follow import REFRESH, start_refresh
+from tasks.domain.refresh import GPU_STEPS, not_taken
+from tasks.follow import REFRESH, follow_refresh, start_refresh
 from tasks.settings import Settings
 from tests.conftest import free_port_base
 from tests.e2e.conftest import Stack, logs
@@ -35,7 +37,7 @@ pytestmark = [pytest.mark.workers, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("workers"), free_port_base())
+    made = joined() or Stack(tmp_path_factory.mktemp("workers"), free_port_base())
     made.environment["FRESHRANK_EXECUTOR"] = "celery"
     made.settings = made.settings.model_copy(update={"executor": "celery"})
     try:
@@ -44,6 +46,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield made
     finally:
         bring_down(made.settings, Console(stderr=True, quiet=True))
+
+
+def joined() -> Stack | None:
+    if home := os.environ.get("FRSTACK_JOIN"):
+        running = service_table.read_supervisor(Settings(home=Path(home)))
+        assert running, f"no stack runs in {home}"
+        return Stack(Path(home), int(running["port_base"]))
+    return None
 
 
 def newest_run(stack: Stack) -> tuple[AirflowClient, str]:
@@ -88,11 +98,47 @@ def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(
         assert "outcome=resumed" in airflow.task_log(REFRESH, run, "finetune", 2)
 
 
+def test_without_a_gpu_worker_its_steps_wait_say_so_fail_at_the_deadline_and_go_on_once_there_is_one(
+    stack: Stack,
+) -> None:
+    down_and_up(stack, without="worker-gpu", FRESHRANK_QUEUED_DEADLINE_S="45")
+    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": "2017-07-04"})
+    until(lambda: state_of(airflow, run, "finetune") == "queued", 600)
+    waits = {row["check"]: row for row in doctor.examine(stack.settings.model_copy(update={"queued_deadline_s": 45}))}
+    assert not waits["queue gpu"]["ok"]
+    assert waits["queue gpu"]["sentence"] == (
+        f"no worker serves it; 1 tasks wait ({', '.join(GPU_STEPS)}), and each fails after 45 s in the queue"
+    )
+    told = stack.freshrank("status", "--json")  # serving knows nothing of it
+    assert told.returncode == 0, told.stderr
+    until(lambda: airflow.run_state(REFRESH, run) == "failed", 240)
+    assert state_of(airflow, run, "finetune") == "failed"
+    said = follow_refresh(stack.settings, run, Console(quiet=True))["sentence"]
+    assert not_taken("finetune", "gpu", 45) in said
+    down_and_up(stack)
+    cleared = {"dag_run_id": run, "dry_run": False, "only_failed": True}
+    airflow._request("POST", f"/api/v2/dags/{REFRESH}/clearTaskInstances", json=cleared)
+    until(lambda: airflow.run_state(REFRESH, run) in ("success", "failed"), 600)
+    assert airflow.run_state(REFRESH, run) == "success"
+
+
 def test_down_leaves_no_process(stack: Stack) -> None:
     home = str(stack.settings.home)
     bring_down(stack.settings, Console(stderr=True, quiet=True))
     assert processes.of_stack(stack.settings) == []
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if home in " ".join(p.info["cmdline"] or ())]
+
+
+def down_and_up(stack: Stack, *, without: str = "", **extra: str) -> None:
+    """The same stack again; all services, or all but one."""
+    bring_down(stack.settings, Console(stderr=True, quiet=True))
+    others = ",".join(name for name in services(stack.settings) if name != without) if without else ""
+    done = stack.run(sys.executable, "-m", "infra.local", "up", "--only", others, **extra)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def state_of(airflow: AirflowClient, run: str, step: str) -> str | None:
+    return next((task["state"] for task in airflow.tasks(REFRESH, run) if task["task_id"] == step), None)
 
 
 def until(condition, patience_s: float) -> None:
