@@ -16,6 +16,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def played(cell: str, day: str, settings: Settings) -> dict[str, Any]:
-    """One refresh with one kill in it: {cell, day, right, seconds, tries, shipped, sentence}."""
+def played(
+    cell: str, day: str, settings: Settings, *, recipe: str | None = None, ripe: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """One refresh with one kill in it, as STEP has begun and `ripe` says yes: {cell, day, right, seconds, tries, shipped, ...}."""
     airflow, began = AirflowClient(settings), time.monotonic()
-    run = start_refresh(settings, {"partition": day})
+    run = start_refresh(settings, {"partition": day, "recipe": recipe})
     for kill in cell.split("+") if cell != UNFAULTED else ():
         process, _, moment = kill.partition("@")
         _when_running(airflow, run, moment)
+        while not ripe():
+            time.sleep(0.2)
         os.kill(int(service_table.read_services(settings)[process]["pid"]), signal.SIGKILL)
     told = follow_refresh(settings, run, quiet, deadline_s=1200)
     seconds = time.monotonic() - began
@@ -79,6 +84,7 @@ def played(cell: str, day: str, settings: Settings) -> dict[str, Any]:
     return {
         "cell": cell,
         "day": day,
+        "run": run,
         "right": not wrong,
         "wrong": wrong,
         "seconds": round(seconds, 1),

@@ -1,14 +1,14 @@
 """`make run GPU_WORKER=1` on the tiny recipe: where the steps ran, what a killed worker costs, and what is left after `down`.
 
 Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`. The stack is made for it, or is one that
-runs already, FRSTACK_JOIN=HOME (recipe tiny, last refreshed day 2017-07-01); it is taken down at the end either way.
+runs already, FRSTACK_JOIN=HOME (recipe tiny, last refreshed day 2017-07-01); the last test takes either down.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -19,6 +19,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks.kill_matrix import played
 from infra.local import processes
 from infra.local.down import bring_down
 from infra.local.services import services
@@ -37,7 +38,8 @@ pytestmark = [pytest.mark.workers, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = joined() or Stack(tmp_path_factory.mktemp("workers"), free_port_base())
+    running = joined()
+    made = running or Stack(tmp_path_factory.mktemp("workers"), free_port_base())
     made.environment["FRESHRANK_EXECUTOR"] = "celery"
     made.settings = made.settings.model_copy(update={"executor": "celery"})
     try:
@@ -45,7 +47,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{logs(made)}"
         yield made
     finally:
-        bring_down(made.settings, Console(stderr=True, quiet=True))
+        if not running:
+            bring_down(made.settings, Console(stderr=True, quiet=True))
 
 
 def joined() -> Stack | None:
@@ -59,10 +62,6 @@ def joined() -> Stack | None:
 def newest_run(stack: Stack) -> tuple[AirflowClient, str]:
     airflow = AirflowClient(stack.settings)
     return airflow, airflow.runs(REFRESH)[0]["dag_run_id"]
-
-
-def worker_pid(settings: Settings, queue: str) -> int:
-    return int(service_table.read_services(settings)[f"worker-{queue}"]["pid"])
 
 
 def test_the_gpu_steps_ran_on_the_gpu_worker_and_no_other_step_did(stack: Stack) -> None:
@@ -86,16 +85,17 @@ def test_the_doctor_says_who_serves_which_queue(stack: Stack) -> None:
 def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(
     stack: Stack, queue: str, day: str
 ) -> None:
-    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": day, "recipe": LONG})
-    until(lambda: list(stack.settings.data.glob(f"work/runs-finetune-{day}-*/work/checkpoint.safetensors")), 400)
-    os.kill(worker_pid(stack.settings, queue), signal.SIGKILL)
-    until(lambda: airflow.run_state(REFRESH, run) in ("success", "failed"), 600)
-    assert airflow.run_state(REFRESH, run) == "success"
-    steps = {task["task_id"]: task for task in airflow.tasks(REFRESH, run)}
-    tries = steps["finetune"]["try_number"]
-    assert tries == (2 if queue == "gpu" else 1)
-    if tries == 2:
-        assert "outcome=resumed" in airflow.task_log(REFRESH, run, "finetune", 2)
+    checkpoints = f"work/runs-finetune-{day}-*/work/checkpoint.safetensors"
+    row = played(
+        *(f"worker-{queue}@finetune", day, stack.settings),
+        recipe=LONG,
+        ripe=lambda: any(stack.settings.data.glob(checkpoints)),
+    )
+    print(json.dumps(row))
+    assert row["right"], row["wrong"]
+    assert row["tries"] == ({"finetune": 2} if queue == "gpu" else {})
+    if queue == "gpu":
+        assert "outcome=resumed" in AirflowClient(stack.settings).task_log(REFRESH, row["run"], "finetune", 2)
 
 
 def test_without_a_gpu_worker_its_steps_wait_say_so_fail_at_the_deadline_and_go_on_once_there_is_one(
