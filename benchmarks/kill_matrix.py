@@ -3,7 +3,7 @@
     python -m benchmarks.kill_matrix HOME [nothing | nothing@state | PROCESS@STEP | PROCESS@STEP+PROCESS@STEP... ...]
 
 HOME is made and bootstrapped, or joined where its stack runs. Each cell is a refresh of its own, of the next day, with the tiny
-recipe: the process is killed when STEP starts to run; joined by +, several are killed on one day. Where finetune or compress is hit,
+recipe: the process is killed as STEP starts to run; joined by +, several are killed on one day. Where finetune or compress is hit,
 both candidates are made; the other days make a new state alone, which takes half the time and goes through the same steps but those
 two. A cell is right if the refresh succeeds, its day has exactly one decision, and what it shipped has exactly one release, which
 serves, after exactly one rollout. Cells are written as they end and are not repeated, so that the matrix can be filled in pieces; a
