@@ -1,12 +1,13 @@
 """SIGKILL of one process at one moment of a refresh, on the whole stack with workers; then: did the day end as it should?
 
-    python -m benchmarks.kill_matrix HOME [nothing | nothing@state | PROCESS@STEP | PROCESS@STEP+PROCESS@STEP... ...]
+    python -m benchmarks.kill_matrix HOME [nothing | nothing@state | PROCESS@STEP[+PROCESS@STEP...] | square-N ...]
 
 HOME is made and bootstrapped, or joined where its stack runs. Each cell is a refresh of its own, of the next day, with the tiny
-recipe: the process is killed as STEP starts to run; joined by +, several are killed on one day. Where finetune or compress is hit,
-both candidates are made; the other days make a new state alone, which takes half the time and goes through the same steps but those
-two. A cell is right if the refresh succeeds, its day has exactly one decision, and what it shipped has exactly one release, which
-serves, after exactly one rollout. Cells are written as they end and are not repeated, so that the matrix can be filled in pieces; a
+recipe: the process is killed as STEP starts to run. Joined by +, several are killed on one day, each at a step of its own;
+square-0 to square-7 are eight such days, which together hit every process at every step once. Where finetune or compress is
+hit, both candidates are made; the other days make a new state alone, which takes half the time and goes through the same steps but
+those two. A day is right if its refresh succeeds, it has exactly one decision, and what it shipped has exactly one release, which
+serves, after exactly one rollout. Rows are written as they end and are not repeated, so that the matrix can be filled in pieces; a
 cell that was not run is named as not run.
 """
 
@@ -59,12 +60,13 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     bring_up(settings, quiet, timeout_s=600)
     bootstrap(settings)
-    for cell in cells:
+    for cell in (_square(int(cell[-1])) if cell.startswith("square-") else cell for cell in cells):
         rows = _rows()
         if not cell.startswith(UNFAULTED) and any(row["cell"] == cell for row in rows):
             continue
         rows.append(played(cell, _day(rows), settings))
-        RESULT.write_text(json.dumps({"recipe": "tiny", "rows": rows, "not_run": _missing(rows)}, indent=1) + "\n")
+        told = {"recipe": "tiny", "rows": rows, "not_run": _missing(rows, alone=False), "not_run_alone": _missing(rows)}
+        RESULT.write_text(json.dumps(told, indent=1) + "\n")
         print(json.dumps(rows[-1]), flush=True)
     print(as_markdown(_rows()))
     return 0
@@ -79,13 +81,13 @@ def played(
     candidates = "both" if cell == UNFAULTED or TRAINED & {moment for _, moment in kills} else "state"
     before = controller.log()[-1]["rev"]
     run = start_refresh(settings, {"partition": day, "recipe": recipe, "candidates": candidates})
-    killed = {}
+    killed: list[tuple[str, datetime]] = []
     for process, moment in kills:
         _when_running(airflow, run, moment)
         while not ripe():
             time.sleep(0.2)
         os.kill(int(service_table.read_services(settings)[process]["pid"]), signal.SIGKILL)
-        killed[process] = datetime.now(UTC)
+        killed.append((moment, datetime.now(UTC)))
     told = follow_refresh(settings, run, quiet, deadline_s=1200)
     seconds = time.monotonic() - began
     again = [task for task in airflow.tasks(REFRESH, run) if task["try_number"] > 1]
@@ -101,11 +103,10 @@ def played(
         "seconds": round(seconds, 1),
         "tries": {task["task_id"]: task["try_number"] for task in again},
         "again_after_s": {
-            task["task_id"]: round(
-                (datetime.fromisoformat(task["start_date"]) - max(killed.values())).total_seconds(), 1
-            )
+            task["task_id"]: round((datetime.fromisoformat(task["start_date"]) - at).total_seconds(), 1)
             for task in again
-            if len(killed) == 1
+            for moment, at in killed
+            if moment == task["task_id"]
         },
         "shipped": told["shipped"],
         "sentence": told["sentence"][:300],
@@ -150,9 +151,14 @@ def _rows() -> list[dict[str, Any]]:
     return rows
 
 
-def _missing(rows: list[dict[str, Any]]) -> list[str]:
-    done = {row["cell"] for row in rows}
+def _missing(rows: list[dict[str, Any]], *, alone: bool = True) -> list[str]:
+    done = {cell for row in rows for cell in ([row["cell"]] if alone else row["cell"].split("+"))}
     return [cell for m in MOMENTS for p in PROCESSES if (cell := f"{p}@{m}") not in done]
+
+
+def _square(shift: int) -> str:
+    kills = [((n + shift) % len(MOMENTS), process) for n, process in enumerate(PROCESSES)]
+    return "+".join(f"{process}@{MOMENTS[moment]}" for moment, process in sorted(kills))
 
 
 def _day(rows: list[dict[str, Any]]) -> str:
@@ -160,24 +166,24 @@ def _day(rows: list[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """By cell: how often steps were tried again, and after how many seconds from the kill; a dash where it was not run."""
+    """By cell how the day ended and after how many seconds the step ran again; in brackets what was hit with others on one day."""
     lines = []
     for name, kind in ((UNFAULTED, "both candidates"), (f"{UNFAULTED}@state", "a new state alone")):
         if alone := [row["seconds"] for row in rows if row["cell"] == name]:
             lines += [f"Nothing killed, {kind}: median {statistics.median(alone):.0f} s of {len(alone)}", ""]
-    found = {row["cell"]: _told(row) for row in rows if "+" not in row["cell"]}
     lines += [f"| killed | {' | '.join(MOMENTS)} |", f"| --- |{' --- |' * len(MOMENTS)}"]
-    lines += [f"| {p} | {' | '.join(found.get(f'{p}@{m}', '-') for m in MOMENTS)} |" for p in PROCESSES]
-    several = [row for row in rows if "+" in row["cell"]]
-    for row in several:
-        end = "right" if row["right"] else f"**wrong**: {'; '.join(row['wrong'])}"
-        lines += ["", f"On one day, {row['seconds']:.0f} s, {end}: {row['cell'].replace('+', ', ')}"]
+    lines += [f"| {p} | {' | '.join(_told(rows, p, m) for m in MOMENTS)} |" for p in PROCESSES]
     return "\n".join(lines)
 
 
-def _told(row: dict[str, Any]) -> str:
-    again = ", ".join(f"{step} again after {after:.0f} s" for step, after in row["again_after_s"].items()) or "no retry"
-    return f"{again} ({row['seconds']:.0f} s)" if row["right"] else f"**wrong**: {'; '.join(row['wrong'])}"
+def _told(rows: list[dict[str, Any]], process: str, moment: str) -> str:
+    hit = [row for row in rows if f"{process}@{moment}" in row["cell"].split("+")]
+    if not hit:
+        return "-"
+    row = min(hit, key=lambda row: row["cell"].count("+"))
+    again = row.get("again_after_s", {}).get(moment)
+    said = ("right" if again is None else f"right, {again:.0f} s") if row["right"] else f"**{'; '.join(row['wrong'])}**"
+    return f"({said})" if "+" in row["cell"] else said
 
 
 if __name__ == "__main__":

@@ -28,21 +28,22 @@ AGAIN = ("finetune", "compress", "package")
 
 
 class Aside(MemoryStore):
-    """Reads the store below; writes, and what the three steps once wrote, are its own."""
+    """Reads the store below, where what begins with `hidden` is not there; writes are its own."""
 
-    def __init__(self, below: S3Store) -> None:
+    def __init__(self, below: S3Store, hidden: tuple[str, ...]) -> None:
         super().__init__()
-        self.below = below
+        self.below, self.hidden = below, hidden
         self.uri, self.key = below.uri, below.key  # type: ignore[method-assign]
 
-    def _hidden(self, key: str) -> bool:
-        return any(key.startswith(f"runs/{step}/") for step in AGAIN) or key.startswith("releases/")
-
     def exists(self, key: str) -> bool:
-        return super().exists(key) or (not self._hidden(key) and self.below.exists(key))
+        return super().exists(key) or (not key.startswith(self.hidden) and self.below.exists(key))
 
     def get(self, key: str) -> bytes:
         return super().get(key) if super().exists(key) else self.below.get(key)
+
+    def list(self, prefix: str) -> list[str]:
+        under = [key for key in self.below.list(prefix) if not key.startswith(self.hidden)]
+        return sorted({*super().list(prefix), *under})
 
 
 def main(home: str, day: str) -> int:
@@ -55,18 +56,24 @@ def main(home: str, day: str) -> int:
     recorded = read_manifest(store, store.uri(package))
     if recorded.code_version != told["code"]:
         raise InputRejected(f"{day} was made by code {recorded.code_version} and this is {told['code']}")
-    told["celery worker"] = _row(recorded.summary, made["finetune"][1].summary, made["compress"][1].summary)
+    told["celery worker"] = _row(store, {step: made[step][1].summary for step in AGAIN})
     for name, processes in (("one local process", 1), ("two training processes", 2)):
         told[name] = _again(store, made, day, settings, processes)
-    rows = [told[name] for name in ("celery worker", "one local process", "two training processes")]
-    told["same"] = all(row["release"] == rows[0]["release"] for row in rows)
+    celery, *others = (told[name] for name in ("celery worker", "one local process", "two training processes"))
+    told["same"] = all(row["release"] == celery["release"] for row in others)
+    for row in others:
+        row["differing_files"] = sorted(n for n, sha in row["files"].items() if celery["files"].get(n) != sha)
+    for row in (celery, *others):
+        row["files"] = len(row["files"])
     (RESULTS / "same_release.json").write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(told, indent=1))
     return 0 if told["same"] else 1
 
 
 def _again(store: S3Store, made: Any, day: str, settings: Settings, processes: int) -> dict[str, Any]:
-    aside, uris = Aside(store), {name: uri for name, (uri, _) in made.items()}
+    release = made["package"][1].summary["release"]
+    aside = Aside(store, (*(f"runs/{step}/{day}/" for step in AGAIN), f"releases/{release}"))
+    uris = {name: uri for name, (uri, _) in made.items()}
     with tempfile.TemporaryDirectory() as folder:
         changed = {"home": Path(folder), "train_processes": processes, "signing_key": settings.home / "release.key"}
         elsewhere = settings.model_copy(update=changed | {"public_keys": settings.home / "release.pub"})
@@ -77,16 +84,18 @@ def _again(store: S3Store, made: Any, day: str, settings: Settings, processes: i
             inputs = {upstream: uris[upstream] for upstream in was.inputs}
             options = {key: value for key, value in was.params.items() if key.startswith("approved")}
             uris[name] = run(step_named(name), day, inputs, elsewhere, options=options, store=aside)
-        summaries = {name: read_manifest(aside, uris[name]).summary for name in AGAIN}  # type: ignore[arg-type]
-    return _row(summaries["package"], summaries["finetune"], summaries["compress"])
+        summaries = {name: read_manifest(aside, uris[name]).summary for name in AGAIN}
+    return _row(aside, summaries)
 
 
-def _row(package: dict[str, Any], finetune: dict[str, Any], compress: dict[str, Any]) -> dict[str, Any]:
+def _row(store: S3Store | Aside, told: dict[str, Any]) -> dict[str, Any]:
+    release = told["package"]["release"]
     return {
-        "release": package["release"],
-        "weights": finetune["weights_digest"],
-        "processes": finetune.get("processes", 1),
-        "variant": compress.get("chosen"),
+        "release": release,
+        "weights": told["finetune"]["weights_digest"],
+        "processes": told["finetune"].get("processes", 1),
+        "variant": told["compress"].get("chosen"),
+        "files": {n: one["sha256"] for n, one in json.loads(store.get(f"releases/{release}.json"))["files"].items()},
     }
 
 
