@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -20,8 +20,10 @@ from tasks.progress import last_said
 from tasks.settings import Settings
 
 REFRESH, ROLLOUT, ROLLBACK = "model_refresh", "model_rollout", "model_rollback"
+Answer = TypeVar("Answer")
 POLL_S = 1.0
 LOOK_S = 4.0  # at the logs of running steps
+RESTART_S = 120.0  # within which a killed api-server answers again, on a busy machine
 
 
 def start_refresh(settings: Settings, conf: dict[str, Any]) -> str:
@@ -37,9 +39,9 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
     Returns {ok, run, shipped, release, rollout, sentence, steps: {task: seconds}, seconds}.
     """
     airflow, began = AirflowClient(settings), time.monotonic()
-    earlier = _rollout_runs(airflow)
+    earlier = _patiently(lambda: _rollout_runs(airflow))
     steps = _follow_run(airflow, REFRESH, run_id, screen, deadline_s)
-    state = airflow.run_state(REFRESH, run_id)
+    state = _patiently(lambda: airflow.run_state(REFRESH, run_id))
     result: dict[str, Any] = {
         "ok": state == "success",
         "run": run_id,
@@ -49,9 +51,10 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
         "rollout": None,
     }
     if state != "success":
-        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(settings, airflow, REFRESH, run_id)}"
+        why = _patiently(lambda: _why(settings, airflow, REFRESH, run_id))
+        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {why}"
         return result | {"seconds": time.monotonic() - began}
-    told = _explained(settings, airflow, run_id)
+    told = _patiently(lambda: _explained(settings, airflow, run_id))
     if told is None:
         result["sentence"] = "nothing to do: the day brought no data that may be trained on; the champion keeps serving"
     elif told["release"] is None:
@@ -68,6 +71,18 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
             f"shipped {told['shipped']} as release {told['release'][:12]}, rollout {rollout['state']}: {rollout['reason']}"
         )
     return result | {"seconds": time.monotonic() - began}
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer, also where an api-server is being started again just now. Raises Unavailable after RESTART_S."""
+    until = time.monotonic() + RESTART_S
+    while True:
+        try:
+            return ask()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_S)
 
 
 def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, deadline_s: float) -> dict[str, float]:

@@ -105,3 +105,17 @@ def test_a_step_that_no_worker_took_is_told_with_its_queue_and_deadline(
     monkeypatch.setattr(Airflow, "tasks", lambda *_: [task | {"queued_when": "2026-11-29T10:00:00Z"}])
     result = followed(serving(OLD))
     assert not result["ok"] and not_taken("finetune", "gpu", 300) in result["sentence"]
+
+
+@pytest.mark.parametrize("call", ["runs", "run_state", "tasks"])
+def test_an_api_server_that_restarts_costs_a_moment(followed: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    outages, answer = [Unavailable("restarting")] * 2, getattr(Airflow, call)
+
+    def answering(self: Airflow, *asked: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return answer(self, *asked)
+
+    monkeypatch.setattr(Airflow, call, answering)
+    assert followed(serving(NEW, release=NEW, state="promoted", reason="full passed"))["ok"]
+    assert not outages
