@@ -168,7 +168,7 @@ def _why(settings: Settings, airflow: AirflowClient, dag: str, run_id: str) -> s
     if not failed:
         return f"See {airflow.run_page(dag, run_id)}"
     task = failed[0]
-    if task.get("queued_when") and not task["start_date"]:
+    if task.get("queued_when") and task.get("hostname") == "":  # of a task that a worker takes, it is the worker's
         said = not_taken(task["task_id"], task["queue"], settings.queued_deadline_s)
         return f"{said}. See {airflow.run_page(dag, run_id)}"
     log = airflow.task_log(dag, run_id, task["task_id"], task["try_number"]).splitlines()
