@@ -1,11 +1,14 @@
 """SIGKILL of one process at one moment of a refresh, on the whole stack with workers; then: did the day end as it should?
 
-    python -m benchmarks.kill_matrix HOME [nothing | PROCESS@STEP | PROCESS@STEP+PROCESS@STEP... ...]
+    python -m benchmarks.kill_matrix HOME [nothing | nothing@state | PROCESS@STEP[+PROCESS@STEP...] | square-N ...]
 
 HOME is made and bootstrapped, or joined where its stack runs. Each cell is a refresh of its own, of the next day, with the tiny
-recipe: the process is killed when STEP starts to run; joined by +, several are killed on one day. A cell is right if the refresh
-succeeds, its day has exactly one decision, and what it shipped has exactly one release, which serves. Cells are written as they end
-and are not repeated, so that the matrix can be filled in pieces; a cell that was not run is named as not run.
+recipe: the process is killed as STEP starts to run. Joined by +, several are killed on one day, each at a step of its own;
+square-0 to square-7 are eight such days, which together hit every process at every step once. Where finetune or compress is
+hit, both candidates are made; the other days make a new state alone, which takes half the time and goes through the same steps but
+those two. A day is right if its refresh succeeds, it has exactly one decision, and what it shipped has exactly one release, which
+serves, after exactly one rollout. Rows are written as they end and are not repeated, so that the matrix can be filled in pieces; a
+cell that was not run is named as not run.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from tasks.controller.client import ControllerClient
 from tasks.decisions import explanation
 from tasks.domain.behaviour import next_day
 from tasks.domain.errors import FreshrankError
+from tasks.domain.rollout_log import Kind
 from tasks.follow import REFRESH, follow_refresh, start_refresh
 from tasks.settings import Settings
 
@@ -39,6 +45,7 @@ PROCESSES = (
     *("broker", "postgres"),
 )
 MOMENTS = ("ingest", "validate_data", "build_dataset", "finetune", "compress", "evaluate", "gate", "package")
+TRAINED = {"finetune", "compress"}  # a refresh for a new state alone skips them
 UNFAULTED = "nothing"
 PORT_BASE = 33_000
 FIRST_DAY = "2017-07-01"
@@ -53,36 +60,54 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     bring_up(settings, quiet, timeout_s=600)
     bootstrap(settings)
-    for cell in cells:
+    for cell in (_square(int(cell[-1])) if cell.startswith("square-") else cell for cell in cells):
         rows = _rows()
-        if cell != UNFAULTED and any(row["cell"] == cell for row in rows):
+        if not cell.startswith(UNFAULTED) and any(row["cell"] == cell for row in rows):
             continue
         rows.append(played(cell, _day(rows), settings))
-        RESULT.write_text(json.dumps({"recipe": "tiny", "rows": rows, "not_run": _missing(rows)}, indent=1) + "\n")
+        told = {"recipe": "tiny", "rows": rows, "not_run": _missing(rows, alone=False), "not_run_alone": _missing(rows)}
+        RESULT.write_text(json.dumps(told, indent=1) + "\n")
         print(json.dumps(rows[-1]), flush=True)
     print(as_markdown(_rows()))
     return 0
 
 
-def played(cell: str, day: str, settings: Settings) -> dict[str, Any]:
-    """One refresh with one kill in it: {cell, day, right, seconds, tries, shipped, sentence}."""
-    airflow, began = AirflowClient(settings), time.monotonic()
-    run = start_refresh(settings, {"partition": day})
-    for kill in cell.split("+") if cell != UNFAULTED else ():
-        process, _, moment = kill.partition("@")
+def played(
+    cell: str, day: str, settings: Settings, *, recipe: str | None = None, ripe: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """One refresh with one kill in it, as STEP has begun and `ripe` says yes: {cell, day, right, seconds, tries, shipped, ...}."""
+    airflow, controller, began = AirflowClient(settings), ControllerClient(settings), time.monotonic()
+    kills = [] if cell.startswith(UNFAULTED) else [kill.partition("@")[::2] for kill in cell.split("+")]
+    candidates = "both" if cell == UNFAULTED or TRAINED & {moment for _, moment in kills} else "state"
+    before = controller.log()[-1]["rev"]
+    run = start_refresh(settings, {"partition": day, "recipe": recipe, "candidates": candidates})
+    killed: list[tuple[str, datetime]] = []
+    for process, moment in kills:
         _when_running(airflow, run, moment)
+        while not ripe():
+            time.sleep(0.2)
         os.kill(int(service_table.read_services(settings)[process]["pid"]), signal.SIGKILL)
+        killed.append((moment, datetime.now(UTC)))
     told = follow_refresh(settings, run, quiet, deadline_s=1200)
     seconds = time.monotonic() - began
-    steps = airflow.tasks(REFRESH, run)
-    wrong = _wrong(told, day, settings)
+    again = [task for task in airflow.tasks(REFRESH, run) if task["try_number"] > 1]
+    started = [row for row in controller.log(after=before) if row["kind"] == Kind.START]
+    wrong = _wrong(told, day, settings, len(started))
     return {
         "cell": cell,
         "day": day,
+        "run": run,
+        "candidates": candidates,
         "right": not wrong,
         "wrong": wrong,
         "seconds": round(seconds, 1),
-        "tries": {s["task_id"]: s["try_number"] for s in steps if s["try_number"] > 1},
+        "tries": {task["task_id"]: task["try_number"] for task in again},
+        "again_after_s": {
+            task["task_id"]: round((datetime.fromisoformat(task["start_date"]) - at).total_seconds(), 1)
+            for task in again
+            for moment, at in killed
+            if moment == task["task_id"]
+        },
         "shipped": told["shipped"],
         "sentence": told["sentence"][:300],
     }
@@ -99,7 +124,7 @@ def _when_running(airflow: AirflowClient, run: str, step: str) -> None:
         time.sleep(0.2)
 
 
-def _wrong(told: dict[str, Any], day: str, settings: Settings) -> list[str]:
+def _wrong(told: dict[str, Any], day: str, settings: Settings, rollouts: int) -> list[str]:
     """Everything in which the end differs from that of a day on which nothing was killed."""
     store, wrong = open_store(settings), []
     if not told["ok"]:
@@ -111,6 +136,8 @@ def _wrong(told: dict[str, Any], day: str, settings: Settings) -> list[str]:
     ships = bool(gates) and explanation(store, store.uri(gates[0]))["release"] is not None
     if len(packaged) != int(ships):
         wrong.append(f"{len(packaged)} releases packaged")
+    if rollouts != int(ships):
+        wrong.append(f"{rollouts} rollouts")
     status = ControllerClient(settings).status()
     if ships and status["champion"]["digest"] != told["release"]:
         wrong.append("what was shipped does not serve")
@@ -124,9 +151,14 @@ def _rows() -> list[dict[str, Any]]:
     return rows
 
 
-def _missing(rows: list[dict[str, Any]]) -> list[str]:
-    done = {row["cell"] for row in rows}
+def _missing(rows: list[dict[str, Any]], *, alone: bool = True) -> list[str]:
+    done = {cell for row in rows for cell in ([row["cell"]] if alone else row["cell"].split("+"))}
     return [cell for m in MOMENTS for p in PROCESSES if (cell := f"{p}@{m}") not in done]
+
+
+def _square(shift: int) -> str:
+    kills = [((n + shift) % len(MOMENTS), process) for n, process in enumerate(PROCESSES)]
+    return "+".join(f"{process}@{MOMENTS[moment]}" for moment, process in sorted(kills))
 
 
 def _day(rows: list[dict[str, Any]]) -> str:
@@ -134,17 +166,24 @@ def _day(rows: list[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """Seconds of the whole refresh and rollout by cell; a dash where it was not run."""
-    alone = [row["seconds"] for row in rows if row["cell"] == UNFAULTED]
-    found = {row["cell"]: f"{row['seconds']:.0f}{'' if row['right'] else ' **wrong**'}" for row in rows}
-    lines = [f"Nothing killed: median {statistics.median(alone):.0f} s of {len(alone)}", ""] if alone else []
-    lines += [f"| killed | {' | '.join(MOMENTS)} |", f"| --- |{' ---: |' * len(MOMENTS)}"]
-    lines += [f"| {p} | {' | '.join(found.get(f'{p}@{m}', '-') for m in MOMENTS)} |" for p in PROCESSES]
-    several = [row for row in rows if "+" in row["cell"]]
-    for row in several:
-        end = "right" if row["right"] else f"**wrong**: {'; '.join(row['wrong'])}"
-        lines += ["", f"On one day, {row['seconds']:.0f} s, {end}: {row['cell'].replace('+', ', ')}"]
+    """By cell how the day ended and after how many seconds the step ran again; in brackets what was hit with others on one day."""
+    lines = []
+    for name, kind in ((UNFAULTED, "both candidates"), (f"{UNFAULTED}@state", "a new state alone")):
+        if alone := [row["seconds"] for row in rows if row["cell"] == name]:
+            lines += [f"Nothing killed, {kind}: median {statistics.median(alone):.0f} s of {len(alone)}", ""]
+    lines += [f"| killed | {' | '.join(MOMENTS)} |", f"| --- |{' --- |' * len(MOMENTS)}"]
+    lines += [f"| {p} | {' | '.join(_told(rows, p, m) for m in MOMENTS)} |" for p in PROCESSES]
     return "\n".join(lines)
+
+
+def _told(rows: list[dict[str, Any]], process: str, moment: str) -> str:
+    hit = [row for row in rows if f"{process}@{moment}" in row["cell"].split("+")]
+    if not hit:
+        return "-"
+    row = min(hit, key=lambda row: row["cell"].count("+"))
+    again = row.get("again_after_s", {}).get(moment)
+    said = ("right" if again is None else f"right, {again:.0f} s") if row["right"] else f"**{'; '.join(row['wrong'])}**"
+    return f"({said})" if "+" in row["cell"] else said
 
 
 if __name__ == "__main__":

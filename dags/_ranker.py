@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 import tasks
 from tasks.domain.errors import InputRejected, Unavailable
-from tasks.domain.refresh import is_skipped
+from tasks.domain.refresh import is_skipped, no_word
 from tasks.settings import Settings
 
 CANDIDATE = Asset("freshrank://candidate")
@@ -23,6 +23,7 @@ FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=5), timedelta(minutes=10)
 RETRIES = 8  # 5 s, 10 s, 20 s ... 10 min: 20 minutes in all, longer than any restart of a service
 REVIEW = "request_review"
 GPU = "nvidia.com/gpu"
+BASE = "base"  # Airflow's name of the container that runs the task
 RUNS_WHERE_OTHERS_SKIP = "none_failed_min_one_success"
 
 
@@ -48,7 +49,10 @@ def mark_failed(context: Any) -> None:
     """The last try failed: say so on the refresh's page in MLflow."""
     from tasks.refresh import close_refresh
 
-    close_refresh(asked(context), "FAILED", Settings())
+    settings, note = Settings(), None
+    if not context.get("exception"):  # the scheduler's word: no process of the step lived to raise one
+        note = no_word(context["ti"].task_id, settings.queued_deadline_s)
+    close_refresh(asked(context), "FAILED", settings, note=note)
 
 
 DEFAULTS: dict[str, Any] = {
@@ -72,6 +76,25 @@ def gpu() -> dict[str, Any]:
     return placed
 
 
+def _pod(asked: dict[str, Any]) -> dict[str, Any]:
+    """In a cluster: the pod of a step, told which code and lock asked for it, so that another one's image is refused.
+
+    The environment is the scheduler's, because Airflow keeps what the DAG processor parsed and starts pods by that.
+    """
+    if Settings().executor != "kubernetes":
+        return {}
+    from kubernetes.client import V1Container, V1EnvVar, V1Pod, V1PodSpec
+
+    from tasks.worker import version_for_pods
+
+    pod = asked.get("executor_config", {}).get("pod_override") or V1Pod(
+        spec=V1PodSpec(containers=[V1Container(name=BASE)])
+    )
+    base = next(one for one in pod.spec.containers if one.name == BASE)
+    base.env = [*(base.env or ()), *(V1EnvVar(name=key, value=value) for key, value in version_for_pods().items())]
+    return {"executor_config": {"pod_override": pod}}
+
+
 def _gpu_pod(file: Path | None) -> Any:
     """The V1Pod of the file; Airflow shows what is wrong with it as the DAG's import error, before anything runs.
 
@@ -87,7 +110,7 @@ def _gpu_pod(file: Path | None) -> Any:
             f"mounts it (infra/helm/freshrank/templates/gpu-pod.yaml)"
         )
     pod = PodGenerator.deserialize_model_file(str(file))
-    base = next((one for one in (pod.spec.containers if pod.spec else ()) if one.name == "base"), None)
+    base = next((one for one in (pod.spec.containers if pod.spec else ()) if one.name == BASE), None)
     limits = (base.resources.limits if base and base.resources else None) or {}
     if not int(limits.get(GPU, 0)):
         raise InputRejected(
@@ -126,6 +149,7 @@ class Pages(BaseOperatorLink):
 def step(name: str, **operator: Any) -> Callable[..., Any]:
     """A task that runs the step `name` on the manifests given by name, and returns the URI of its own manifest."""
     outlets = operator.get("outlets", ())
+    operator |= _pod(operator)
 
     @task(task_id=name, **operator)
     def body(manifests: dict[str, str | None]) -> str:

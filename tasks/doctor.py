@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import machine, service_table
-from tasks.adapters.broker import QUEUED_S, Broker
-from tasks.device import described
+from tasks.adapters.broker import Broker
 from tasks.domain.errors import FreshrankError
 from tasks.domain.refresh import GPU_STEPS
 from tasks.settings import PORT_OFFSETS, Settings
@@ -142,20 +141,32 @@ def _queues(settings: Settings) -> Iterator[Finding]:
     for queue in ("default", settings.gpu_queue):
         names, waiting = workers.get(queue, []), broker.waiting(queue)
         if names:
-            said = f"served by {', '.join(name.rpartition('celery@')[2] for name in names)}; {waiting} tasks wait"
+            said = f"served by {', '.join(map(_short, names))}; {waiting} tasks wait"
         else:
             steps = f" ({', '.join(GPU_STEPS)})" if queue == settings.gpu_queue else ""
-            said = f"no worker serves it; {waiting} tasks wait{steps}, and each fails after {QUEUED_S} s in the queue"
+            within = f"each fails after {settings.queued_deadline_s} s in the queue"
+            said = f"no worker serves it; {waiting} tasks wait{steps}, and {within}"
         then = f"read {settings.logs}/worker-{queue}.log, or start one: `python -m infra.local.worker {queue} 2`"
         yield _finding(f"queue {queue}", bool(names), said, then)
-    device = described("as the recipe says")
-    if "no CUDA device" in device:
-        said = f"{device}: there is a driver and torch sees no GPU, so GPU steps compute on the CPU"
-        yield _finding("gpu", False, said, "run `nvidia-smi`; install torch from a CUDA index (README, GPU machines)")
-    elif device.startswith("device=cpu"):
-        yield _finding("gpu", True, f"{device}: GPU steps that run on this machine compute on its CPU")
-    else:
-        yield _finding("gpu", True, device)
+    if serving := [_short(worker) for worker in workers.get(settings.gpu_queue, [])]:
+        yield _gpu(serving, broker.devices())
+
+
+def _short(worker: str) -> str:
+    return worker.rpartition("celery@")[2]
+
+
+def _gpu(serving: list[str], told: dict[str, str]) -> Finding:
+    """What those compute on that the GPU steps are sent to, in their own words: they may be on other machines."""
+    devices = {worker: told.get(worker, "it did not say what it computes on") for worker in serving}
+    without = {worker: device for worker, device in devices.items() if not device.startswith("device=cuda")}
+    if not without:
+        return _finding("gpu", True, "; ".join(f"{worker}: {device}" for worker, device in devices.items()))
+    said = "; ".join(f"{worker} serves GPU steps without a GPU ({device})" for worker, device in without.items())
+    blind = any("no CUDA device" in device for device in without.values())  # there is a driver, and torch sees nothing
+    then = "install torch from a CUDA index (README, GPU machines)" if blind else "install NVIDIA's driver"
+    then = f"on that machine run `nvidia-smi`, {then}, restart the worker; where no GPU is meant to be, leave it so"
+    return _finding("gpu", False, f"{said}: its steps compute on the CPU, slower, and nothing is lost", then)
 
 
 def _store(settings: Settings) -> Iterator[Finding]:

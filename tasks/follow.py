@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -15,12 +15,15 @@ from tasks.adapters.store import open_store
 from tasks.controller.client import ENDED, ControllerClient
 from tasks.decisions import explanation
 from tasks.domain.errors import FreshrankError, InputRejected, Unavailable
+from tasks.domain.refresh import not_taken
 from tasks.progress import last_said
 from tasks.settings import Settings
 
 REFRESH, ROLLOUT, ROLLBACK = "model_refresh", "model_rollout", "model_rollback"
+Answer = TypeVar("Answer")
 POLL_S = 1.0
 LOOK_S = 4.0  # at the logs of running steps
+RESTART_S = 120.0  # within which a killed api-server answers again, on a busy machine
 
 
 def start_refresh(settings: Settings, conf: dict[str, Any]) -> str:
@@ -36,9 +39,9 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
     Returns {ok, run, shipped, release, rollout, sentence, steps: {task: seconds}, seconds}.
     """
     airflow, began = AirflowClient(settings), time.monotonic()
-    earlier = _rollout_runs(airflow)
+    earlier = _patiently(lambda: _rollout_runs(airflow))
     steps = _follow_run(airflow, REFRESH, run_id, screen, deadline_s)
-    state = airflow.run_state(REFRESH, run_id)
+    state = _patiently(lambda: airflow.run_state(REFRESH, run_id))
     result: dict[str, Any] = {
         "ok": state == "success",
         "run": run_id,
@@ -48,9 +51,10 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
         "rollout": None,
     }
     if state != "success":
-        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {_why(airflow, REFRESH, run_id)}"
+        why = _patiently(lambda: _why(settings, airflow, REFRESH, run_id))
+        result["sentence"] = f"{REFRESH} failed; the champion keeps serving. {why}"
         return result | {"seconds": time.monotonic() - began}
-    told = _explained(settings, airflow, run_id)
+    told = _patiently(lambda: _explained(settings, airflow, run_id))
     if told is None:
         result["sentence"] = "nothing to do: the day brought no data that may be trained on; the champion keeps serving"
     elif told["release"] is None:
@@ -67,6 +71,18 @@ def follow_refresh(settings: Settings, run_id: str, screen: Console, *, deadline
             f"shipped {told['shipped']} as release {told['release'][:12]}, rollout {rollout['state']}: {rollout['reason']}"
         )
     return result | {"seconds": time.monotonic() - began}
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer, also where an api-server is being started again just now. Raises Unavailable after RESTART_S."""
+    until = time.monotonic() + RESTART_S
+    while True:
+        try:
+            return ask()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_S)
 
 
 def _follow_run(airflow: AirflowClient, dag: str, run_id: str, screen: Console, deadline_s: float) -> dict[str, float]:
@@ -147,11 +163,14 @@ def _explained(settings: Settings, airflow: AirflowClient, run_id: str) -> dict[
     return explanation(open_store(settings), uri)
 
 
-def _why(airflow: AirflowClient, dag: str, run_id: str) -> str:
+def _why(settings: Settings, airflow: AirflowClient, dag: str, run_id: str) -> str:
     failed = [task for task in airflow.tasks(dag, run_id) if task["state"] == "failed"]
     if not failed:
         return f"See {airflow.run_page(dag, run_id)}"
     task = failed[0]
+    if task.get("queued_when") and task.get("hostname") == "":  # of a task that a worker takes, it is the worker's
+        said = not_taken(task["task_id"], task["queue"], settings.queued_deadline_s)
+        return f"{said}. See {airflow.run_page(dag, run_id)}"
     log = airflow.task_log(dag, run_id, task["task_id"], task["try_number"]).splitlines()
     told = [
         line
@@ -188,7 +207,7 @@ def _follow_rollout(
                 return {"state": "promoted", "reason": "it serves already: this refresh made the same bytes"}
             runs = {} if mine else _rollout_runs(airflow)
             if failed := [run for run in runs if run not in earlier and runs[run] == "failed"]:
-                return {"state": "refused", "reason": _why(airflow, ROLLOUT, failed[0])}
+                return {"state": "refused", "reason": _why(settings, airflow, ROLLOUT, failed[0])}
         except Unavailable:  # a restarted controller or api-server costs a second, not the answer
             time.sleep(POLL_S)
             continue

@@ -125,9 +125,9 @@ def evidence(gate: str, settings: Settings) -> str:
     return f"{head}\n\n{as_markdown(told)}"
 
 
-def close_refresh(asked: Asked, status: str, settings: Settings, *, partition: str | None = None) -> None:
-    """End the run's page in MLflow: FINISHED or FAILED."""
-    record_end(asked.run_key, status, settings, partition=partition)
+def close_refresh(asked: Asked, status: str, settings: Settings, *, note: str | None = None) -> None:
+    """End the run's page in MLflow, FINISHED or FAILED, with a note where there is one."""
+    record_end(asked.run_key, status, settings, note=note)
 
 
 def roll_out(package: str, run_key: str, settings: Settings, *, deadline_s: float = ROLLOUT_WITHIN_S) -> str:

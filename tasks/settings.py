@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     gpu_pool: str | None = Field(
         default=None, description="Airflow pool of the GPU steps; empty means gpu where a worker serves them"
     )
+    queued_deadline_s: int = Field(
+        default=300,
+        ge=15,
+        description="a step that no Celery worker has taken by then fails; the day can be cleared later",
+    )
     gpu_pod: Path | None = Field(
         default=None, description="what a pod of a GPU step has on top, from the chart; needed with executor kubernetes"
     )

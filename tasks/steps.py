@@ -257,8 +257,12 @@ def _told(execute: Callable[[Call], dict[str, Any]]) -> Callable[[Call], dict[st
         from tasks.domain.recipe import load_recipe
         from tasks.worker import name
 
-        precision = load_recipe(step_keys.recipe_of(call)).training.precision
-        log.info("step=%s worker=%s %s", execute.__name__.strip("_"), name(), described(precision))
+        device = described(load_recipe(step_keys.recipe_of(call)).training.precision)
+        log.info("step=%s worker=%s %s", execute.__name__.strip("_"), name(), device)
+        if call.settings.executor != "local" and not device.startswith("device=cuda"):
+            log.warning(
+                "worker %s was sent a GPU step and has no GPU: it computes on the CPU, see `freshrank doctor`", name()
+            )
         return execute(call)
 
     return on_device

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 from infra.local import postgres
-from tasks.adapters.broker import QUEUED_S
 from tasks.settings import Settings
 
 REPO = Path(__file__).resolve().parents[2]
@@ -63,7 +62,7 @@ def _celery(settings: Settings) -> dict[str, dict[str, object]]:
         "celery_broker_transport_options": {"visibility_timeout": 24 * 3600},
         "scheduler": {
             "task_instance_heartbeat_timeout": 60,
-            "task_queued_timeout": QUEUED_S,
+            "task_queued_timeout": settings.queued_deadline_s,
             "task_queued_timeout_check_interval": 15,
             "num_stuck_in_queued_retries": 0,
         },

@@ -8,6 +8,8 @@ import sys
 
 import psutil
 
+from tasks.adapters.broker import Broker
+from tasks.device import described
 from tasks.domain.errors import FreshrankError
 from tasks.machine import MARKER
 from tasks.settings import Settings
@@ -17,7 +19,9 @@ from tasks.worker import WORKER, name, require_same_version
 def main(queue: str, at_once: str) -> int:
     os.environ[WORKER] = queue
     try:
-        require_same_version(Settings())
+        settings = Settings()
+        require_same_version(settings)
+        Broker(settings.broker).arrived(name(), described("as the recipe says"))
     except FreshrankError as err:
         sys.stderr.write(f"{err}\n")
         return 2

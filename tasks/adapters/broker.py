@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 
 from tasks.domain.errors import Unavailable
 
-ANNOUNCED = "freshrank:version"
-QUEUED_S = 300  # a task that no worker has taken by then fails
+ANNOUNCED, DEVICES = "freshrank:version", "freshrank:devices"
 TIMEOUT_S = 5.0
 ANSWERS_WITHIN_S = 2.0  # workers answer within milliseconds; the call always takes this long
 
@@ -61,6 +60,16 @@ class Broker:
         with self._asked():
             found = self._client().hgetall(ANNOUNCED)
         return Version(**found) if found else None
+
+    def arrived(self, worker: str, device: str) -> None:
+        """Leave word of what a worker that starts computes on. Raises Unavailable."""
+        with self._asked():
+            self._client().hset(DEVICES, worker, device)
+
+    def devices(self) -> dict[str, str]:
+        """Worker -> what it said that it computes on when it last started, whether it still runs or not. Raises Unavailable."""
+        with self._asked():
+            return dict(self._client().hgetall(DEVICES))
 
     def _client(self):  # type: ignore[no-untyped-def]  # a client of the untyped package
         from valkey import Valkey

@@ -105,8 +105,16 @@ def quantised(graph: Any, calibration: Sequence[Any], exact: Iterable[str] = KEP
 
 
 def save_graph(graph: Any, path: Path) -> None:
-    """A graph marked for bf16 keeps its weights in two bytes: fp16 holds them more finely than the products will."""
+    """A graph marked for bf16 keeps its weights in two bytes: fp16 holds them more finely than the products will.
+
+    The converters name nodes by a count of all that this process ever made. Here they are named by their place: the same
+    weights are the same file, whatever was converted before.
+    """
     import openvino
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    graph.set_friendly_name(path.stem)
+    for place, node in enumerate(graph.get_ordered_ops()):
+        if node.get_type_name() != "Parameter":
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")
     openvino.save_model(graph, path, compress_to_fp16=is_bf16(graph))

@@ -5,10 +5,12 @@ Where int8 drifts too far the graph is run in bf16, and where that does too it s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from tasks.atomic import drafted_folder
 from tasks.compression.quantise import save_graph, to_int8
 from tasks.domain.errors import InputRejected
-from tasks.domain.manifest import Record
+from tasks.domain.manifest import Record, digest_of
 from tasks.ranker.arrays import Floats
 from tasks.ranker.runtime import in_bf16
 from tasks.ranker.text import MAX_WORDS, QueryEncoder, convert_encoder, encoder_digest, encoder_folder
@@ -56,12 +58,13 @@ def query_encoder(texts: list[str], calibration: int, cache: Path, out: Path) ->
     """Write the int8 encoder and its tokenizer under `out`; returns how far it drifts from the original.
 
     Args:
-        texts: item texts; every other one calibrates, the rest measure the drift.
+        texts: item texts; of a few, every other one calibrates, and the rest measure the drift.
     """
-    folder = cache / "text" / encoder_digest()[:16] / f"int8-{calibration}"
+    few = chosen(texts, 2 * calibration)
+    folder = cache / "text" / encoder_digest()[:16] / f"int8-{_made_of(few)}"
     if not (folder / "config.json").exists():
         with drafted_folder(folder) as draft:
-            _make(texts, calibration, cache, draft)
+            _make(few, cache, draft)
     out.mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         shutil.copyfile(folder / name, out / name)
@@ -69,11 +72,21 @@ def query_encoder(texts: list[str], calibration: int, cache: Path, out: Path) ->
     return facts
 
 
-def _make(texts: list[str], calibration: int, cache: Path, draft: Path) -> None:
+def chosen(texts: Iterable[str], many: int) -> list[str]:
+    """The `many` texts of the smallest digests: a sample that seldom changes as items come and go, so the encoder does neither."""
+    return sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())[:many]
+
+
+def _made_of(few: list[str]) -> str:
+    """Of all that decides the graph beside the encoder, so that another machine makes the same, and not what came first here."""
+    tools = [f"{package} {version(package)}" for package in ("openvino", "nncf")]
+    return digest_of([few, tools, Path(__file__).read_text(), Path(__file__).with_name("quantise.py").read_text()])[:24]
+
+
+def _make(few: list[str], cache: Path, draft: Path) -> None:
     import openvino
 
-    chosen = [texts[n] for n in np.unique(np.linspace(0, len(texts) - 1, 2 * calibration).astype(int))]
-    learn, check = chosen[::2], chosen[1::2][:DRIFT_TEXTS]
+    learn, check = few[::2], few[1::2][:DRIFT_TEXTS]
     original = convert_encoder(cache)
     shutil.copyfile(encoder_folder() / "tokenizer.json", draft / "tokenizer.json")
     for suffix in (".xml", ".bin"):

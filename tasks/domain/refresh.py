@@ -55,6 +55,22 @@ def is_skipped(step: str, params: Mapping[str, Any]) -> bool:
     return step in TRAINING_STEPS and params.get("candidates") == "state"
 
 
+def not_taken(step: str, queue: str, deadline_s: int) -> str:
+    """Why a step failed that never began."""
+    return (
+        f"no worker of queue {queue} took {step} within {deadline_s} s; `freshrank doctor` says who serves it. Nothing is lost: "
+        f"start one, then clear the step in Airflow"
+    )
+
+
+def no_word(step: str, deadline_s: int) -> str:
+    """All that is known of a step that the scheduler ended."""
+    return (
+        f"{step} failed without a word of its own: no worker took it within {deadline_s} s, or its last worker was killed. "
+        f"The champion keeps serving; `freshrank doctor` says who serves which queue"
+    )
+
+
 def after_validation(verdict: str) -> str:
     """The task that follows the data verdict. Bad or missing data keeps the champion, and is a successful run."""
     following = {

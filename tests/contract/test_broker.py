@@ -44,7 +44,7 @@ def test_a_queue_without_a_worker_is_told_with_its_steps_and_a_deadline(settings
     )
 
 
-def test_a_full_broker_and_a_gpu_that_is_not_seen_are_told_with_what_to_do(
+def test_a_full_broker_is_told_with_what_to_do(
     settings: Settings, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert doctor_says(settings, "broker")["ok"]
@@ -52,10 +52,32 @@ def test_a_full_broker_and_a_gpu_that_is_not_seen_are_told_with_what_to_do(
     monkeypatch.setattr(Broker, "memory", lambda self: (used, used + 1))
     found = doctor_says(settings, "broker")
     assert not found["ok"] and "a full broker takes no more tasks" in str(found["sentence"])
-    assert doctor_says(settings, "gpu")["ok"], "a laptop has none, and that is fine"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # a GPU was promised
+
+
+@pytest.mark.parametrize(
+    ("device", "ok", "said"),
+    [
+        ("device=cuda (NVIDIA H200) driver=595.42 cuda=13.0", True, "gpu@far: device=cuda (NVIDIA H200)"),
+        (
+            "device=cpu driver=none memory_gib=23.5",
+            False,
+            "gpu@far serves GPU steps without a GPU (device=cpu driver=none",
+        ),
+        ("device=cpu driver=595.42 (no CUDA device)", False, "gpu@far serves GPU steps without a GPU"),
+        (None, False, "gpu@far serves GPU steps without a GPU (it did not say what it computes on)"),
+    ],
+)
+def test_a_gpu_worker_without_a_gpu_is_told_wherever_it_runs(
+    settings: Settings, broker: Broker, device: str | None, ok: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broker, "workers", lambda self: {QUEUE: ["celery@gpu@far"], "default": ["celery@default@here"]})
+    broker.arrived("default@here", "device=cpu driver=none")
+    if device:
+        broker.arrived("gpu@far", device)
     found = doctor_says(settings, "gpu")
-    assert not found["ok"] and "torch sees no GPU" in str(found["sentence"]) and "nvidia-smi" in str(found["next"])
+    assert (found["ok"], "nothing is lost" in str(found["sentence"])) == (ok, not ok)
+    assert said in str(found["sentence"]) and "default@here" not in str(found["sentence"])
+    assert ok or ("torch from a CUDA index" if "no CUDA" in str(device) else "NVIDIA's driver") in str(found["next"])
 
 
 def test_a_worker_is_found_by_the_queue_that_it_serves(settings: Settings, broker: Broker) -> None:
@@ -82,7 +104,7 @@ def test_a_worker_of_another_code_or_lock_is_refused_by_name(
     settings: Settings, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(worker.WORKER, QUEUE)
-    with pytest.raises(Unavailable, match="has not announced any"):
+    with pytest.raises(Unavailable, match="nobody told it which code"):
         worker.require_same_version(settings)
     own = worker.version()
     broker.announce(own)

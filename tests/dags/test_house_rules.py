@@ -121,6 +121,8 @@ def test_in_a_cluster_the_pods_of_gpu_steps_alone_ask_for_a_gpu(
     from airflow.serialization.serialized_objects import DagSerialization
 
     from tasks.domain.refresh import GPU_STEPS
+    from tasks.steps import STEPS
+    from tasks.worker import version_for_pods
 
     monkeypatch.setenv("FRESHRANK_EXECUTOR", "kubernetes")
     monkeypatch.setenv("FRESHRANK_GPU_POD", str(tmp_path / "pod.yaml"))
@@ -133,8 +135,12 @@ def test_in_a_cluster_the_pods_of_gpu_steps_alone_ask_for_a_gpu(
     assert bag.import_errors == {}
     dag = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags["model_refresh"]))
     pods = {task.task_id: task.executor_config["pod_override"] for task in dag.tasks if task.executor_config}
-    assert set(pods) == set(GPU_STEPS)
-    assert {pod.spec.containers[0].resources.limits["nvidia.com/gpu"] for pod in pods.values()} == {"2"}
+    asking = {name: pod.spec.containers[0].resources for name, pod in pods.items() if pod.spec.containers[0].resources}
+    assert set(asking) == set(GPU_STEPS)
+    assert {resources.limits["nvidia.com/gpu"] for resources in asking.values()} == {"2"}
+    told = {name: [(one.name, one.value) for one in pod.spec.containers[0].env] for name, pod in pods.items()}
+    asked = list(version_for_pods().items())
+    assert told == dict.fromkeys(STEPS, asked), "every step's pod, once, GPU or not"
 
 
 @pytest.mark.parametrize("clock", ["00:00", "05:01", "05:53", "07:30", "23:59"])

@@ -143,3 +143,21 @@ def test_the_airflow_api_can_be_built_and_answers_its_health_page(airflow_home: 
         [sys.executable, "-c", code], cwd=REPO, env=dict(os.environ), capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("raised", "noted"), [(ValueError("bad"), False), (None, True)])
+def test_a_step_that_the_scheduler_ended_leaves_a_sentence_on_the_refresh_s_page(
+    home: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception | None, noted: bool
+) -> None:
+    """A worker's own failure has an exception in its context; where nobody took the step, or its worker died, there is none."""
+    from _ranker import mark_failed
+
+    closed: list[Any] = []
+    monkeypatch.setattr("tasks.refresh.close_refresh", lambda *told, note: closed.append((told[1], note)))
+    run = SimpleNamespace(partition_key=None)
+    mark_failed(
+        {"run_id": "r", "params": {}, "dag_run": run, "ti": SimpleNamespace(task_id="finetune"), "exception": raised}
+    )
+    ((status, note),) = closed
+    assert status == "FAILED" and bool(note) == noted
+    assert not noted or "finetune failed without a word of its own: no worker took it within 300 s" in note

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tasks import follow
 from tasks.domain.errors import Unavailable
+from tasks.domain.refresh import not_taken
 from tasks.settings import Settings
 
 NEW, OLD = "b" * 64, "a" * 64
@@ -87,3 +88,36 @@ def test_a_controller_that_restarts_costs_a_moment(followed: Any) -> None:
     ended = serving(NEW, release=NEW, state="promoted", reason="full passed")
     result = followed(serving(OLD), Unavailable("restarting"), ended)
     assert result["ok"] and "full passed" in result["sentence"]
+
+
+def test_a_step_that_no_worker_took_is_told_with_its_queue_and_deadline(
+    followed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = {
+        "task_id": "finetune",
+        "state": "failed",
+        "queue": "gpu",
+        "duration": 0.0,
+        "queued_when": "2026-11-29T10:50:46Z",
+        "start_date": "2026-11-29T10:51:33Z",  # as airflow 3.3.2 tells it: begun when it was ended, on no host
+        "hostname": "",
+        "try_number": 1,
+    }
+    monkeypatch.setattr(Airflow, "run_state", lambda *_: "failed")
+    monkeypatch.setattr(Airflow, "tasks", lambda *_: [task])
+    result = followed(serving(OLD))
+    assert not result["ok"] and not_taken("finetune", "gpu", 300) in result["sentence"]
+
+
+@pytest.mark.parametrize("call", ["runs", "run_state", "tasks"])
+def test_an_api_server_that_restarts_costs_a_moment(followed: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    outages, answer = [Unavailable("restarting")] * 2, getattr(Airflow, call)
+
+    def answering(self: Airflow, *asked: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return answer(self, *asked)
+
+    monkeypatch.setattr(Airflow, call, answering)
+    assert followed(serving(NEW, release=NEW, state="promoted", reason="full passed"))["ok"]
+    assert not outages

@@ -34,6 +34,16 @@ def test_int8_near_the_original_is_kept_and_made_once(encoder, tmp_path, monkeyp
     assert query_encoder(TEXTS, 8, tmp_path / "cache", tmp_path / "again") == told
 
 
+def test_the_same_texts_make_the_same_bytes_whatever_was_made_here_before(encoder, tmp_path):
+    here, there = tmp_path / "cache", tmp_path / "another machine's"
+    query_encoder(TEXTS[:9], 8, here, tmp_path / "last week's")
+    query_encoder(TEXTS, 8, here, tmp_path / "ours")
+    query_encoder(TEXTS[::-1], 8, there, tmp_path / "theirs")
+    for name in text_encoder.PARTS:
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
+    assert (tmp_path / "ours" / "config.json").read_bytes() != (tmp_path / "last week's" / "config.json").read_bytes()
+
+
 def test_int8_far_from_the_original_is_refused(encoder, tmp_path, monkeypatch):
     torch.manual_seed(5)
     other = SentenceEncoder(tiny_bert(tmp_path / "other"))

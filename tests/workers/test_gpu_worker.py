@@ -1,13 +1,14 @@
 """`make run GPU_WORKER=1` on the tiny recipe: where the steps ran, what a killed worker costs, and what is left after `down`.
 
-Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`.
+Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`. The stack is made for it, or is one that
+runs already, FRSTACK_JOIN=HOME (recipe tiny, last refreshed day 2017-07-01); the last test takes either down.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -18,12 +19,16 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks.kill_matrix import played
 from infra.local import processes
 from infra.local.down import bring_down
+from infra.local.services import services
 from tasks import doctor, service_table
 from tasks.adapters.airflow import AirflowClient
-from tasks.domain.refresh import GPU_STEPS
-from tasks.follow import REFRESH, start_refresh
+from tasks.adapters.store import open_store
+from tasks.domain.behaviour import next_day
+from tasks.domain.refresh import GPU_STEPS, not_taken
+from tasks.follow import REFRESH, follow_refresh, start_refresh
 from tasks.settings import Settings
 from tests.conftest import free_port_base
 from tests.e2e.conftest import Stack, logs
@@ -35,24 +40,31 @@ pytestmark = [pytest.mark.workers, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("workers"), free_port_base())
+    running = joined()
+    made = running or Stack(tmp_path_factory.mktemp("workers"), free_port_base())
     made.environment["FRESHRANK_EXECUTOR"] = "celery"
     made.settings = made.settings.model_copy(update={"executor": "celery"})
     try:
-        done = made.run(sys.executable, "-m", "infra.local.run", timeout=1200)
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{logs(made)}"
+        if not running:
+            done = made.run(sys.executable, "-m", "infra.local.run", timeout=1200)
+            assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{logs(made)}"
         yield made
     finally:
-        bring_down(made.settings, Console(stderr=True, quiet=True))
+        if not running:
+            bring_down(made.settings, Console(stderr=True, quiet=True))
+
+
+def joined() -> Stack | None:
+    if home := os.environ.get("FRSTACK_JOIN"):
+        running = service_table.read_supervisor(Settings(home=Path(home)))
+        assert running, f"no stack runs in {home}"
+        return Stack(Path(home), int(running["port_base"]))
+    return None
 
 
 def newest_run(stack: Stack) -> tuple[AirflowClient, str]:
     airflow = AirflowClient(stack.settings)
     return airflow, airflow.runs(REFRESH)[0]["dag_run_id"]
-
-
-def worker_pid(settings: Settings, queue: str) -> int:
-    return int(service_table.read_services(settings)[f"worker-{queue}"]["pid"])
 
 
 def test_the_gpu_steps_ran_on_the_gpu_worker_and_no_other_step_did(stack: Stack) -> None:
@@ -76,16 +88,40 @@ def test_the_doctor_says_who_serves_which_queue(stack: Stack) -> None:
 def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(
     stack: Stack, queue: str, day: str
 ) -> None:
-    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": day, "recipe": LONG})
-    until(lambda: list(stack.settings.data.glob(f"work/runs-finetune-{day}-*/work/checkpoint.safetensors")), 400)
-    os.kill(worker_pid(stack.settings, queue), signal.SIGKILL)
-    until(lambda: airflow.run_state(REFRESH, run) in ("success", "failed"), 600)
-    assert airflow.run_state(REFRESH, run) == "success"
-    steps = {task["task_id"]: task for task in airflow.tasks(REFRESH, run)}
-    tries = steps["finetune"]["try_number"]
-    assert tries == (2 if queue == "gpu" else 1)
-    if tries == 2:
-        assert "outcome=resumed" in airflow.task_log(REFRESH, run, "finetune", 2)
+    checkpoints = f"work/runs-finetune-{day}-*/work/checkpoint.safetensors"
+    row = played(
+        *(f"worker-{queue}@finetune", day, stack.settings),
+        recipe=LONG,
+        ripe=lambda: any(stack.settings.data.glob(checkpoints)),
+    )
+    print(json.dumps(row))
+    assert row["right"], row["wrong"]
+    assert row["tries"] == ({"finetune": 2} if queue == "gpu" else {})
+    if queue == "gpu":
+        assert "outcome=resumed" in AirflowClient(stack.settings).task_log(REFRESH, row["run"], "finetune", 2)
+
+
+def test_without_a_gpu_worker_its_steps_wait_say_so_fail_at_a_deadline_and_can_be_cleared(
+    stack: Stack,
+) -> None:
+    down_and_up(stack, without="worker-gpu", FRESHRANK_QUEUED_DEADLINE_S="45")
+    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": next_to_last(stack)})
+    until(lambda: state_of(airflow, run, "finetune") == "queued", 600)
+    told = stack.settings.model_copy(update={"queued_deadline_s": 45})
+    waits = {row["check"]: row for row in doctor.examine(told)}
+    assert not waits["queue gpu"]["ok"]
+    assert waits["queue gpu"]["sentence"] == (
+        f"no worker serves it; 1 tasks wait ({', '.join(GPU_STEPS)}), and each fails after 45 s in the queue"
+    )
+    until(lambda: airflow.run_state(REFRESH, run) == "failed", 240)
+    assert state_of(airflow, run, "finetune") == "failed"
+    said = follow_refresh(told, run, Console(quiet=True))["sentence"]
+    assert not_taken("finetune", "gpu", 45) in said
+    print(waits["queue gpu"]["sentence"], said, sep="\n")
+    down_and_up(stack)
+    cleared = {"dag_run_id": run, "dry_run": False, "only_failed": True}
+    airflow._request("POST", f"/api/v2/dags/{REFRESH}/clearTaskInstances", json=cleared)
+    until(lambda: state_of(airflow, run, "finetune") == "success", 400)
 
 
 def test_down_leaves_no_process(stack: Stack) -> None:
@@ -93,6 +129,23 @@ def test_down_leaves_no_process(stack: Stack) -> None:
     bring_down(stack.settings, Console(stderr=True, quiet=True))
     assert processes.of_stack(stack.settings) == []
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if home in " ".join(p.info["cmdline"] or ())]
+
+
+def down_and_up(stack: Stack, *, without: str = "", **extra: str) -> None:
+    """The same stack again; all services, or all but one."""
+    bring_down(stack.settings, Console(stderr=True, quiet=True))
+    others = ",".join(name for name in services(stack.settings) if name != without) if without else ""
+    done = stack.run(sys.executable, "-m", "infra.local", "up", "--only", others, **extra)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def next_to_last(stack: Stack) -> str:
+    """The day after the last one that was decided."""
+    return next_day(max(key.split("/")[2] for key in open_store(stack.settings).list("runs/gate/")))
+
+
+def state_of(airflow: AirflowClient, run: str, step: str) -> str | None:
+    return next((task["state"] for task in airflow.tasks(REFRESH, run) if task["task_id"] == step), None)
 
 
 def until(condition, patience_s: float) -> None:
