@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     gpu_pod: Path | None = Field(
         default=None, description="what a pod of a GPU step has on top, from the chart; needed with executor kubernetes"
     )
+    train_job: Path | None = Field(
+        default=None, description="Job of several pods that finetune trains in, from the chart; empty: its own machine"
+    )
 
     store_endpoint: str | None = Field(
         default=None, description="S3 endpoint; empty means the local store, 'aws' means Amazon S3"

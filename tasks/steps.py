@@ -96,6 +96,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
 def _finetune(call: Call) -> dict[str, Any]:
     from tasks.domain.recipe import load_recipe
     from tasks.finetune import finetune
+    from tasks.finetune_in_cluster import finetune_in_cluster
     from tasks.finetune_together import finetune_together, processes_for
 
     recipe = load_recipe(_recipe(call))
@@ -109,6 +110,8 @@ def _finetune(call: Call) -> dict[str, Any]:
         "threads": call.settings.threads,
         "champion": _champion_release(call) / "release" / "model" if warm else None,
     }
+    if call.settings.train_job:
+        return finetune_in_cluster(**given, pattern=call.settings.train_job)
     processes = processes_for(call.settings.train_processes)
     return finetune_together(**given, processes=processes) if processes > 1 else finetune(**given)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ log = logging.getLogger("freshrank.finetune")
 
 def save(path: Path, identity: str, tensors: dict[str, Tensor], told: dict[str, Any]) -> None:
     """Replace the checkpoint. Whatever kills us meanwhile, also the machine, leaves this one or the one before."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     metadata = {"identity": identity, "told": json.dumps(told)}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft, metadata)
     with draft.open("rb") as written:
@@ -27,8 +29,8 @@ def save(path: Path, identity: str, tensors: dict[str, Tensor], told: dict[str, 
 
 
 def load(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of the dead are removed."""
-    for draft in path.parent.glob(f".{path.name}.*"):
+    """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of our dead are removed."""
+    for draft in path.parent.glob(f".{path.name}.{glob.escape(socket.gethostname())}.*"):
         if not psutil.pid_exists(int(draft.suffix[1:])):  # a second live copy of this run still writes its own
             draft.unlink(missing_ok=True)
     if not path.exists():
