@@ -50,10 +50,15 @@ def _ingest(call: Call) -> dict[str, Any]:
 
 def _validate_data(call: Call) -> dict[str, Any]:
     from tasks.adapters.partitions import landed_days
-    from tasks.validate_data import load_policy, validate_data
+    from tasks.validate_data import landed_events, load_policy, validate_data
 
+    by: dict[str, Any] = {}
+    if call.settings.tables == "spark":
+        from tasks.adapters.spark import SparkRules
+
+        by["caught_by"] = SparkRules(call.settings.spark_master, call.work, lambda day: landed_events(call.store, day))
     days = [day for day in landed_days(call.store) if day <= call.partition]
-    return validate_data(days, call.store, load_policy(), call.out)
+    return validate_data(days, call.store, load_policy(), call.out, **by)
 
 
 def _resolve_champion(call: Call) -> dict[str, Any]:
