@@ -95,6 +95,30 @@ def _pod(asked: dict[str, Any]) -> dict[str, Any]:
     return {"executor_config": {"pod_override": pod}}
 
 
+def training() -> dict[str, Any]:
+    """As gpu(), for finetune. With train_job the GPUs are those of the Job that it starts, and its own pod only waits."""
+    settings, placed = Settings(), gpu()
+    if settings.train_job is None:
+        return placed
+    if settings.executor != "kubernetes":
+        raise InputRejected(f"train_job is set, which needs executor kubernetes; executor is {settings.executor}")
+    return placed | {"executor_config": {"pod_override": _waiting_pod(settings.train_job)}}
+
+
+def _waiting_pod(file: Path) -> Any:
+    """The V1Pod beside the Job. Raises InputRejected where the file has not both."""
+    import yaml
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+    found = {one["kind"]: one for one in yaml.safe_load_all(file.read_text())} if file.is_file() else {}
+    if not {"Pod", "Job"} <= found.keys():
+        raise InputRejected(
+            f"train_job is {file}, which holds no Pod and Job; the chart makes that file "
+            f"(infra/helm/freshrank/templates/training.yaml)"
+        )
+    return PodGenerator.deserialize_model_dict(found["Pod"])
+
+
 def _gpu_pod(file: Path | None) -> Any:
     """The V1Pod of the file; Airflow shows what is wrong with it as the DAG's import error, before anything runs.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from _partition_trigger import PartitionLanded
-from _ranker import CANDIDATE, DEFAULTS, REVIEW, RUNS_WHERE_OTHERS_SKIP, gpu, mark_failed, recipe_names, step
+from _ranker import CANDIDATE, DEFAULTS, REVIEW, RUNS_WHERE_OTHERS_SKIP, gpu, mark_failed, recipe_names, step, training
 from _routes import evidence, report_data, report_rejection, route, route_data
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronPartitionTimetable, Param, dag
@@ -55,7 +55,7 @@ def model_refresh() -> None:
     champion = step("resolve_champion")(validate_data=sound)
     dataset = step("build_dataset")(validate_data=sound, resolve_champion=champion)
     given = {"build_dataset": dataset, "resolve_champion": champion}
-    weights = step("finetune", **gpu(), execution_timeout=timedelta(hours=6))(**given)
+    weights = step("finetune", **training(), execution_timeout=timedelta(hours=6))(**given)
     small = step("compress", **gpu())(finetune=weights, build_dataset=dataset)
 
     compare = {"trigger_rule": RUNS_WHERE_OTHERS_SKIP}  # a run for a new state only skips finetune and compress

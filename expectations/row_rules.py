@@ -91,19 +91,19 @@ def _not_finite(day: Day, settings: Settings) -> pl.Series:
 
 def _wrong_day(day: Day, settings: Settings) -> pl.Series:
     """Clocks of clients run a little ahead; an event of the next day's first minutes is still an event of tomorrow."""
-    return (day.events["event_time"] >= _midnight(day, 1)).fill_null(False)
+    return (day.events["event_time"] >= midnight(day.day, 1)).fill_null(False)
 
 
 def _late(day: Day, settings: Settings) -> pl.Series:
-    return (day.events["event_time"] < _midnight(day, 0)).fill_null(False)
+    return (day.events["event_time"] < midnight(day.day, 0)).fill_null(False)
 
 
 def _stale(day: Day, settings: Settings) -> pl.Series:
-    return (day.events["event_time"] < _midnight(day, -int(settings["days"]))).fill_null(False)
+    return (day.events["event_time"] < midnight(day.day, -int(settings["days"]))).fill_null(False)
 
 
-def _midnight(day: Day, days_later: int) -> datetime:
-    return datetime.combine(partition_date(day.day) + timedelta(days=days_later), time(), UTC)
+def midnight(day: str, days_later: int) -> datetime:
+    return datetime.combine(partition_date(day) + timedelta(days=days_later), time(), UTC)
 
 
 def _price_outlier(day: Day, settings: Settings) -> pl.Series:

@@ -124,7 +124,19 @@ class Tables:
         return "; ".join(f"{name} fails for {rows} rows" for name, mask in masks.items() if (rows := mask.sum()))
 
 
-def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables: Tables) -> Iterator[JudgedDay]:
+# which rows of a day each expectation, and each rule that asks for no past, catches
+CaughtBy = Callable[[Day, DataPolicy], dict[str, pl.Series]]
+
+
+def caught_here(day: Day, policy: DataPolicy) -> dict[str, pl.Series]:
+    """By Polars, in this process."""
+    rules = {rule.name: _catch(rule, day, policy) for rule in ROW_RULES if not rule.by_the_past}
+    return broken(EVENTS, day.events) | rules
+
+
+def judge_days(
+    days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables: Tables, caught_by: CaughtBy = caught_here
+) -> Iterator[JudgedDay]:
     """Yield a verdict for each day, in order. Days that pass join `past` before the next one is judged.
 
     While one day is judged, the next ones are read, and all is done for them that their past does not decide.
@@ -134,7 +146,7 @@ def judge_days(days: Iterable[LandedDay], policy: DataPolicy, past: Past, tables
 
         def following() -> Future[Prepared | None]:
             landed = reader.submit(_read, ahead, tables)  # one reader, or two days could change places
-            return workers.submit(lambda: _prepare(landed.result(), policy, past))
+            return workers.submit(lambda: _prepare(landed.result(), policy, past, caught_by))
 
         prepared = deque(following() for _ in range(AHEAD))
         while (ready := prepared.popleft().result()) is not None:
@@ -171,16 +183,12 @@ def _read(ahead: Iterator[LandedDay], tables: Tables) -> Read | None:
     return Read(landed, catalogue, {PLANS.name: plan_fault, ITEMS.name: item_fault})
 
 
-def _prepare(read: Read | None, policy: DataPolicy, past: Past) -> Prepared | None:
+def _prepare(read: Read | None, policy: DataPolicy, past: Past, caught_by: CaughtBy) -> Prepared | None:
     if read is None:
         return None
     landed, events = read.landed, read.landed.events.with_row_index(ROW)
     day = Day(landed.day, events, read.catalogue, past, events, policy.model_inputs)
-    hits = broken(EVENTS, events)
-    for rule in ROW_RULES:
-        if not rule.by_the_past:
-            hits[rule.name] = _catch(rule, day, policy)
-    return Prepared(day, hits, read.faults, landed.released)
+    return Prepared(day, caught_by(day, policy), read.faults, landed.released)
 
 
 def _judge(ready: Prepared, policy: DataPolicy, past: Past, tables: Tables) -> JudgedDay:

@@ -14,7 +14,8 @@ import yaml
 
 CHART = Path(__file__).resolve().parent / "helm" / "freshrank"
 BASE = "controller"
-CASES = (BASE, "pinned", "argo", "airflow")
+CASES = (BASE, "pinned", "argo", "airflow", "training")
+PATTERNS = ("objects.yaml", "training.yaml")  # files of ConfigMaps that hold manifests, from which others make objects
 Manifest = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ def values_of(case: str) -> Manifest:
 
 
 def render(values: Manifest) -> list[Manifest]:
-    """Every manifest, those inside the controller's pattern included.
+    """Every manifest, those inside the patterns of controller and training included.
 
     Raises:
         helm_python.HelmValuesError: with the sentences of values.schema.json.
@@ -44,8 +45,11 @@ def render(values: Manifest) -> list[Manifest]:
     with Chart.load(str(CHART)) as chart:
         texts = chart.render(values, name="freshrank", namespace="ranking")
     found = [one for text in texts.values() for one in yaml.safe_load_all(text) if one]
-    patterns = [one["data"]["objects.yaml"] for one in found if "objects.yaml" in one.get("data", {})]
-    return found + [one for text in patterns for one in yaml.safe_load_all(text) if one]
+    patterns = [text for one in found for name, text in (one.get("data") or {}).items() if name in PATTERNS]
+    held = [one for text in patterns for one in yaml.safe_load_all(text) if one]
+    return found + [
+        one for one in held if one["kind"] != "Pod"
+    ]  # what is laid over a pod of Airflow's is none by itself
 
 
 def pod_template(manifest: Manifest) -> Manifest | None:

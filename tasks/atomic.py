@@ -5,12 +5,16 @@ A draft's name is of one call alone: two threads, or two containers that both ha
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tasks.domain.errors import Unavailable
 
@@ -62,11 +66,18 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
         ) from err
 
 
-def draft_pid(draft: Path) -> int:
-    """The process that began a draft."""
-    return int(draft.name.rsplit(".", 2)[1].split("-")[0])
+def remove_dead_drafts(path: Path) -> None:
+    """Remove drafts of `path` that dead processes of this machine began; what another machine's write is not known here."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_machine())}-*.draft"):
+        pid = int(draft.name.removesuffix(".draft").rsplit("-", 2)[1])
+        if not psutil.pid_exists(pid):
+            draft.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return socket.gethostname()[:63]
 
 
 def _draft(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.draft")
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(3)}.draft")

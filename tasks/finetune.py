@@ -84,13 +84,16 @@ def finetune(
         bar.advance(run.steps_done)
         while not run.is_over:
             loss, began = run.train_epoch(bar), time.monotonic()
-            quality = run.group.agreed(partial(_judged, TorchScorer(model, fitted.inputs), validation))
+            with run.gathered():
+                quality = run.group.agreed(partial(_judged, TorchScorer(model, fitted.inputs), validation))
             run.finish_epoch(loss, quality)
             told = " ".join(f"{task}={quality.get(f'ndcg_at_10[{task}]', 0):.4f}" for task in ("all", "new", "repeat"))
             log.info("epoch=%d loss=%.4f ndcg_at_10 %s judged_s=%.1f", run.epoch, loss, told, time.monotonic() - began)
     if not run.group.leads:
         return {}  # what follows is one process's work
     if recipe.trees:
+        if run.is_sharded:  # the others are gone, with their shares
+            model = Ranker(recipe.network, len(fitted.inputs.columns)).to(device)
         model.load_state_dict(run.best)
         member = fit_member(TorchScorer(model, fitted.inputs), trees_of(corpus, recipe.trees, seed), validation)
         member.save(out)

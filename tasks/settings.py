@@ -100,6 +100,13 @@ class Settings(BaseSettings):
         ge=256,
         description="a ranker process that holds more is ended; a canary that does it is rolled back",
     )
+    tables: Literal["polars", "spark"] = Field(
+        default="polars",
+        description="who holds the rows of a day against contract and rules; spark needs pyspark and Java",
+    )
+    spark_master: str = Field(
+        default="local[2]", description="Spark's master, with tables spark; workers must see home under the same path"
+    )
     executor: Literal["local", "celery", "kubernetes"] = Field(
         default="local",
         description="who runs Airflow's tasks: the scheduler, one Celery worker a queue, or in a cluster a pod a task",
@@ -117,6 +124,9 @@ class Settings(BaseSettings):
     )
     gpu_pod: Path | None = Field(
         default=None, description="what a pod of a GPU step has on top, from the chart; needed with executor kubernetes"
+    )
+    train_job: Path | None = Field(
+        default=None, description="Job of several pods that finetune trains in, from the chart; empty: its own machine"
     )
 
     store_endpoint: str | None = Field(

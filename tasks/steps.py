@@ -50,10 +50,15 @@ def _ingest(call: Call) -> dict[str, Any]:
 
 def _validate_data(call: Call) -> dict[str, Any]:
     from tasks.adapters.partitions import landed_days
-    from tasks.validate_data import load_policy, validate_data
+    from tasks.validate_data import landed_events, load_policy, validate_data
 
+    by: dict[str, Any] = {}
+    if call.settings.tables == "spark":
+        from tasks.adapters.spark import SparkRules
+
+        by["caught_by"] = SparkRules(call.settings.spark_master, call.work, lambda day: landed_events(call.store, day))
     days = [day for day in landed_days(call.store) if day <= call.partition]
-    return validate_data(days, call.store, load_policy(), call.out)
+    return validate_data(days, call.store, load_policy(), call.out, **by)
 
 
 def _resolve_champion(call: Call) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
 def _finetune(call: Call) -> dict[str, Any]:
     from tasks.domain.recipe import load_recipe
     from tasks.finetune import finetune
+    from tasks.finetune_in_cluster import finetune_in_cluster
     from tasks.finetune_together import finetune_together, processes_for
 
     recipe = load_recipe(step_keys.recipe_of(call))
@@ -109,6 +115,8 @@ def _finetune(call: Call) -> dict[str, Any]:
         "threads": call.settings.threads,
         "champion": _champion_release(call) / "release" / "model" if warm else None,
     }
+    if call.settings.train_job:
+        return finetune_in_cluster(**given, pattern=call.settings.train_job)
     processes = processes_for(call.settings.train_processes)
     return finetune_together(**given, processes=processes) if processes > 1 else finetune(**given)
 

@@ -29,7 +29,17 @@ from expectations.profile import ROW
 from expectations.reference import ITEM_COLUMNS
 from expectations.row_rules import ROW_RULES
 from expectations.suites import ITEMS, PLANS
-from expectations.verdicts import MARKS, RULES, JudgedDay, LandedDay, Tables, as_frame, judge_days
+from expectations.verdicts import (
+    MARKS,
+    RULES,
+    CaughtBy,
+    JudgedDay,
+    LandedDay,
+    Tables,
+    as_frame,
+    caught_here,
+    judge_days,
+)
 from tasks.adapters.partitions import (
     accepted_key,
     accepted_revisions,
@@ -59,10 +69,17 @@ RELEASED = "control/released/"  # DAY.json: what a person let pass
 
 
 def validate_data(
-    days: list[str], store: Store, policy: DataPolicy, out: Path, *, publish: bool = True
+    days: list[str],
+    store: Store,
+    policy: DataPolicy,
+    out: Path,
+    *,
+    publish: bool = True,
+    caught_by: CaughtBy = caught_here,
 ) -> dict[str, Any]:
     """Judge the days that are not accepted yet, oldest first, and publish those that pass or are empty.
 
+    `caught_by` is who holds rows against the rules: Polars here, or Spark (tasks/adapters/spark.py), with the same rows.
     Without `publish` every day is judged, accepted or not, and nothing changes in the store. The summary's `verdict` is
     that of the last day: an older day that was refused stays out and does not stop today's. Writes report.md,
     report.html, data_docs/ and quarantine.parquet under `out`.
@@ -92,7 +109,7 @@ def validate_data(
     with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
         manifests = _manifests(store, new)
         tables_of_days = (_landed(store, manifest, released) for manifest in manifests.values())
-        for day in judge_days(tables_of_days, policy, past, tables):
+        for day in judge_days(tables_of_days, policy, past, tables, caught_by):
             if publish and day.verdict in ("pass", "empty", "released"):
                 _publish(day, manifests[day.day], store, policy, known.get(day.day, 0) + 1, released.get(day.day, {}))
             quarantine.add(day)
@@ -205,6 +222,13 @@ def _manifests(store: Store, days: Sequence[str]) -> dict[str, PartitionManifest
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda day: read_landed_manifest(store, day, revisions[day]), days)
         return dict(zip(days, found, strict=True))
+
+
+def landed_events(store: Store, day: str) -> bytes:
+    """The landed file of a day's events, verified."""
+    manifest = _manifests(store, [day])[day]
+    events = manifest.file("events")
+    return read_file(store, landed_key(day, events.name), events)
 
 
 def _landed(store: Store, manifest: PartitionManifest, released: dict[str, dict[str, str]]) -> LandedDay:

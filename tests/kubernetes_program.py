@@ -1,13 +1,14 @@
 """kmock's emulator of the Kubernetes API as a server of its own: `PYTHON tests/kubernetes_program.py`; prints its URL.
 
-Runs in .venv-infra. One thing that kmock leaves out and our router relies on is added: metadata.generation, which grows with
-every change of the spec and with nothing else.
+Runs in .venv-infra. Two things that kmock leaves out and we rely on are added: metadata.generation, which grows with every
+change of the spec and with nothing else, and metadata.uid.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from typing import Any
 
 import kmock
@@ -16,6 +17,7 @@ RESOURCES = (
     "v1/pods",
     "v1/services",
     "apps/v1/deployments",
+    "batch/v1/jobs",
     "autoscaling/v2/horizontalpodautoscalers",
     "gateway.networking.k8s.io/v1/httproutes",
 )
@@ -24,7 +26,7 @@ RESOURCES = (
 class Emulator(kmock.KubernetesEmulator):
     async def _handle(self, request: Any) -> Any:
         if request.action == kmock.action.CREATE:
-            request.data["metadata"]["generation"] = 1
+            request.data["metadata"] = {"uid": str(uuid.uuid4())} | request.data["metadata"] | {"generation": 1}
         key = (request.resource, request.namespace, request.name)
         if request.action == kmock.action.UPDATE and "spec" in request.data and key in self._objects:
             now = self._objects[key].raw["metadata"]

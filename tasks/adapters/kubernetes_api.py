@@ -1,4 +1,4 @@
-"""The Kubernetes API as this controller needs it: a few objects of one namespace, by plain HTTP. No client library.
+"""The Kubernetes API as controller and finetune need it: a few objects of one namespace, by plain HTTP. No client library.
 
 Paths are those of the API server; an object that is not there is None, not an error.
 """
@@ -23,12 +23,16 @@ KINDS = {  # kind -> group, version and plural, of what a release's objects may 
     "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
     "ScaledObject": ("apis/keda.sh/v1alpha1", "scaledobjects"),
     "HTTPRoute": (GATEWAY, "httproutes"),
+    "Job": ("apis/batch/v1", "jobs"),
 }
 Object = dict[str, Any]
 
 
-def in_cluster() -> KubernetesApi:
+def in_cluster(setting: str, otherwise: str) -> KubernetesApi:
     """The API server of the cluster that this pod runs in, as this pod's ServiceAccount.
+
+    Args:
+        setting, otherwise: what asked for the cluster, and what happens without it; for the refusal.
 
     Raises:
         InputRejected: this is no pod, or one without a token.
@@ -36,8 +40,8 @@ def in_cluster() -> KubernetesApi:
     try:
         namespace = (ACCOUNT / "namespace").read_text().strip()
     except OSError as err:
-        why = f"kubernetes_route is set, but {ACCOUNT} holds no token ({err.strerror}): this is no pod of the chart"
-        raise InputRejected(f"{why}; unset FRESHRANK_KUBERNETES_ROUTE to use the local Envoy") from err
+        why = f"{setting} is set, but {ACCOUNT} holds no token ({err.strerror}): this is no pod of the chart"
+        raise InputRejected(f"{why}; unset FRESHRANK_{setting.upper()} to {otherwise}") from err
     return KubernetesApi("https://kubernetes.default.svc", namespace, ACCOUNT / "token", ACCOUNT / "ca.crt")
 
 
@@ -76,6 +80,14 @@ class KubernetesApi:
 
     async def delete(self, kind: str, name: str) -> None:
         await self._call("DELETE", self._path(kind, name), params={"propagationPolicy": "Background"})
+
+    async def delete_exactly(self, kind: str, name: str, uid: str) -> None:
+        """This very object, not one that took its name since. It stays visible until all that it made is gone."""
+        told = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        try:
+            await self._call("DELETE", self._path(kind, name), json=told)
+        except Conflict:
+            pass  # another one has the name now
 
     async def aclose(self) -> None:
         await self._http.aclose()

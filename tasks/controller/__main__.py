@@ -88,7 +88,7 @@ def _world(settings: Settings, library: ReleaseLibrary) -> tuple[Router, Launche
     from tasks.adapters.kubernetes_launcher import KubernetesLauncher
     from tasks.adapters.kubernetes_router import GatewayApiRouter
 
-    api, pattern = in_cluster(), settings.kubernetes_objects.read_text()
+    api, pattern = in_cluster("kubernetes_route", "use the local Envoy"), settings.kubernetes_objects.read_text()
     return GatewayApiRouter(api, settings.kubernetes_route), KubernetesLauncher(api, pattern, library.verify)
 
 

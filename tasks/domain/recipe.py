@@ -121,6 +121,9 @@ class Training(Record):
     exchange: Literal["fp32", "bf16", "powersgd"] = Field(
         default="fp32", description="how gradients travel between training processes; the small ones make other weights"
     )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="fsdp: each training process holds a share of weights and moments, not all of them"
+    )
     final_share: float = Field(ge=0, le=1, description="of the learning rate, reached at the last step")
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
@@ -134,6 +137,12 @@ class Training(Record):
         le=1,
         description="gains in the slate softmax are times price to this power; 0: a sale is a sale",
     )
+
+    @model_validator(mode="after")
+    def _shares_travel_whole(self) -> Training:
+        if self.parallel == "fsdp" and self.exchange != "fp32":
+            raise ValueError(f"exchange {self.exchange} needs parallel ddp: fsdp sends gradients as they are")
+        return self
 
 
 class Trees(Record):

@@ -7,12 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import psutil
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.atomic import draft_pid, drafted
+from tasks.atomic import drafted, remove_dead_drafts
 
 log = logging.getLogger("freshrank.finetune")
 
@@ -25,10 +24,8 @@ def save(path: Path, identity: str, tensors: dict[str, Tensor], told: dict[str, 
 
 
 def load(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of the dead are removed."""
-    for draft in path.parent.glob(f".{path.name}.*.draft"):
-        if not psutil.pid_exists(draft_pid(draft)):  # a second live copy of this run still writes its own
-            draft.unlink(missing_ok=True)
+    """(tensors, what was told with them); None without a checkpoint of this very run. Drafts of our dead are removed."""
+    remove_dead_drafts(path)  # a second live copy of this run still writes its own
     if not path.exists():
         return None
     try:

@@ -1,14 +1,15 @@
 """Several processes that train one model: each takes its share of every step, and gradients are exchanged once a step.
 
-Data parallel by torch's DistributedDataParallel (Li et al., 2020, arXiv:2006.15704), started by torchrun: nccl between GPUs,
-gloo between processes on a CPU. With two processes a step is the same two halves whose gradients one process adds up.
+Data parallel by torch's DistributedDataParallel (Li et al., 2020, arXiv:2006.15704) or, where weights and moments should not lie
+whole on every device, by fully_shard (FSDP2; Zhao et al., 2023, arXiv:2304.11277); started by torchrun: nccl between GPUs, gloo
+between processes on a CPU. With two processes a step is the same two halves whose gradients one process adds up.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tasks.domain.errors import InputRejected, Unavailable
@@ -87,18 +91,27 @@ def joined() -> Iterator[Group]:
 class Together:
     """Exchanges the gradients of one model between the processes of a group."""
 
-    def __init__(self, model: nn.Module, group: Group, exchange: str = "fp32") -> None:
-        """exchange: fp32; bf16, half the bytes; powersgd, two thin matrices for each gradient that is one (Vogels et al.,
+    def __init__(self, model: nn.Module, group: Group, exchange: str = "fp32", parallel: str = "ddp") -> None:
+        """Before the optimizer is made: `fsdp` puts other parameters into the model, each process's share of the old ones.
+
+        exchange: fp32; bf16, half the bytes; powersgd, two thin matrices for each gradient that is one (Vogels et al.,
         2019, arXiv:1905.13727), whose remainders are added to the next step's and are lost when the training starts again.
         """
-        self.group = group
+        self.group, self.is_sharded = group, parallel == "fsdp"
+        self.module: nn.Module = _Passed(model)
+        if self.is_sharded:
+            device = next(model.parameters()).device.type
+            # one unit: the losses call methods of the parts, not their forward, where units of their own would be gathered
+            fully_shard(self.module, mesh=init_device_mesh(device, (group.world,)))
+            return
         # buffers are constants of the data, and the same everywhere
-        self.module = DistributedDataParallel(_Passed(model), broadcast_buffers=False, find_unused_parameters=True)
+        wrapped = DistributedDataParallel(self.module, broadcast_buffers=False, find_unused_parameters=True)
         if exchange == "bf16":
             # under its own name torch refuses it without NCCL, and gloo adds up bf16 as well
-            self.module.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+            wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
         elif exchange == "powersgd":
-            self.module.register_comm_hook(PowerSGDState(None, start_powerSGD_iter=WHOLE_STEPS), powerSGD_hook)
+            wrapped.register_comm_hook(PowerSGDState(None, start_powerSGD_iter=WHOLE_STEPS), powerSGD_hook)
+        self.module = wrapped
 
     def backward(self, loss_of: Callable[[int], Tensor], shares: int) -> float:
         """Add up this process's shares, exchange once, at the last of them. Returns the loss of the whole step.
@@ -110,15 +123,52 @@ class Together:
         mine, weight = self.group.mine(shares) or [0], float(self.group.rank < shares)
         total = torch.zeros((), dtype=torch.float64)
         for number in mine:
-            with nullcontext() if number == mine[-1] else self.module.no_sync():
+            with self._exchanging(number == mine[-1]):
                 loss = self.module(loss_of, number) * weight
                 (loss * self.group.world).backward()  # the exchange divides by it
             total += loss.detach().double().cpu()
         return sum(_gathered(float(total), self.group))
 
+    @contextmanager
+    def _exchanging(self, now: bool) -> Iterator[None]:
+        if isinstance(self.module, FSDPModule):
+            self.module.set_requires_gradient_sync(now)
+            yield
+        elif now or not isinstance(self.module, DistributedDataParallel):
+            yield
+        else:
+            with self.module.no_sync():
+                yield
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Every process has the whole model inside, to score with; all of them must come here."""
+        if not isinstance(self.module, FSDPModule):
+            yield
+            return
+        self.module.unshard()
+        try:
+            yield
+        finally:
+            self.module.reshard()
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor of which each process may have a share, on all of them; all of them must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, known: Tensor) -> Tensor:
+    """This process's share of a whole tensor, cut as `known` is, if it is."""
+    if not isinstance(known, DTensor) or value.shape != known.shape:
+        return value
+    here = value.to(known.device)
+    # nothing is sent: each process has read the whole
+    return distribute_tensor(here, known.device_mesh, known.placements, src_data_rank=None)
+
 
 class _Passed(nn.Module):
-    """Calls a loss from inside `forward`, where DistributedDataParallel prepares for the backward pass."""
+    """Calls a loss from inside `forward`, where both ways prepare for the backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import copy
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,28 @@ class Run:
         self.losses: list[float] = []  # of the steps of this epoch that are done
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
+        self.group, self.pieces = distributed.current(), distributed.pieces(saved)
+        self.together = (
+            distributed.Together(model, self.group, self.training.exchange, self.training.parallel)
+            if self.group.world > 1
+            else None
+        )
         self.optimizer = optimizer_of(model, self.training)
         # The matrices are so small that two threads inside one product take longer than one. So a step is always made
         # of the same halves, whose gradients are added: as fast as two threads should be, and equal on one.
-        self.parts = [Part(one, model, device) for one in (model, *(copy.deepcopy(model) for _ in range(PARTS - 1)))]
-        self.group, self.pieces = distributed.current(), distributed.pieces(saved)
-        self.together = (
-            distributed.Together(model, self.group, self.training.exchange) if self.group.world > 1 else None
-        )
+        # Several processes take the halves as theirs, and need no second model.
+        others = () if self.together else (copy.deepcopy(model) for _ in range(PARTS - 1))
+        self.parts = [Part(one, model, device) for one in (model, *others)]
         workers = min(threads, PARTS) if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
     @property
     def steps_done(self) -> int:
         return self.epoch * self.course.steps_an_epoch + len(self.losses)
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.together is not None and self.together.is_sharded
 
     @property
     def best_epoch(self) -> int:
@@ -114,7 +123,8 @@ class Run:
             self.losses.append(loss)
             mean = np.mean(self.losses[-20:])
             bar.advance(1, f"epoch {self.epoch + 1}/{self.course.epochs}, loss {mean:.4f}, rate {rate:.1e}")
-            if time.monotonic() - saved_at >= SAVED_EVERY_S:
+            due = time.monotonic() - saved_at >= SAVED_EVERY_S
+            if self.group.agreed(lambda due=due: due) if self.is_sharded else due:  # shares are gathered from all
                 self.save()
                 saved_at = time.monotonic()
         self.save()  # before the epoch is judged, which takes a while too
@@ -166,7 +176,7 @@ class Run:
         self.epoch, self.losses = self.epoch + 1, []
         self.curve.append({"epoch": self.epoch, "loss": loss, **quality})
         if self.best_epoch == self.epoch:
-            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {name: value.cpu().clone() for name, value in self._weights().items()}
         self.save()
 
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
@@ -176,15 +186,23 @@ class Run:
         losses = [training_loss(base, full, batch.answers, self.training) for base, full in scored]
         return torch.stack(losses).mean()
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Inside, the model scores on every process, also where each holds a share of it."""
+        return self.together.gathered() if self.together else nullcontext()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: distributed.whole(value.detach()) for name, value in self.model.state_dict().items()}
+
     def save(self) -> None:
-        if not self.group.leads:
+        if not self.group.leads and not self.is_sharded:
             return
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self._weights().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+            tensors |= {f"optimizer.{number}.{name}": distributed.whole(value) for name, value in state.items()}
         told = {"epoch": self.epoch, "losses": self.losses, "curve": self.curve}
-        checkpoint.save(self.saved, self.identity, tensors, told)
+        if self.group.leads:
+            checkpoint.save(self.saved, self.identity, tensors, told)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this very run."""
@@ -196,12 +214,15 @@ class Run:
             return
         tensors, told = found
         self.epoch, self.losses, self.curve = told["epoch"], told["losses"], told["curve"]
-        self.model.load_state_dict(checkpoint.under("model.", tensors))
+        own = self.model.state_dict()
+        saved = checkpoint.under("model.", tensors)
+        self.model.load_state_dict({name: distributed.like(value, own[name]) for name, value in saved.items()})
         self.best = checkpoint.under("best.", tensors)
+        weights = [one for group in self.optimizer.param_groups for one in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for name, value in checkpoint.under("optimizer.", tensors).items():
             number, _, field = name.partition(".")
-            state.setdefault(int(number), {})[field] = value
+            state.setdefault(int(number), {})[field] = distributed.like(value, weights[int(number)])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         log.info("checkpoint=%s outcome=resumed epoch=%d step=%d", self.saved.name, self.epoch, self.steps_done)
 
@@ -213,7 +234,9 @@ def optimizer_of(model: Ranker, training: Training) -> torch.optim.Optimizer:
     others = [parameter for parameter in model.parameters() if id(parameter) not in mine]
     groups = [{"params": others, "share": 1.0}, {"params": encoder, "share": training.encoder_rate}]
     kind: Any = OPTIMIZERS[training.optimizer]
-    fused = {} if training.optimizer == "nadam" else {"fused": True}
+    # NAdam has no fused form, and Adagrad's does not know shares (torch 2.13)
+    plain = training.optimizer == "nadam" or (training.optimizer == "adagrad" and training.parallel == "fsdp")
+    fused = {} if plain else {"fused": True}
     optimizer: torch.optim.Optimizer = kind(
         groups, lr=training.learning_rate, weight_decay=training.weight_decay, **fused
     )

@@ -48,7 +48,7 @@ def test_every_container_is_confined_and_bounded(case):
             assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"], (name, one["name"])
             assert context["capabilities"] == DROPPED and "@sha256:" in one["image"], (name, one["name"])
             assert {"requests", "limits"} <= set(one["resources"]), (name, one["name"])
-        for one in pod["containers"]:
+        for one in pod["containers"] if pod.get("restartPolicy") != "Never" else ():  # a Job's end is its answer
             assert {"livenessProbe", "readinessProbe"} <= set(one), (name, one["name"])
 
 
@@ -59,7 +59,8 @@ def test_nothing_may_talk_but_what_is_allowed(case):
     assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"] and not {"ingress", "egress"} & set(deny["spec"])
     labels = [one["spec"]["podSelector"]["matchLabels"] for one in policies if one is not deny]
     chosen = {one.get("app.kubernetes.io/component") or f"tier {one['tier']}" for one in labels}
-    assert chosen == {"controller", "ranker", "mlflow"} | ({"tier airflow"} if case == "airflow" else set())
+    airflow = {"airflow": {"tier airflow"}, "training": {"tier airflow", "trainer"}}
+    assert chosen == {"controller", "ranker", "mlflow"} | airflow.get(case, set())
     for one in policies:
         for rule in one["spec"].get("ingress", []):
             assert rule["from"] and rule["ports"], "an empty rule would let everybody in"
@@ -163,6 +164,72 @@ def test_airflow_is_told_where_gpu_steps_run(tmp_path, monkeypatch):
     )
     assert base.resources.limits[GPU] == "1" and pod.spec.node_selector == {"freshrank.dev/queue": "gpu"}
     assert "freshrank-gpu-pod" not in {one["metadata"]["name"] for one in kinds("pinned", "ConfigMap")}
+
+
+def test_a_training_of_several_pods_is_one_job_that_only_finetune_may_start(tmp_path, monkeypatch):
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+    from dags._ranker import GPU, training
+    from tasks.finetune_in_cluster import job_of
+    from tasks.finetune_together import OWN_STORE, RESTARTS
+
+    assert kinds("airflow", "Job") == [] and kinds("pinned", "Job") == [], "off unless it is asked for"
+    assert not any("training.yaml" in one["data"] for one in kinds("airflow", "ConfigMap"))
+    maps = {one["metadata"]["name"]: one["data"] for one in kinds("training", "ConfigMap")}
+    (tmp_path / "pod.yaml").write_text(maps["freshrank-gpu-pod"]["pod.yaml"])
+    (tmp_path / "training.yaml").write_text(maps["freshrank-gpu-pod"]["training.yaml"])
+    for name in ("GPU_POD", "TRAIN_JOB"):
+        file = tmp_path / Path(maps["freshrank-settings"][f"FRESHRANK_{name}"]).name
+        monkeypatch.setenv(f"FRESHRANK_{name}", str(file))
+    monkeypatch.setenv("FRESHRANK_EXECUTOR", "kubernetes")
+
+    job = job_of(tmp_path / "training.yaml", "d" * 12, Path("/var/lib/freshrank/data/work/x/work/request.json"))
+    spec, name = job["spec"], f"freshrank-training-{'d' * 12}"
+    pod = spec["template"]["spec"]
+    (trainer,) = pod["containers"]
+    assert job["metadata"]["name"] == name and len(f"{name}-63") <= 63, "names of pods are host names"
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert trainer["resources"]["limits"][GPU] == "2" and {"--nnodes=3", "--nproc-per-node=2"} <= set(trainer["args"])
+    assert f"--max-restarts={RESTARTS}" in trainer["args"]
+    assert trainer["args"][-3:] == [
+        "tasks.finetune_together",
+        "/var/lib/freshrank/data/work/x/work/request.json",
+        "$(JOB_UID)",
+    ]
+    given = {one["name"]: one.get("value") for one in trainer["env"]}
+    assert OWN_STORE.items() <= given.items() and not any("SECRET" in one or "FRESHRANK" in one for one in given)
+
+    (service,) = [one for one in kinds("training", "Service") if one["spec"].get("clusterIP") == "None"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert service["spec"]["publishNotReadyAddresses"] and service["spec"]["selector"].items() <= labels.items()
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert f"--rdzv-endpoint={name}-0.{service['metadata']['name']}:29500" in trainer["args"]
+    (policy,) = [
+        one["spec"] for one in kinds("training", "NetworkPolicy") if one["metadata"]["name"] == "freshrank-trainer"
+    ]
+    own = {"podSelector": {"matchLabels": service["spec"]["selector"]}}
+    assert [rule["from"] for rule in policy["ingress"]] == [[own]]
+    assert [rule["to"] for rule in policy["egress"] if rule["ports"][0]["port"] != 53] == [[own]]
+
+    plain = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "base", "image": "cpu", "args": ["a task"]}]}}
+    override = training()["executor_config"]["pod_override"]
+    waits = PodGenerator.reconcile_pods(PodGenerator.deserialize_model_dict(plain), override)
+    (base,) = waits.spec.containers
+    assert base.image == "cpu" and base.args == ["a task"] and GPU not in base.resources.limits
+    mounts = {one.mount_path for one in base.volume_mounts}
+    assert mounts >= {"/var/lib/freshrank/data", "/var/run/secrets/kubernetes.io/serviceaccount"}
+    assert {one["mountPath"] for one in trainer["volumeMounts"]} & mounts == {"/var/lib/freshrank/data"}
+    accounts = {
+        one["metadata"]["name"]: one["metadata"].get("annotations") for one in kinds("training", "ServiceAccount")
+    }
+    assert waits.spec.service_account_name == "freshrank-finetune" and "freshrank-steps" in str(
+        accounts["freshrank-finetune"]
+    )
+    assert pod["serviceAccountName"] == "freshrank-trainer" and accounts["freshrank-trainer"] is None
+    (role,) = [one for one in kinds("training", "Role") if one["metadata"]["name"] == "freshrank-finetune"]
+    assert role["rules"] == [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "create", "delete"]}]
+    (bound,) = [one for one in kinds("training", "RoleBinding") if one["metadata"]["name"] == "freshrank-finetune"]
+    assert [one["name"] for one in bound["subjects"]] == ["freshrank-finetune"]
 
 
 def test_rankers_are_told_only_settings_that_exist():

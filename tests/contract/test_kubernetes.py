@@ -129,7 +129,7 @@ def test_counts_are_those_of_the_pods(cluster: Cluster) -> None:
         assert await router.latencies() == {A[:12]: {5.0: 4}}
         seen = await router.observe()
         assert {release: one.model_dump() for release, one in seen.items()} == {
-            A[:12]: {"requests": 9, "errors": 2, "active": 3, "healthy": True}
+            A[:12]: {"requests": 9, "errors": 2, "timeouts": 0, "active": 3, "healthy": True}
         }
 
     asyncio.run(scenario())
@@ -201,4 +201,4 @@ def test_a_pod_of_another_release_is_never_ready_and_a_restart_is_another_proces
 def test_outside_a_cluster_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes_api, "ACCOUNT", tmp_path / "nothing")
     with pytest.raises(InputRejected, match="this is no pod of the chart; unset FRESHRANK_KUBERNETES_ROUTE"):
-        in_cluster()
+        in_cluster("kubernetes_route", "use the local Envoy")

@@ -143,6 +143,35 @@ def test_in_a_cluster_the_pods_of_gpu_steps_alone_ask_for_a_gpu(
     assert told == dict.fromkeys(STEPS, asked), "every step's pod, once, GPU or not"
 
 
+TRAINING = """
+kind: Pod
+spec: {serviceAccountName: finetune, containers: [{name: base, resources: {limits: {cpu: "1"}}}]}
+---
+kind: Job
+metadata: {name: training}
+"""
+
+
+def test_with_a_job_of_several_pods_finetune_itself_only_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from _ranker import gpu, training
+
+    from tasks.domain.errors import InputRejected
+
+    assert training() == gpu()
+    monkeypatch.setenv("FRESHRANK_TRAIN_JOB", str(tmp_path / "training.yaml"))
+    with pytest.raises(InputRejected, match="needs executor kubernetes; executor is local"):
+        training()
+    monkeypatch.setenv("FRESHRANK_EXECUTOR", "kubernetes")
+    monkeypatch.setenv("FRESHRANK_GPU_POD", str(tmp_path / "pod.yaml"))
+    (tmp_path / "pod.yaml").write_text(GPU_POD)
+    with pytest.raises(InputRejected, match="which holds no Pod and Job; the chart makes that file"):
+        training()
+    (tmp_path / "training.yaml").write_text(TRAINING)
+    pod = training()["executor_config"]["pod_override"]
+    assert pod.spec.service_account_name == "finetune" and pod.spec.containers[0].resources.limits == {"cpu": "1"}
+    assert training()["queue"] == "gpu"
+
+
 @pytest.mark.parametrize("clock", ["00:00", "05:01", "05:53", "07:30", "23:59"])
 def test_unpausing_starts_no_run_for_a_slot_that_is_over(
     dags: dict[str, Any], clock: str, monkeypatch: pytest.MonkeyPatch

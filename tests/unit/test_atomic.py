@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tasks import service_table
 from tasks.adapters.api_keys import _write as write_key_file
 from tasks.adapters.router import _write as write_routes
-from tasks.atomic import draft_pid, drafted, drafted_folder, write_atomically
+from tasks.atomic import _draft, drafted, drafted_folder, remove_dead_drafts, write_atomically
 from tasks.domain.errors import Unavailable
 
 
@@ -78,7 +79,17 @@ def test_of_two_that_make_one_folder_the_first_stays(tmp_path: Path) -> None:
     assert (tmp_path / "made" / "by").read_text() == "the first" and names(tmp_path) == ["made"]
 
 
-def test_a_draft_tells_who_began_it(tmp_path: Path) -> None:
-    with drafted(tmp_path / "checkpoint.safetensors") as draft:
-        draft.write_text("x")
-        assert draft_pid(draft) == os.getpid()
+def test_drafts_of_the_dead_of_this_machine_go_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with drafted(path) as ours:
+        ours.write_text("being written")
+        monkeypatch.setattr(os, "getpid", lambda: dead.pid)
+        _draft(path).write_text("left behind")
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr("socket.gethostname", lambda: "another-pod-0")
+            theirs = _draft(path)
+        theirs.write_text("being written on a shared volume")
+        remove_dead_drafts(path)
+        assert set(names(tmp_path)) == {ours.name, theirs.name}
