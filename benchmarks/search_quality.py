@@ -37,7 +37,8 @@ ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 PLAN = Search(fields=FIELDS)
 NEURAL, MIX = 0.931, 0.9323  # bars of issue 4
-STAGES = ("heads", "trees", "past", "encoder", "joint")
+STAGES = ("heads", "trees", "past", "encoder", "joint", "lora")
+LORA = PLAN.model_copy(update={"lora_rank": 8, "learning_rate": 5e-4})  # ten times the rate of the whole encoder
 
 
 class Bench:
@@ -122,9 +123,9 @@ class Bench:
 
         return self.kept(f"{name}-{seed}", make)["scores"]
 
-    def towers(self, inputs: Inputs, hard: Floats, seed: int, *, joint: bool) -> dict[str, Floats]:
-        """cosine (and head) of all pairs after training on the train part, alone or with the head."""
-        name = f"{'joint' if joint else 'encoder'}-{seed}"
+    def towers(self, inputs: Inputs, hard: Floats, seed: int, kind: str) -> dict[str, Floats]:
+        """cosine (and head) of all pairs after training on the train part: `encoder`, `joint` with the head, or `lora`."""
+        name, joint, plan = f"{kind}-{seed}", kind == "joint", LORA if kind == "lora" else PLAN
 
         def make() -> dict[str, Floats]:
             lists, documents = self.ms1.lists, self.ms1.documents
@@ -134,13 +135,15 @@ class Bench:
                 torch.manual_seed(seed)
                 head = ProductHead(inputs.features, encoder.width)
                 head.standardise(train.x)
+            if plan.lora_rank:
+                encoder.adapt(plan.lora_rank, seed)
             towers = Towers(encoder, head)
             texts = Texts(
                 encoder.words(train.lists.queries, PLAN.query_tokens),
                 encoder.words(documents.written, PLAN.item_tokens),
             )
             chosen = np.flatnonzero(self.ms1.part == TRAIN)
-            run = Run(towers, train, texts, hard[lists.pairs(chosen)], PLAN, seed)
+            run = Run(towers, train, texts, hard[lists.pairs(chosen)], plan, seed)
             checkpoint, identity = self.folder / f"{name}.checkpoint.safetensors", f"{name} {train.lists.digest}"
 
             def progress(step: int, steps: int, told: str) -> None:
@@ -166,7 +169,7 @@ def main() -> int:
     parser.add_argument("--msrd", type=Path, default=ROOT.parent / "shared" / "data" / "msrd")
     parser.add_argument("--folder", type=Path, default=ROOT / ".freshrank" / "bench" / "search_quality")
     parser.add_argument(
-        "--only", choices=("inputs", *STAGES), help="make and keep one part; `joint` is made on demand only"
+        "--only", choices=("inputs", *STAGES), help="make and keep one part; `joint` and `lora` are made on demand only"
     )
     parser.add_argument("--encoder-seeds", type=int, default=1, help="each about nine minutes of one core, twice")
     asked = parser.parse_args()
@@ -183,7 +186,7 @@ def main() -> int:
     inputs, hard = bench.inputs()
     wanted = STAGES[:-1] if asked.only is None else (asked.only,)
     if asked.only is None and (asked.folder / "joint-0.safetensors").exists():
-        wanted = STAGES
+        wanted = STAGES[:4]
     scores: dict[str, Floats] = {}
     if "heads" in wanted:
         scores |= {f"head {seed}": bench.head(inputs, seed) for seed in SEEDS}
@@ -194,11 +197,13 @@ def main() -> int:
         scores |= {f"head with past {seed}": bench.head(told, seed, "head-past") for seed in SEEDS}
         scores |= {f"trees with past {seed}": bench.trees(told, seed, "trees-past") for seed in SEEDS}
     for seed in range(asked.encoder_seeds) if "encoder" in wanted else ():
-        scores[f"bi-encoder {seed}"] = bench.towers(inputs, hard, seed, joint=False)["cosine"]
+        scores[f"bi-encoder {seed}"] = bench.towers(inputs, hard, seed, "encoder")["cosine"]
     for seed in range(asked.encoder_seeds) if "joint" in wanted else ():
-        made = bench.towers(inputs, hard, seed, joint=True)
+        made = bench.towers(inputs, hard, seed, "joint")
         scores |= {f"joint {seed}": made["scores"], f"joint {seed}: head": made["head"]}
         scores |= {f"joint {seed}: cosine": made["cosine"]}
+    for seed in range(asked.encoder_seeds) if "lora" in wanted else ():
+        scores[f"LoRA bi-encoder {seed}"] = bench.towers(inputs, hard, seed, "lora")["cosine"]
     column = {name: inputs.x[:, at] for at, name in enumerate(bench.columns)}
     peers = {
         "BM25 title": column["bm25_title"],

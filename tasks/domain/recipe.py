@@ -213,6 +213,9 @@ class Search(Record):
     passes: int = Field(default=1, ge=1, description="of the encoder over all queries")
     queries_a_step: int = Field(default=32, ge=1, description="in groups of 8 that share items")
     learning_rate: float = Field(default=5e-5, gt=0, description="of the encoder")
+    lora_rank: int = Field(
+        default=0, ge=0, description="above 0: LoRA of this rank; it wants ten times the learning_rate"
+    )
     warmup_steps: int = Field(default=15, ge=0)
     in_batch_weight: float = Field(default=0.3, ge=0, description="of the loss over all items of the step")
     head_epochs: int = Field(default=5, ge=1, description="more of them only learn the training lists by heart")

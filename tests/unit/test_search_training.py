@@ -135,6 +135,24 @@ def test_any_encoder_of_the_right_form_can_be_trained_and_saved(tmp_path, make):
     assert not list((tmp_path / "saved").glob("*.bin"))
 
 
+def test_low_rank_training_moves_only_its_own_matrices_and_merges_into_a_plain_encoder(tmp_path, bert, inputs):
+    plain, run = SentenceEncoder(bert), a_run(bert, inputs, joint=False, lora_rank=2, learning_rate=5e-3)
+    encoder = run.towers.encoder
+    encoder.adapt(2, seed=0)
+    run = Run(run.towers, inputs, run.texts, run.hardness, run.plan, seed=3)
+    frozen = {name: value.clone() for name, value in encoder.body.state_dict().items() if "lora_" not in name}
+    losses = run.train(tmp_path / "kept", "lora")
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert all(torch.equal(value, encoder.body.state_dict()[name]) for name, value in frozen.items())
+    trained = encoder.embed(encoder.words(TITLES, 16))
+    encoder.merge()
+    assert torch.allclose(encoder.embed(encoder.words(TITLES, 16)), trained, atol=1e-5)
+    encoder.save(tmp_path / "saved")
+    again = SentenceEncoder(tmp_path / "saved")
+    assert torch.equal(again.embed(again.words(TITLES, 16)), encoder.embed(encoder.words(TITLES, 16)))
+    assert not torch.allclose(plain.embed(plain.words(TITLES, 16)), trained, atol=1e-3)
+
+
 def test_a_directory_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(InputRejected, match=r"holds no config\.json"):
         SentenceEncoder(tmp_path)

@@ -43,6 +43,22 @@ class SentenceEncoder(torch.nn.Module):
     def width(self) -> int:
         return int(self.body.config.hidden_size)
 
+    def adapt(self, rank: int, seed: int) -> None:
+        """Freeze the weights and put a trained product of two thin matrices beside every linear layer: LoRA, by peft.
+
+        `rank` is the matrices' inner width; their product counts twice (alpha = 2 x rank). Hu et al. 2021, arXiv 2106.09685.
+        """
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(seed)  # one of the two starts at random, the other at zero
+        plan = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+        self.body = get_peft_model(self.body, plan)
+        self.eval()
+
+    def merge(self) -> None:
+        """Add what `adapt` trained to the weights; from here on it is an encoder like any other."""
+        self.body = self.body.merge_and_unload()
+
     def words(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Token ids with specials, at most `most`; an empty text has its specials only."""
         if not texts:

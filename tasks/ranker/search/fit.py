@@ -75,12 +75,16 @@ def fit_search(
         torch.manual_seed(seed)
         head = ProductHead(inputs["train"].features, encoder.width)
         head.standardise(inputs["train"].x)
+    if plan.lora_rank:
+        encoder.adapt(plan.lora_rank, seed)
     texts = Texts(encoder.words(train.queries, plan.query_tokens), encoder.words(documents.written, plan.item_tokens))
     towers = Towers(encoder, head)
     run = Run(towers, inputs["train"], texts, hardness(match, inputs["train"]), plan, seed)
     which = json.dumps([plan.model_dump(mode="json"), train.digest, seed])
     identity = hashlib.sha256(which.encode()).hexdigest()
     losses = run.train(workdir / "search.safetensors", identity, progress)
+    if plan.lora_rank:
+        encoder.merge()
     if head is None:
         head, _ = fit_head(inputs["train"], inputs["validation"], plan.head_epochs, seed)
     tuned = vectors_of(encoder, [*documents.written, ""], plan.item_tokens)

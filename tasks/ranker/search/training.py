@@ -79,7 +79,7 @@ class Run:
             rates.append((towers.head, LEARNING_RATE))
         self.rates = [SCALE_RATE, *(rate for _, rate in rates)]
         groups = [{"params": [towers.log_scale], "weight_decay": 0.0}]
-        groups += [{"params": list(module.parameters())} for module, _ in rates]
+        groups += [{"params": [one for one in module.parameters() if one.requires_grad]} for module, _ in rates]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         self._order: tuple[int, Longs] | None = None
 
