@@ -81,22 +81,26 @@ def trained(way: str, update: int) -> Path:
 def judged(update: int) -> list[dict[str, object]]:
     """Every slate of an update's holdout: its day, its user, and the metrics of each system."""
     named = "-".join(sorted({recipe(way).digest[:6] for way in ("fresh", *WARM)}))
-    path = WORK / f"judged-{named}-{update}.json"
-    if not path.exists():
-        data = Dataset.open(data_of(update))
+    folder = WORK / f"judged-{named}-{update}"
+    data = Dataset.open(data_of(update))
+    parts = {day: folder / f"{day}.json" for day in data.split.holdout_days}
+    missing = [day for day, path in parts.items() if not path.exists()]
+    if missing:
+        folder.mkdir(exist_ok=True)
         scorers = {way: TorchScorer.load(trained(way, update)) for way in ("fresh", *WARM)}
         first = TorchScorer.load(trained("fresh", 0))
         frozen = _frozen(first, data)
+    for day in missing:
         rows = []
-        for one in prepare(data.mornings(data.split.holdout_days)):
+        for one in prepare(data.mornings((day,))):
             told: dict[str, Row] = {way: judge(scorer, one) for way, scorer in scorers.items()}
             told |= {"kept": judge(first, one), "frozen": frozen(one)}
             values = {name: {metric: row[metric] for metric in METRICS if metric in row} for name, row in told.items()}
             rows.append({"day": iso_day(one.slate.day), "user": int(one.slate.user)} | values)
-        path.write_text(json.dumps(rows))
+        parts[day].write_text(json.dumps(rows))
         means = {name: round(mean_of(row[name] for row in rows)[METRICS[0]], 4) for name in SYSTEMS}  # type: ignore[misc]
-        print(f"update {update}: {len(rows)} slates, {means}", flush=True)
-    found: list[dict[str, object]] = json.loads(path.read_text())
+        print(f"update {update}, {day}: {len(rows)} slates, {means}", flush=True)
+    found: list[dict[str, object]] = [row for path in parts.values() for row in json.loads(path.read_text())]
     return found
 
 
