@@ -73,7 +73,7 @@ def query_encoder(texts: list[str], calibration: int, cache: Path, out: Path) ->
 
 
 def chosen(texts: Iterable[str], many: int) -> list[str]:
-    """The `many` texts of the smallest digests: a sample that seldom changes as items come and go, so the encoder does neither."""
+    """The `many` texts of the smallest digests: an item that comes or goes changes one of them at most."""
     return sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())[:many]
 
 
