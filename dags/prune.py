@@ -63,9 +63,8 @@ def airflow_runs() -> None:
 )
 def prune() -> None:
     machine()
-    machine.override(
-        task_id="machine_of_gpu_worker", **gpu()
-    )()  # the same disk, unless a worker of its own serves the queue
+    if Settings().executor == "celery":  # else there is one disk, or in a cluster one that ends with its pod
+        machine.override(task_id="machine_of_gpu_worker", **gpu())()
     store()
     airflow_runs()
 
