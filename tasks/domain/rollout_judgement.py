@@ -89,7 +89,8 @@ def alpha_of(policy: RolloutPolicy, *, shadow: bool, warming: bool = False) -> f
 def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool = False) -> Judgement:
     """Hold the window against the policy. Where both answer the same requests, their answers are compared too: in shadow,
     which is held until there are enough, and at 100 %, where the champion gets the copies. A challenger that warms up is
-    held, and stopped for all but its speed."""
+    held, and stopped for what it answers, not for how fast or how often it fails: a burst that hits both weighs more on the one
+    whose share of the requests has just doubled."""
     ours, theirs = window.challenger, window.champion
     alpha = alpha_of(policy, shadow=shadow, warming=warming)
     compared = shadow or window.paired >= policy.min_requests
@@ -98,8 +99,8 @@ def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool 
         _scores(window),
         _gross(ours, alpha),
         _enough(policy, window),
-        *(_rate(*rule, ours, theirs, alpha) for rule in _rates(policy)),
-        *([_warm_up(ours)] if warming else _latencies(policy, window, alpha)),
+        *([_warm_up(ours)] if warming else [_rate(*rule, ours, theirs, alpha) for rule in _rates(policy)]),
+        *([] if warming else _latencies(policy, window, alpha)),
         _level(ours, theirs, alpha),
         _spread(ours, theirs, alpha),
         *([_overlap(policy, window, alpha), _correlation(policy, window, alpha)] if compared else []),
@@ -194,7 +195,7 @@ def _share(of: tuple[float, int]) -> float:
 
 
 def _warm_up(ours: Sample) -> Finding:
-    said = f"caches fill, {ours.slates} copies answered so far and {ours.no_room} refused; speed is not judged yet"
+    said = f"caches fill, {ours.slates} copies answered so far and {ours.no_room} refused; speed and rates are not judged yet"
     return Finding(name="warm_up", outcome=Outcome.INCONCLUSIVE, said=said)
 
 
