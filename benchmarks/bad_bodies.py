@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks._bodies import GOOD, PATHS, Body, breaks_schema, by_hand, drawn
+from benchmarks._bodies import GOOD, ITEMS, PATHS, Body, breaks_schema, by_hand, drawn
 from benchmarks._processes import free_port, leave_on_sigterm, running
 from benchmarks._table import Row, below, publish
 from bentos.ranker.openapi import document
@@ -100,8 +100,9 @@ def fill(connection: http.client.HTTPConnection, spool: Path) -> None:
     ):
         for path in PATHS:
             number = told[path] = told[path] + 1
-            new: dict[str, object] = {"/search": {"query": f"milk {number}"}}.get(path, {})
-            value = GOOD[path] | new | ({"user_id": f"filler-{number}"} if "user_id" in GOOD[path] else {})
+            value = (
+                GOOD[path] | new_of(path, number) | ({"user_id": f"filler-{number}"} if "user_id" in GOOD[path] else {})
+            )
             connection.request("POST", path, json.dumps(value).encode(), {"content-type": "application/json"})
             reply = connection.getresponse()
             answer = json.loads(reply.read())
@@ -110,6 +111,13 @@ def fill(connection: http.client.HTTPConnection, spool: Path) -> None:
             weighed += SLATE_WEIGHT + len(answer["items"]) if "items" in answer else 0
         if told["/rank"] % 500 == 0:
             _uploaded(spool)
+
+
+def new_of(path: str, number: int) -> dict[str, object]:
+    """What makes a request unlike the ones before it, or large."""
+    if path == "/search":
+        return {"query": f"milk {number}"}
+    return {"candidates": ITEMS, "k": len(ITEMS)} if path == "/rank" else {}
 
 
 def _uploaded(spool: Path) -> None:

@@ -147,7 +147,7 @@ class Simulation:
         copies = first_copies(self.policy, now, cold=True)
         while True:
             shadow, cold = self.step == SHADOW, now < warm
-            self.seconds += self.look_s
+            self.seconds += min(self.look_s, FAULT_LOOK_S) if cold else self.look_s  # copies climb between looks
             now = NOON + timedelta(seconds=self.seconds)
             self._look(window, self.step, self.fault, copies.share if shadow else ALL)
             copies, warming = next_copies(self.policy, copies, 1, 0, now), now < warm
@@ -170,7 +170,7 @@ class Simulation:
 
     def _compare(self, window: Window, *, warming: bool) -> None:
         for name, tests in self.peers.items():
-            self.stopped[name] = self.stopped[name] or tests.fails()
+            self.stopped[name] = self.stopped[name] or (not warming and tests.fails())
         if not self.stopped["strict"]:
             strict = judge(STRICT, window, shadow=self.step == SHADOW, warming=warming)
             self.stopped["strict"] = strict.outcome is Outcome.FAIL
@@ -292,7 +292,7 @@ def table(paths: list[Path]) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", type=int)
-    parser.add_argument("--parts", type=int, default=5)
+    parser.add_argument("--parts", type=int, default=25)
     asked = parser.parse_args()
     do: Callable[[int], Path] = lambda number: piece(number, asked.parts)  # noqa: E731
     if asked.part is not None:

@@ -62,7 +62,7 @@ class RolloutPolicy(Record):
         default=0,
         ge=0,
         le=LONGEST_BAKE_S,
-        description="before the shadow: copies climb, caches fill, speed is not judged",
+        description="before the shadow: copies climb, caches fill, speed and rates are not judged",
     )
 
     @model_validator(mode="after")
