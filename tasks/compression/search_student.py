@@ -96,7 +96,7 @@ def ship_student(
     folder = workdir / STUDENT
     export_encoder(student, student.encoder.tokenizer, [tokens[n] for n in spread], folder)
     tables = _item_tables(folder, titles, documents.written, plan, shape)
-    title, written, tuned = (_restored(tables[name]) for name in ("title", "written", "tuned"))
+    title, written, learned = (_restored(tables[name]) for name in ("title", "written", "tuned"))
     query = {name: graph_vectors(folder, of.queries, plan.query_tokens) for name, of in lists.items()}
     past = past_of(lists["train"], len(documents)) if plan.past else None
     inputs = {
@@ -104,7 +104,7 @@ def ship_student(
         for name, of in lists.items()
     }
     head, _ = fit_head(inputs["train"], inputs["validation"], plan.head_epochs, seed)
-    members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, tuned)}
+    members = {"head": head_scores(head, inputs["validation"]), "cosine": _cosines(lists["validation"], query, learned)}
     trees = None
     if plan.trees:
         trees = fit_trees(lists["train"], inputs["train"].x, lists["validation"], inputs["validation"].x, seed)
@@ -181,9 +181,9 @@ def _taught(
     return student.eval()
 
 
-def _cosines(lists: Lists, query: dict[str, Floats], tuned: Floats) -> Floats:
+def _cosines(lists: Lists, query: dict[str, Floats], learned: Floats) -> Floats:
     """[pairs] by the map that learned the tuned encoder's scores."""
-    told: Floats = np.einsum("ij,ij->i", query["validation"][lists.owner, 1], tuned[lists.rows])
+    told: Floats = np.einsum("ij,ij->i", query["validation"][lists.owner, 1], learned[lists.rows])
     return told
 
 

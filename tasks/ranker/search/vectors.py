@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class SmallVectors:
 
 def save_vectors(path: Path, tables: Mapping[str, Floats | SmallVectors]) -> None:
     """Tables of [items, width]; small ones as their parts."""
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for name, table in tables.items():
         if isinstance(table, SmallVectors):
             tensors |= {f"{name}.{part}": getattr(table, part) for part in PARTS}
