@@ -11,12 +11,12 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from tasks.atomic import write_atomically
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.recipe import Recipe
 from tasks.machine import die_with_parent
@@ -159,9 +159,8 @@ def main(request: str, uid: str = "") -> int:
 
 
 def _write(path: Path, told: Any) -> Path:
-    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")  # pods have the same process numbers
-    draft.write_text(json.dumps(told))
-    return draft.replace(path)
+    write_atomically(path, json.dumps(told).encode())
+    return path
 
 
 def _version() -> dict[str, str]:

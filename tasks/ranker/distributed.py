@@ -110,7 +110,8 @@ class Together:
             # under its own name torch refuses it without NCCL, and gloo adds up bf16 as well
             wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
         elif exchange == "powersgd":
-            wrapped.register_comm_hook(PowerSGDState(None, start_powerSGD_iter=WHOLE_STEPS), powerSGD_hook)
+            state = PowerSGDState(None, start_powerSGD_iter=WHOLE_STEPS)
+            wrapped.register_comm_hook(state, lambda state, bucket: _powersgd(state, bucket))  # torch reads annotations
         self.module = wrapped
 
     def backward(self, loss_of: Callable[[int], Tensor], shares: int) -> float:
@@ -165,6 +166,16 @@ def like(value: Tensor, known: Tensor) -> Tensor:
     here = value.to(known.device)
     # nothing is sent: each process has read the whole
     return distribute_tensor(here, known.device_mesh, known.placements, src_data_rank=None)
+
+
+def _powersgd(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """torch's hook, to its end. It sends in three turns, each begun by the answer to the one before; with gloo that is
+    another thread's, and what DistributedDataParallel itself sends meanwhile came between them on one process and not on the
+    other (one run in four ended with "collective mismatch")."""
+    sent = powerSGD_hook(state, bucket)
+    if not bucket.buffer().is_cuda:
+        sent.wait()
+    return sent
 
 
 class _Passed(nn.Module):

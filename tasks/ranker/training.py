@@ -10,6 +10,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class Run:
             mean = np.mean(self.losses[-20:])
             bar.advance(1, f"epoch {self.epoch + 1}/{self.course.epochs}, loss {mean:.4f}, rate {rate:.1e}")
             due = time.monotonic() - saved_at >= SAVED_EVERY_S
-            if self.group.agreed(lambda due=due: due) if self.is_sharded else due:  # shares are gathered from all
+            if self.group.agreed(partial(bool, due)) if self.is_sharded else due:  # shares are gathered from all
                 self.save()
                 saved_at = time.monotonic()
         self.save()  # before the epoch is judged, which takes a while too

@@ -6,6 +6,7 @@ Needs the validators' own environment: `make check-infra` makes it. The values' 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -225,6 +226,8 @@ def test_a_training_of_several_pods_is_one_job_that_only_finetune_may_start(tmp_
     assert waits.spec.service_account_name == "freshrank-finetune" and "freshrank-steps" in str(
         accounts["freshrank-finetune"]
     )
+    trusted = re.search(r"^ +steps += \[(.*?)\]", (ROOT / "infra/terraform/aws/roles.tf").read_text(), re.MULTILINE)
+    assert trusted and '"${var.name}-finetune"' in trusted[1], "else the role would not let finetune's pod in"
     assert pod["serviceAccountName"] == "freshrank-trainer" and accounts["freshrank-trainer"] is None
     (role,) = [one for one in kinds("training", "Role") if one["metadata"]["name"] == "freshrank-finetune"]
     assert role["rules"] == [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "create", "delete"]}]

@@ -14,7 +14,7 @@ output "store_kms_key" {
 }
 
 output "role_arns" {
-  description = "Values roles.* of the chart; steps is for Airflow's workers."
+  description = "Values roles.* of the chart; steps is for Airflow's workers too."
   value       = { for name, role in aws_iam_role.pod : name => role.arn }
 }
 

@@ -3,11 +3,11 @@
 # answers 403 instead of 404 to HeadObject without it, and our steps must be able to see that something is not there yet.
 locals {
   accounts = {
-    controller = "${var.name}-controller"
-    ranker     = "${var.name}-ranker"
-    mlflow     = "${var.name}-mlflow"
-    steps      = "${var.name}-airflow-worker"
-    pruner     = "${var.name}-pruner"
+    controller = ["${var.name}-controller"]
+    ranker     = ["${var.name}-ranker"]
+    mlflow     = ["${var.name}-mlflow"]
+    steps      = ["${var.name}-airflow-worker", "${var.name}-finetune"] # the second with training.enabled of the chart
+    pruner     = ["${var.name}-pruner"]
   }
   policies = toset(["controller", "ranker", "mlflow", "steps", "eraser", "pruner"])
 }
@@ -37,7 +37,7 @@ resource "aws_iam_role_policy_attachment" "pod" {
   policy_arn = aws_iam_policy.this[each.key].arn
 }
 
-# one ServiceAccount of one namespace each, nobody else
+# named ServiceAccounts of one namespace, nobody else
 data "aws_iam_policy_document" "pod" {
   for_each = local.accounts
 
@@ -52,7 +52,7 @@ data "aws_iam_policy_document" "pod" {
     condition {
       test     = "StringEquals"
       variable = "${local.issuer}:sub"
-      values   = ["system:serviceaccount:${var.namespace}:${each.value}"]
+      values   = [for account in each.value : "system:serviceaccount:${var.namespace}:${account}"]
     }
 
     condition {
