@@ -171,7 +171,7 @@ def like(value: Tensor, known: Tensor) -> Tensor:
 def _powersgd(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """torch's hook, to its end. It sends in three turns, each begun by the answer to the one before; with gloo that is
     another thread's, and what DistributedDataParallel itself sends meanwhile came between them on one process and not on the
-    other (one run in four ended with "collective mismatch")."""
+    other (three runs in nine ended with "collective mismatch")."""
     sent = powerSGD_hook(state, bucket)
     if not bucket.buffer().is_cuda:
         sent.wait()
