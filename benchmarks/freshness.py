@@ -48,24 +48,28 @@ def main() -> int:
 
 
 def draw(slates: list[dict[str, object]], path: Path) -> None:
-    """Mean NDCG@10 of each day's slates, as a line for each way."""
+    """NDCG@10 of each day's slates (faint), and the mean of the seven days up to it, as a line for each way."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     for axis, metric in zip(axes, METRICS[:2], strict=True):
-        for name, label in LINES.items():
+        for color, (name, label) in enumerate(LINES.items()):
             days: dict[str, list[float]] = defaultdict(list)
             for slate in slates:
                 row: dict[str, float] = slate[name]  # type: ignore[assignment]
                 if metric in row:
                     days[str(slate["day"])].append(row[metric])
             shown = sorted(days)
-            axis.plot(range(len(shown)), [np.mean(days[day]) for day in shown], marker=".", label=label)
+            week = [
+                np.mean([one for day in shown[max(0, n - 6) : n + 1] for one in days[day]]) for n in range(len(shown))
+            ]
+            axis.plot([np.mean(days[day]) for day in shown], color=f"C{color}", alpha=0.25, linewidth=0.8)
+            axis.plot(week, color=f"C{color}", linewidth=2, label=label)
         axis.set_title(metric)
         axis.set_xticks(range(0, len(shown), 7), [day[5:] for day in shown[::7]])
-        axis.set_xlabel("day of 2017")
-    axes[0].legend(fontsize=8)
+        axis.set_xlabel("day of 2017; thick: mean of seven days")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     figure.savefig(path, dpi=100)
 
 
