@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, whoever else writes the same one at that moment.
 
-A draft's name is of one call alone: two threads, or two containers that both have pid 1, may write one path at once.
+A draft's name is of one call alone: two threads, or two containers that both have pid 1, may write one path at once. What
+a writer that was killed left half done goes when the next one writes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tasks.domain.errors import Unavailable
 def drafted(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path`, on disk, when the block ends well. Raises OSError as it comes."""
     draft = _draft(path)
+    remove_dead_drafts(path)
     try:
         yield draft
         with draft.open("rb") as written:
@@ -36,6 +38,7 @@ def drafted(path: Path) -> Iterator[Path]:
 def drafted_folder(folder: Path) -> Iterator[Path]:
     """The same for a folder that is made once. Where another call was first its folder stays: both hold the same."""
     draft = _draft(folder)
+    remove_dead_drafts(folder)
     draft.mkdir()
     try:
         yield draft
@@ -70,7 +73,11 @@ def remove_dead_drafts(path: Path) -> None:
     """Remove drafts of `path` that dead processes of this machine began; what another machine's write is not known here."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_machine())}-*.draft"):
         pid = int(draft.name.removesuffix(".draft").rsplit("-", 2)[1])
-        if not psutil.pid_exists(pid):
+        if psutil.pid_exists(pid):
+            continue
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
             draft.unlink(missing_ok=True)
 
 

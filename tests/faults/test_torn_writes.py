@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from tasks.adapters import router
 from tasks.adapters.launcher import new_replica
 from tasks.adapters.processes import _read_table
+from tasks.atomic import _draft
 from tasks.controller.log import SqliteLog
 from tasks.domain.manifest import canonical_json
 from tests.rollout_builders import NOON, A, B, a_draft
@@ -43,17 +47,21 @@ def test_a_row_is_whole_or_absent_wherever_the_power_went(tmp_path: Path) -> Non
     assert seen == {1, 2}
 
 
-def test_half_a_route_file_is_never_read(tmp_path: Path) -> None:
+def test_half_a_route_file_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "xds" / "rds.json"
     old, new = [{"name": "old"}], [{"name": "new"}]
     router._write_resources(path, old)
     body = canonical_json({"version_info": "x", "resources": new})
+    dead = subprocess.Popen(["true"])
+    dead.wait()
     for cut in range(0, len(body), 7):
-        path.with_name(f".{path.name}.{os.getpid()}").write_bytes(body[:cut])  # died before the rename
+        with monkeypatch.context() as its_turn:
+            its_turn.setattr(os, "getpid", lambda: dead.pid)
+            _draft(path).write_bytes(body[:cut])  # died before the rename
         assert router._read_resources(path) == old
     router._write_resources(path, new)
     assert router._read_resources(path) == new
-    assert [one.name for one in path.parent.iterdir()] == ["rds.json"], "what was torn is written over"
+    assert [one.name for one in path.parent.iterdir()] == ["rds.json"], "what was torn goes"
 
 
 def test_half_a_table_of_replicas_is_no_table(tmp_path: Path) -> None:

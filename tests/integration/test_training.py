@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -123,7 +124,9 @@ def killed_at(step, dataset, folder):
 def test_a_training_killed_twice_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(model, dataset, home):
     folder = home / "killed"
     (folder / "work").mkdir(parents=True)
-    (folder / "work" / f".{CHECKPOINT}.999999999").write_bytes(b"what a writer that was killed leaves behind")
+    (folder / "work" / f".{CHECKPOINT}.{socket.gethostname()}-999999999-abc.draft").write_bytes(
+        b"what a writer that was killed leaves behind"
+    )
     killed_at(4, dataset, folder)
     assert [path.name for path in (folder / "work").iterdir()] == [CHECKPOINT]
     steps = model[1]["train_slates"] // RECIPE.training.slates_a_step + 1

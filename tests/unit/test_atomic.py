@@ -93,3 +93,19 @@ def test_drafts_of_the_dead_of_this_machine_go_and_no_others(tmp_path: Path, mon
         theirs.write_text("being written on a shared volume")
         remove_dead_drafts(path)
         assert set(names(tmp_path)) == {ours.name, theirs.name}
+    assert set(names(tmp_path)) == {path.name, theirs.name}
+
+
+def test_the_next_writer_clears_what_a_dead_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with monkeypatch.context() as its_turn:
+        its_turn.setattr(os, "getpid", lambda: dead.pid)
+        _draft(tmp_path / "file").write_text("half")
+        half = _draft(tmp_path / "folder")
+    half.mkdir()
+    (half / "of").write_text("it")
+    write_atomically(tmp_path / "file", b"whole")
+    with drafted_folder(tmp_path / "folder") as draft:
+        (draft / "all").write_text("of it")
+    assert names(tmp_path) == ["file", "folder"] and names(tmp_path / "folder") == ["all"]
