@@ -138,7 +138,7 @@ def kept_costs(directories: dict[str, Path], judged: Sequence[Judged], cache: Pa
         for path in sorted(directory.iterdir()):
             digest.update(f"{name}/{path.name}".encode() + path.read_bytes())
     path = cache / "variants" / f"costs-{digest.hexdigest()[:32]}.json"
-    if not path.exists():
+    if not in_use(path, cache / "variants"):
         costs = {name: cost.model_dump() for name, cost in measure_costs(directories, judged).items()}
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.parent.mkdir(parents=True, exist_ok=True)

@@ -103,6 +103,9 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
             raise InputRejected(f"after={after!r} is not a revision; use a number such as 0")
         return JSONResponse(commands.rows(int(after)))
 
+    async def pins(request: Request) -> Response:
+        return JSONResponse(commands.pins())
+
     async def served_at(request: Request) -> Response:
         return JSONResponse(commands.served_at(_moment(request.query_params.get("time", ""))))
 
@@ -125,6 +128,7 @@ def create_app(commands: Commands, token: str, pages: Sequence[Route] = ()) -> S
             Route("/freeze", protected("freeze", freeze(True)), methods=["POST"]),
             Route("/unfreeze", protected("unfreeze", freeze(False)), methods=["POST"]),
             Route("/log", rows),
+            Route("/pins", pins),
             Route("/served-at", served_at),
             Route("/healthz", healthz),
             Route("/metrics", metrics),

@@ -93,6 +93,10 @@ class ControllerClient:
         found: list[dict[str, Any]] = self._ask("GET", "/log", params={"after": after})
         return found
 
+    def pins(self) -> dict[str, Any]:
+        """Release -> {actor, reason}: what a person pinned where the controller runs, which may be another machine than ours."""
+        return self._get("/pins")
+
     def served_at(self, moment: str) -> dict[str, Any]:
         """What served at an ISO time, and the row that made it so."""
         return self._get("/served-at", time=moment)

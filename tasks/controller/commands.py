@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.adapters.shelf import Shelf
 from tasks.controller.exposition import exposition
 from tasks.controller.reconcile import Reconciler
 from tasks.domain import rollout_commands
@@ -155,6 +156,9 @@ class Commands:
 
     def rows(self, after: int) -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in self._loop.log.rows(after=after)]
+
+    def pins(self) -> dict[str, dict[str, str]]:
+        return Shelf(self._disk / "data" / "serving").pins()
 
     def metrics(self) -> str:
         return exposition(self._loop, self._disk)

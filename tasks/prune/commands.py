@@ -58,26 +58,29 @@ def of_machine(settings: Settings, *, dry_run: bool = False) -> Freed:
 
 def of_store(settings: Settings, *, dry_run: bool = False) -> Pruned:
     """Raises Unavailable where the controller does not answer: nothing goes while nobody can say what serves."""
-    from tasks.adapters.shelf import Shelf
     from tasks.adapters.store import open_store
     from tasks.controller.client import ControllerClient
     from tasks.domain.prune import releases_needed
     from tasks.domain.rollout_log import Row
     from tasks.domain.rollout_state import fold
     from tasks.policies import load_policy
+    from tasks.prune.stacks import needed_by_others, tell
     from tasks.prune.store import prune_store
 
     policy, now = load_policy(settings.policy).retention, datetime.now(UTC)
-    controller, shelf = ControllerClient(settings), Shelf(settings.data / "serving")
+    controller, store = ControllerClient(settings), open_store(settings)
 
     def serving() -> dict[str, str]:
         rows = [Row.model_validate(row) for row in controller.log()]
         state = fold(rows)
         if state.champion is None:  # a new log beside an old store would need nothing
             raise Forbidden("no release serves, so nobody can say what is needed: nothing is pruned from the store")
-        return releases_needed(state, rows, shelf.pins(), policy, now)
+        ours, stack = releases_needed(state, rows, controller.pins(), policy, now), rows[0].hash
+        if not dry_run:
+            tell(store, stack, ours)
+        return needed_by_others(store, stack) | ours
 
-    return prune_store(open_store(settings), serving, policy, now, dry_run=dry_run)
+    return prune_store(store, serving, policy, now, dry_run=dry_run)
 
 
 def in_words(pruned: Pruned, dry_run: bool) -> list[str]:

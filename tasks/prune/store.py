@@ -16,7 +16,7 @@ from datetime import datetime
 
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store, Stored
-from tasks.domain.errors import Conflict, InputRejected
+from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json
 from tasks.domain.prune import (
     MARKS,
@@ -32,6 +32,7 @@ from tasks.domain.prune import (
 )
 from tasks.lineage import READERS, RUN, manifests_of, parents
 from tasks.progress import Progress
+from tasks.prune.stacks import STACKS
 
 log = logging.getLogger("freshrank.prune")
 # what a release that is gone leaves behind: what it was, for lineage and for `served-at`
@@ -91,7 +92,8 @@ def prune_store(
 def look(store: Store, policy: RetentionPolicy, now: datetime) -> Lies:
     runs, left = _runs(store, policy, now)
     releases, views = _releases(store), _published(store, "views/")
-    marks = {one.key.removeprefix(MARKS).removesuffix(".json"): one.written for one in store.stat(MARKS)}
+    marked = [one for one in store.stat(MARKS) if not one.key.startswith(STACKS)]
+    marks = {one.key.removeprefix(MARKS).removesuffix(".json"): one.written for one in marked}
     held = Held(
         runs=tuple(run for run, _ in runs),
         releases=tuple(one for one, _ in releases),
@@ -123,7 +125,14 @@ def _runs(store: Store, policy: RetentionPolicy, now: datetime) -> tuple[list[tu
                 outputs[found["run"]].append(one)
     told: list[tuple[Run, list[Stored]]] = []
     named = set[str]()
-    for key, manifest in manifests_of(store, ended).items():
+    manifests = manifests_of(store, ended)
+    if unread := sorted(ended.keys() - manifests.keys()):
+        # else its outputs would look like nobody's, and what led to a release would end here
+        raise Unavailable(
+            f"{store.uri(f'{unread[0]}.json')} and {len(unread) - 1} more manifests are listed and cannot be read: gone "
+            f"meanwhile, or this role may not read them. Nothing is pruned while nobody knows what they name"
+        )
+    for key, manifest in manifests.items():
         names = {store.key(artifact.uri) for artifact in manifest.outputs.values()}
         named |= names
         there = [one for one in outputs[key] if one.key in names]

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from tasks.adapters.shelf import Shelf
 from tasks.controller.api import create_app
 from tasks.controller.client import ControllerClient
+from tasks.controller.commands import Commands
 from tasks.controller.roles import token_of
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.settings import Settings
@@ -252,6 +254,18 @@ def test_bad_bodies_are_refused_with_a_sentence(door: Door, body: bytes, status:
 def test_reads_that_cannot_be_answered(door: Door, path: str, status: int) -> None:
     reply = door.http.get(path)
     assert reply.status_code == status and reply.json()["error"]
+
+
+def test_what_is_pinned_where_the_controller_runs_is_told_elsewhere(door: Door, tmp_path: Path) -> None:
+    app = create_app(Commands(door.world.controller, "demo", tmp_path), "token")
+    client, shelf = ControllerClient(door.settings, transport=_Through(TestClient(app))), tmp_path / "data" / "serving"
+    assert client.pins() == {}
+    (shelf / "releases" / A).mkdir(parents=True)
+    Shelf(shelf).pin(A[:12], "cli:me", "compared with")
+    assert client.pins() == {A: {"actor": "cli:me", "reason": "compared with"}}
+    (shelf / "pinned.json").write_text("{")
+    with pytest.raises(InputRejected, match="no release is deleted until it is put right"):
+        client.pins()
 
 
 def test_metrics_name_the_weights(door: Door) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tasks.compress import Variant, choose, draw_front, with_reason
@@ -85,6 +87,9 @@ def test_costs_are_timed_once_for_the_same_files(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "full.bin").write_bytes(b"weights")
     assert costs() == costs() == {"fp32": 1.0, "int8": 1.0}
+    (kept,) = (tmp_path / "cache" / "variants").glob("costs-*.json")
+    os.utime(kept, (0, 0))
+    assert costs()["int8"] == 1.0 and kept.stat().st_mtime > 0, "in use, so `freshrank prune` leaves it"
     (tmp_path / "int8" / "full.bin").write_bytes(b"others")
     assert costs() == {"fp32": 2.0, "int8": 2.0}, "they took turns, so all are timed anew"
 

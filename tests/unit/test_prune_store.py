@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from tasks.adapters.releases import fetch, release_description
 from tasks.adapters.store import MemoryStore
 from tasks.cli import app
-from tasks.domain.errors import Forbidden, InputRejected
+from tasks.domain.errors import Forbidden, InputRejected, Unavailable
 from tasks.domain.prune import DATA_STEPS, RetentionPolicy, mark_of
-from tasks.domain.rollout_log import Kind
+from tasks.domain.rollout_log import Kind, sealed
+from tasks.prune.commands import of_store
+from tasks.prune.stacks import STACKS
 from tasks.prune.store import Pruned, prune_store
 from tasks.run import materialise, read_manifest, run
 from tasks.settings import Settings
@@ -164,6 +166,62 @@ def test_a_release_that_nobody_can_read_stops_everything(store: MemoryStore) -> 
     assert store._objects == before
 
 
+def test_a_manifest_that_is_listed_and_cannot_be_read_stops_everything(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outputs would look as if no manifest named them, and would go in one look."""
+    (hidden,) = (key for key in store._objects if key.startswith(f"runs/finetune/{DAYS[1]}/") and key.count("/") == 3)
+    get, before = store.get, dict(store._objects)
+
+    def may_not(key: str) -> bytes:
+        if key == hidden:
+            raise Forbidden(f"the object store refused {key}")
+        return get(key)
+
+    monkeypatch.setattr(store, "get", may_not)
+    with pytest.raises(Unavailable, match=f"{hidden} and 0 more manifests are listed and cannot be read"):
+        prune(store)
+    assert store._objects == before
+
+
+def a_log(release: str, key: str) -> list[dict[str, object]]:
+    policy = {"kind": "bootstrap", "policy": a_policy().model_dump(mode="json")}
+    start = sealed(a_draft(key, Kind.START, to_release=release, details=policy), None, NOON)
+    boot = sealed(a_draft(f"{key}-2", Kind.BOOT, to_release=release, weight=100), start, NOON)
+    return [row.model_dump(mode="json") for row in (start, boot)]
+
+
+def test_what_another_stack_of_the_bucket_needs_stays(
+    store: MemoryStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return LATER
+
+    monkeypatch.setattr("tasks.prune.commands.datetime", Late)
+    monkeypatch.setattr("tasks.adapters.store.open_store", lambda settings: store)
+    monkeypatch.setattr("tasks.controller.client.ControllerClient.pins", lambda self: {})
+    logs = {name: a_log(digest_of(name), name) for name in ("second", "refused")}
+
+    def of(name: str, **given: bool) -> Pruned:
+        monkeypatch.setattr("tasks.controller.client.ControllerClient.log", lambda self, after=0: logs[name])
+        return of_store(settings, **given)
+
+    before = dict(store._objects)
+    assert f"releases/{digest_of('refused')}" in of("second", dry_run=True).marked and store._objects == before
+    assert of("refused").marked, "the other stack is here too"
+    for _ in range(2):
+        told = of("second")
+    assert "another stack needs it" in told.kept[f"releases/{digest_of('refused')}"]
+    assert store.exists(f"releases/{digest_of('refused')}.json")
+    assert not of("refused").gone and of("refused").kept[f"releases/{digest_of('second')}"].startswith("another stack")
+    (key,) = (one for one in store.list(STACKS) if digest_of("refused").encode() in store.get(one))
+    store._objects[key] = b"{"
+    with pytest.raises(InputRejected, match="is damaged .* nothing is pruned"):
+        of("second")
+
+
 def test_the_command_says_what_would_go_and_changes_nothing(
     store: MemoryStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,15 +232,12 @@ def test_the_command_says_what_would_go_and_changes_nothing(
     assert isinstance(refused.exception, Forbidden), (
         "a log without a champion needs nothing: that is no reason to delete"
     )
-    from tasks.domain.rollout_log import sealed
-
-    policy = {"kind": "bootstrap", "policy": a_policy().model_dump(mode="json")}
-    start = sealed(a_draft("1", Kind.START, to_release=digest_of("second"), details=policy), None, NOON)
-    boot = sealed(a_draft("2", Kind.BOOT, to_release=digest_of("second"), weight=100), start, NOON)
-    rows += [row.model_dump(mode="json") for row in (start, boot)]
+    rows += a_log(digest_of("second"), "1")
+    monkeypatch.setattr("tasks.controller.client.ControllerClient.pins", lambda self: {digest_of("refused"): {}})
     before = dict(store._objects)
     told = json.loads(CliRunner().invoke(app, ["prune", "--dry-run", "--json"]).stdout)
     assert told["dry_run"] and told["store"]["kept"][f"releases/{digest_of('second')}"] == "serves"
+    assert told["store"]["kept"][f"releases/{digest_of('refused')}"] == "pinned", "where the controller runs"
     assert told["store"]["marked"] == [] and "things" in told["machine"], "all of it was made just now"
     said = CliRunner().invoke(app, ["prune", "--dry-run"]).stdout
     assert "0 would go, 0.0 MiB" in said and store._objects == before
