@@ -95,7 +95,9 @@ class Network(Record):
 class WarmStart(Record):
     """How a champion's weights are trained on, where `start` is champion: shrink and perturb (arXiv 1910.08475)."""
 
-    share: float = Field(default=0.12, gt=0, le=1, description="of the slates that a fresh training reads in all epochs")
+    share: float = Field(
+        default=0.12, gt=0, le=1, description="of the slates that a fresh training reads in all epochs"
+    )
     rate: float = Field(default=0.5, gt=0, le=1, description="of learning_rate, at its height")
     shrink: float = Field(default=1.0, gt=0, le=1, description="weights are multiplied by it; 1 takes them as they are")
     perturb: float = Field(default=0.0, ge=0, le=1, description="share of freshly drawn weights that is added")
