@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -27,9 +27,20 @@ def drafted(path: Path) -> Iterator[Path]:
     remove_dead_drafts(path)
     try:
         yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(draft)
         draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_first(path: Path, content: bytes) -> None:
+    """Write a file that is made once. Where another call was first its file stays, whatever it holds."""
+    draft = _draft(path)
+    try:
+        draft.write_bytes(content)
+        _sync(draft)
+        with suppress(FileExistsError):
+            os.link(draft, path)  # a rename would take the place of the first
     finally:
         draft.unlink(missing_ok=True)
 
@@ -79,6 +90,11 @@ def remove_dead_drafts(path: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _machine() -> str:

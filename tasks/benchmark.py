@@ -104,7 +104,8 @@ def compare_systems(
         raise InputRejected(
             f"the policy limits {', '.join(unknown)}; measured are {', '.join(NAMES)}: change latency_ratio"
         )
-    users, grown = shared_users(parts), growth(parts)
+    users = shared_users(parts)
+    grown = growth(parts, users)
     allowed = {name: allowed_ratio(limit, grown) for name, limit in limits.items()}
     wall, cpu, pace = measure({name: loading(one, threads) for name, one in parts.items()}, users, allowed, seed, watch)
     compared = compare(wall, cpu, seed, limits)
@@ -135,12 +136,14 @@ def shared_users(parts: Mapping[str, Parts]) -> list[str]:
     return shared
 
 
-def growth(parts: Mapping[str, Parts]) -> float:
-    """Items of the largest new catalogue over the champion's; 1 where none is larger."""
-    from tasks.ranker.state import ItemState
+def growth(parts: Mapping[str, Parts], users: Sequence[str]) -> float:
+    """What a request reads, of the largest new state over the champion's: items that can be ranked, or lines of the users'
+    histories, whichever grew more; 1 where neither did. An item that is known and cannot be ranked costs a request nothing."""
+    from tasks.ranker.state import ItemState, View
 
-    sizes = {name: len(ItemState.load(one.items).ids) for name, one in parts.items()}
-    return round(max(1.0, *(size / sizes[CHAMPION] for size in sizes.values())), 4)
+    sizes = {name: (ItemState.load(one.items).size, View(one.view).lines(users)) for name, one in parts.items()}
+    ratios = (new / max(old, 1) for both in sizes.values() for new, old in zip(both, sizes[CHAMPION], strict=True))
+    return round(max(1.0, *ratios), 4)
 
 
 def measure(

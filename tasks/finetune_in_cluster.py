@@ -45,11 +45,13 @@ def finetune_in_cluster(
     Raises:
         InputRejected: what the training itself raised, or the Job is not to be had. Unavailable: the Job failed.
     """
+    # a refusal from before may be of what was mended since, the pods' image say: its Job is followed by another
+    refused_before = {path.parent.name for path in workdir.glob(f"*/{REFUSED}")}
     request = asked(workdir, dataset, recipe, None, seed, threads, champion)
     job = job_of(pattern, digest_of(str(workdir))[: len(NAME)], request)
 
     def has_results(uid: str) -> bool:
-        return any((workdir / uid / name).exists() for name in (SUMMARY, REFUSED))
+        return uid not in refused_before and any((workdir / uid / name).exists() for name in (SUMMARY, REFUSED))
 
     def told(now: str) -> None:
         log.info("job=%s %s", job["metadata"]["name"], now)

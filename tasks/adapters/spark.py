@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from expectations.day import Day
 from expectations.portable_rules import ROW, SPARK, TIME, caught
@@ -56,6 +57,10 @@ class SparkRules:
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:  # a second live copy of the step has its own
             events, items = Path(folder, "events.parquet"), Path(folder, "items.parquet")
             events.write_bytes(self._file_of(day.day))
+            if (rows := pq.read_metadata(events).num_rows) != len(day.events):
+                raise Unavailable(
+                    f"{day.day} was landed anew, {rows} rows where {len(day.events)} are judged; run validate_data again"
+                )
             day.catalogue.select("item_id").write_parquet(items)
             found = self._caught(events, items, day.day, policy)
         names = [*(one.name for one in EVENTS.expectations), *(rule.name for rule in ROW_RULES if not rule.by_the_past)]

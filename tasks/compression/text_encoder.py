@@ -18,6 +18,7 @@ import numpy as np
 
 from tasks.atomic import drafted_folder
 from tasks.compression.quantise import save_graph, to_int8
+from tasks.copies import in_use
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record, digest_of
 from tasks.ranker.arrays import Floats
@@ -62,7 +63,7 @@ def query_encoder(texts: list[str], calibration: int, cache: Path, out: Path) ->
     """
     few = chosen(texts, 2 * calibration)
     folder = cache / "text" / encoder_digest()[:16] / f"int8-{_made_of(few)}"
-    if not (folder / "config.json").exists():
+    if not in_use(folder / "config.json", cache / "text"):
         with drafted_folder(folder) as draft:
             _make(few, cache, draft)
     out.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.atomic import drafted_folder
+from tasks.atomic import drafted_folder, write_first
 from tasks.compression.low_rank import with_low_rank_head
 from tasks.compression.peak_memory import peak_bytes
 from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
@@ -138,14 +136,9 @@ def kept_costs(directories: dict[str, Path], judged: Sequence[Judged], cache: Pa
         for path in sorted(directory.iterdir()):
             digest.update(f"{name}/{path.name}".encode() + path.read_bytes())
     path = cache / "variants" / f"costs-{digest.hexdigest()[:32]}.json"
-    if not in_use(path, cache / "variants"):
+    if not in_use(path, path.parent):
         costs = {name: cost.model_dump() for name, cost in measure_costs(directories, judged).items()}
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(costs))
-        with contextlib.suppress(FileExistsError):  # another run was first, and its numbers are everyone's
-            os.link(draft, path)
-        draft.unlink()
+        write_first(path, json.dumps(costs).encode())  # another run's numbers are everyone's
     return {name: Cost.model_validate(cost) for name, cost in json.loads(path.read_bytes()).items()}
 
 

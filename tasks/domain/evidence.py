@@ -132,7 +132,7 @@ class Evidence(Record):
     )
     latencies: tuple[LatencyRatio, ...] = ()
     resources: tuple[Resource, ...] = ()
-    growth: float = Field(default=1.0, ge=1, description="items of the new catalogue over the champion's, where more")
+    growth: float = Field(default=1.0, ge=1, description="catalogue or histories over the champion's, where more")
     history: History | None = Field(default=None, description="of the champion; on the first candidate only")
     checks: tuple[Check, ...] = ()
     compression: Equivalence | None = None

@@ -127,7 +127,7 @@ def _with_growth(finding: Finding, evidence: Evidence) -> Finding:
     told: dict[str, str] = {}
     if evidence.growth > 1:
         told["sentence"] = (
-            f"{finding.sentence}; the catalogue is {evidence.growth:.3f} times the champion's, and so is the limit"
+            f"{finding.sentence}; catalogue or histories are {evidence.growth:.3f} times the champion's, and so is the limit"
         )
     if evidence.kind == "state" and finding.outcome is Outcome.FAIL:
         told["next_step"] = (

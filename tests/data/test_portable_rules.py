@@ -26,7 +26,7 @@ from tasks.adapters.tables import parquet_bytes, read_frame
 from tasks.domain.behaviour import PartitionFile, next_day
 from tasks.domain.contract import EVENT
 from tasks.domain.data_policy import DataPolicy
-from tasks.domain.errors import InputRejected
+from tasks.domain.errors import InputRejected, Unavailable
 from tasks.ingest import ingest
 from tasks.run import Call
 from tasks.settings import Settings
@@ -138,6 +138,17 @@ def test_without_spark_the_setting_is_refused_with_what_is_missing(
         InputRejected, match="tables is spark, but there is no Java: install Java 17.*FRESHRANK_TABLES=polars"
     ):
         SparkRules("local[1]", tmp_path, lambda day: b"")
+
+
+def test_a_day_that_was_landed_anew_meanwhile_is_not_judged_by_the_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An erasure leaves rows out: numbers of the rows that are left would name others of the day that is judged."""
+    monkeypatch.setattr("tasks.adapters.spark.why_no_spark", lambda: None)
+    monkeypatch.setattr("tasks.adapters.spark._session", lambda master, scratch: None)
+    fewer = parquet_bytes(events_table([an_event(n, DAY) for n in range(5)]))
+    with pytest.raises(Unavailable, match=f"landed anew, 5 rows where {ROWS} are judged"):
+        SparkRules("local[1]", tmp_path, lambda day: fewer)(the_day(BODY), POLICY)
 
 
 def test_the_step_publishes_the_same_day_whoever_found_the_rows(

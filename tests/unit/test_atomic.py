@@ -13,7 +13,7 @@ import pytest
 from tasks import service_table
 from tasks.adapters.api_keys import _write as write_key_file
 from tasks.adapters.router import _write as write_routes
-from tasks.atomic import _draft, drafted, drafted_folder, remove_dead_drafts, write_atomically
+from tasks.atomic import _draft, drafted, drafted_folder, remove_dead_drafts, write_atomically, write_first
 from tasks.domain.errors import Unavailable
 
 
@@ -53,6 +53,22 @@ def test_threads_that_write_one_file_all_succeed(write, tmp_path: Path) -> None:
         thread.join()
     assert failed == [] and json.loads(path.read_text())["filler"] == "x" * 5000
     assert names(tmp_path) == ["table.json"]
+
+
+def test_what_is_made_once_is_the_first_writers(tmp_path: Path) -> None:
+    path, start, told = tmp_path / "deep" / "costs.json", threading.Barrier(8), set[bytes]()
+
+    def run(number: int) -> None:
+        start.wait()
+        write_first(path, b"%d" % number)
+        told.add(path.read_bytes())
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 1 and names(path.parent) == ["costs.json"]
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -75,11 +75,23 @@ def test_a_limit_that_nobody_measures_is_refused():
         step.compare_systems({}, {"p12": 1.2}, seed=0)
 
 
-@pytest.mark.parametrize(("sizes", "expected"), [((100, 110), 1.1), ((100, 90), 1.0), ((100, 100), 1.0)])
-def test_growth_is_the_catalogues_and_a_smaller_one_makes_no_limit_tighter(sizes, expected, monkeypatch):
-    monkeypatch.setattr("tasks.ranker.state.ItemState.load", lambda size: SimpleNamespace(ids=range(size)))
-    parts = {name: Parts(Path(), size, Path()) for name, size in zip((CHAMPION, "state"), sizes, strict=True)}
-    assert step.growth(parts) == expected
+@pytest.mark.parametrize(
+    ("items", "known", "lines", "expected"),
+    [
+        pytest.param(110, 110, 50, 1.1, id="more items to rank"),
+        pytest.param(90, 100, 50, 1.0, id="a smaller catalogue makes no limit tighter"),
+        pytest.param(100, 100, 54, 1.08, id="longer histories"),
+        pytest.param(99, 200, 50, 1.0, id="items that are known and not ranked cost nothing"),
+    ],
+)
+def test_growth_is_of_what_a_request_reads(items, known, lines, expected, monkeypatch):
+    states = {CHAMPION: (100, 100, 50), "state": (items, known, lines)}
+    monkeypatch.setattr(
+        "tasks.ranker.state.ItemState.load",
+        lambda name: SimpleNamespace(size=states[name][0], ids=range(states[name][1])),
+    )
+    monkeypatch.setattr("tasks.ranker.state.View", lambda name: SimpleNamespace(lines=lambda users: states[name][2]))
+    assert step.growth({name: Parts(Path(), name, name) for name in states}, USERS) == expected
 
 
 def test_a_limit_does_not_grow_without_end():

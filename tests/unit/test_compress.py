@@ -9,6 +9,7 @@ import pytest
 from tasks.compress import Variant, choose, draw_front, with_reason
 from tasks.compression import variants
 from tasks.compression.variants import Cost, kept_costs
+from tasks.copies import take_away
 from tasks.domain.recipe import load_recipe
 
 PLAN = load_recipe("demo").compression
@@ -89,7 +90,8 @@ def test_costs_are_timed_once_for_the_same_files(tmp_path, monkeypatch):
     assert costs() == costs() == {"fp32": 1.0, "int8": 1.0}
     (kept,) = (tmp_path / "cache" / "variants").glob("costs-*.json")
     os.utime(kept, (0, 0))
-    assert costs()["int8"] == 1.0 and kept.stat().st_mtime > 0, "in use, so `freshrank prune` leaves it"
+    costs()
+    assert not take_away(kept, kept.parent, unused_since=1.0), "what is used every day is not pruned and timed anew"
     (tmp_path / "int8" / "full.bin").write_bytes(b"others")
     assert costs() == {"fp32": 2.0, "int8": 2.0}, "they took turns, so all are timed anew"
 

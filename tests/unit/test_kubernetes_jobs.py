@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from tasks.adapters.kubernetes_api import Object
 from tasks.adapters.kubernetes_jobs import run_job
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.recipe import load_recipe
-from tasks.finetune_in_cluster import job_of
-from tasks.finetune_together import asked, main, told_by
+from tasks.finetune_in_cluster import finetune_in_cluster, job_of
+from tasks.finetune_together import OUT, REFUSED, SUMMARY, asked, main, told_by
 
 JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "training"}, "spec": {}}
 RUNS: Object = {"active": 2}
@@ -102,6 +103,19 @@ def test_a_job_of_another_time_without_results_is_not_believed() -> None:
 def test_a_job_that_a_person_deletes_is_not_started_again_by_this_try() -> None:
     with pytest.raises(Unavailable, match="was deleted while it ran"):
         ended(Jobs([RUNS, {"gone": True}]))
+
+
+def test_what_was_refused_before_is_asked_again(tmp_path: Path) -> None:
+    """The operator gave the pods the right image and cleared the step: the Job of the wrong one is still there, for a day."""
+    pattern, work = tmp_path / "training.yaml", tmp_path / "work"
+    job = JOB | {"spec": {"template": {"spec": {"containers": [{"args": ["REQUEST"]}]}}}}
+    pattern.write_text(json.dumps(job))
+    for uid, name, told in (("uid-1", REFUSED, "another build"), ("uid-2", SUMMARY, {"slates": 5})):
+        (work / uid / OUT).mkdir(parents=True)
+        (work / uid / name).write_text(json.dumps(told))
+    jobs = Jobs([DONE], [RUNS, DONE], there=True)
+    given = (tmp_path, load_recipe("tiny"), work, tmp_path / "out", 1, 1, None, pattern)
+    assert finetune_in_cluster(*given, api=jobs, every_s=0) == {"slates": 5} and jobs.deleted == ["uid-1"]
 
 
 def test_a_file_without_a_job_is_refused_with_its_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ DAY_S = 86_400.0
 NEVER = (
     "data/serving/releases/a/model", "data/serving/spool/x.jsonl", "data/store/volume.dat", "data/controller/rollout.db",
     "data/valkey/dump.rdb", "data/mlflow/mlflow.db", "data/airflow/airflow.db", "data/cache/text/e/vectors",
+    "data/cache/text/e/fp32/encoder.bin",
     "spool/mlflow/1.json", "logs/controller.log", "secrets.json",
 )  # fmt: skip
 
@@ -52,7 +53,7 @@ def left(home: Path) -> set[str]:
 def test_old_copies_and_logs_go_and_nothing_else(settings: Settings) -> None:
     home = settings.home
     folders = ("inputs/x", "releases/r", "views/v", "work/runs-finetune", "cache/variants/d")
-    folders += ("bentoml/bentos/freshrank_ranker/r",)
+    folders += ("bentoml/bentos/freshrank_ranker/r", "cache/text/e/int8-abc", "cache/text/e/.int8-abc.host-1-abc.draft")
     for folder in folders:
         for age, name in ((8, "old"), (1, "new")):
             plant(home, f"data/{folder}-{name}/file", age)

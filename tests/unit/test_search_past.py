@@ -84,6 +84,14 @@ def test_only_the_last_lists_are_kept_and_parts_still_fit(match, monkeypatch):
     assert np.array_equal(found[: lists.ptr[1]], first)  # none of the kept lists is of its part
 
 
+def test_the_pairs_are_not_gone_through_for_a_word_that_nobody_asked_with(match):
+    """A query of 512 letters has many such words, and popular items have many pairs."""
+    past, rows = past_of(titles_asked(), len(TITLES)), np.arange(len(TITLES), dtype=np.int32)
+    assert past._asked("heat") is not None and past._asked("zebra") is None
+    found = past.features({"zebra": 2.0, "zebu": 1.0}, rows)
+    assert np.array_equal(found, past.features({"zebra": 1.0}, rows)) and np.isfinite(found).all()
+
+
 def test_it_comes_back_from_its_file_and_nobodys_query_is_in_it(tmp_path, match):
     lists = titles_asked()
     past = past_of(lists, len(TITLES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from search_builders import TITLES, films, tiny_bert
@@ -9,6 +11,7 @@ from search_builders import TITLES, films, tiny_bert
 from tasks.compression import text_encoder
 from tasks.compression.search_encoders import export_encoder
 from tasks.compression.text_encoder import query_encoder
+from tasks.copies import take_away
 from tasks.domain.errors import InputRejected
 from tasks.ranker.search.encoder import SentenceEncoder
 from tasks.ranker.text import QueryEncoder
@@ -32,6 +35,16 @@ def test_int8_near_the_original_is_kept_and_made_once(encoder, tmp_path, monkeyp
     assert told["precision"] == "int8" and told["mean_cosine"] > 0.98 and told["bytes"] < told["original_bytes"]
     monkeypatch.setattr(text_encoder, "to_int8", None)
     assert query_encoder(TEXTS, 8, tmp_path / "cache", tmp_path / "again") == told
+
+
+def test_an_encoder_that_is_used_is_not_pruned(encoder, tmp_path):
+    root = tmp_path / "cache" / "text"
+    query_encoder(TEXTS, 8, root.parent, tmp_path / "out")
+    (made,) = root.glob("*/int8-*")
+    for path in (*made.iterdir(), made):
+        os.utime(path, (0, 0))
+    query_encoder(TEXTS, 8, root.parent, tmp_path / "again")
+    assert not take_away(made, root, unused_since=1.0)
 
 
 def test_the_same_texts_make_the_same_bytes_whatever_was_made_here_before(encoder, tmp_path):

@@ -63,16 +63,19 @@ class Past:
             pairs, owner, lists = pairs[kept], owner[kept], lists[kept]
         answer = self.answer[pairs]
 
-        def counts(chosen: NDArray[np.bool_]) -> tuple[Longs, Longs]:
-            """[rows] answers and others among the pairs chosen."""
-            yes, no = (np.bincount(owner[chosen & of], minlength=len(row)) for of in (answer, ~answer))
+        def counts(owner: Longs, answer: NDArray[np.bool_]) -> tuple[Longs, Longs]:
+            """[rows] answers and others among some of the pairs."""
+            yes, no = (np.bincount(owner[of], minlength=len(row)) for of in (answer, ~answer))
             return yes, no
 
-        yes, no = counts(np.ones(len(lists), bool))
+        yes, no = counts(owner, answer)
         told = [np.log1p(yes), np.log1p(yes + no), self._share(yes, no, DOUBT)]
         by_word = np.zeros((5, len(row)))
         for word, weight in weights.items():
-            yes, no = counts(self._asked(word)[lists])
+            # nobody asked with most words of a long query: the pairs are not gone through for them
+            asked = self._asked(word)
+            at = np.flatnonzero(asked[lists]) if asked is not None else np.zeros(0, np.int64)
+            yes, no = counts(owner[at], answer[at])
             shares = (self._share(yes, no, 1.0), self._share(yes, no, DOUBT))
             by_word += weight * np.stack([yes > 0, no > 0, np.log1p(yes), *shares])
         told += list(by_word / max(sum(weights.values()), 1e-6))
@@ -100,12 +103,14 @@ class Past:
         told = load_file(path)
         return cls(int(told.pop("size")[0]), **told)
 
-    def _asked(self, word: str) -> NDArray[np.bool_]:
-        """[lists] whether the query has this word."""
-        asked, key = np.zeros(self.size, bool), _hash(word)
+    def _asked(self, word: str) -> NDArray[np.bool_] | None:
+        """[lists] whether the query has this word; None where no query has."""
+        key = _hash(word)
         at = int(np.searchsorted(self.words, key))
-        if at < len(self.words) and self.words[at] == key:
-            asked[self.word_lists[self.word_ptr[at] : self.word_ptr[at + 1]]] = True
+        if at == len(self.words) or self.words[at] != key:
+            return None
+        asked = np.zeros(self.size, bool)
+        asked[self.word_lists[self.word_ptr[at] : self.word_ptr[at + 1]]] = True
         return asked
 
     def _share(self, yes: Longs, no: Longs, doubt: float) -> NDArray[np.float64]:
