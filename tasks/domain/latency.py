@@ -30,7 +30,7 @@ CPU = "cpu"  # of the mean request: work that seldom comes and takes long counts
 NAMES = (*QUANTILES, CPU)
 TAIL = 10  # a quantile with fewer pairs beyond it is not told
 RESAMPLES, MARKS = 1_000, 128
-MOST_GROWTH = 1.25  # of a state that a limit grows with; a larger one is for a person to look at
+MOST_GROWTH = 1.10  # of a state that a limit grows with; a larger one is for a person to look at
 TICKS = 10_000  # a millisecond; times are whole ticks, so that sums are exact on every processor
 
 
