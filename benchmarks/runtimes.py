@@ -15,7 +15,6 @@ import io
 import logging
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,9 +38,10 @@ from tasks.ranker.device import ByLength, open_scorer
 from tasks.ranker.model import load_model
 from tasks.ranker.runtime import Scorer, inputs_of, read_config
 from tasks.ranker.state import ItemState
+from tasks.runtime_trial import cpu_of_rounds
 from tasks.serving.engine import Engine
 
-WORK, PARTITION, ROUNDS, SEED = Path(".freshrank/bench/training"), "2017-07-01", 20, 1
+WORK, PARTITION, SEED = Path(".freshrank/bench/training"), "2017-07-01", 1
 OURS = "openvino"
 STAGES = {"base": 2, "full": 4}  # inputs of each
 
@@ -104,20 +104,6 @@ def made(recipe_of_demo: Any) -> tuple[Path, Path]:
     return data, out
 
 
-def rounds(engines: dict[str, Engine], requests: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """CPU ms of all requests in each round. The first round, which compiles, does not count."""
-    asked = [convert_rank(request) for request in requests]
-    spent: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(ROUNDS + 1):
-        for name in sorted(engines, reverse=turn % 2 == 1):
-            began = time.process_time()
-            for request in asked:
-                engines[name].rank(request)
-            if turn:
-                spent[name].append(1e3 * (time.process_time() - began))
-    return spent
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path)
@@ -143,7 +129,8 @@ def main() -> int:
             "ONNX Runtime int8": ByLength(Onnx(model, calibration, folders["onnx-int8"], quantised)),
         }
         requests = [one for one in golden_requests(items) if one["surface"] == "recommendation"]
-        spent = rounds({name: Engine(items, scorer) for name, scorer in scorers.items()}, requests)
+        asked = [convert_rank(request) for request in requests]
+        spent = cpu_of_rounds({name: Engine(items, scorer) for name, scorer in scorers.items()}, asked)
     _, trials = choose(spent, {})
     ratio = {trial.name: float(trial.ratio or 0) for trial in trials if trial.name != OURS}
     mine = next(trial for trial in trials if trial.name == OURS)

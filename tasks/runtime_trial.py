@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tasks.domain.requests import convert_rank
+from tasks.domain.requests import RankRequest, convert_rank
 from tasks.domain.runtime_choice import DEFAULT, Trial, choose
 from tasks.ranker.device import RUNTIMES, TORCH, open_scorer
 from tasks.ranker.runtime import read_config
@@ -53,15 +54,20 @@ def try_runtimes(release: Path) -> tuple[str, list[Trial]]:
             refused[name] = other
         else:
             engines[name] = engine
+    chosen, trials = choose(cpu_of_rounds(engines, requests), refused)
+    for trial in trials:
+        log.info("runtime=%s cpu_ms=%s ratio=%s %s", trial.name, trial.cpu_ms, trial.ratio, trial.reason or "chosen")
+    return chosen, trials
+
+
+def cpu_of_rounds(engines: Mapping[str, Engine], requests: Sequence[RankRequest]) -> dict[str, list[float]]:
+    """CPU ms of all requests in each round, the engines in turn. The first round, which compiles kernels, does not count."""
     spent: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(ROUNDS + 1):
         for name in sorted(engines, reverse=turn % 2 == 1):
             began = time.process_time()
             for request in requests:
                 engines[name].rank(request)
-            if turn:  # the first round compiles kernels
+            if turn:
                 spent[name].append(1e3 * (time.process_time() - began))
-    chosen, trials = choose(spent, refused)
-    for trial in trials:
-        log.info("runtime=%s cpu_ms=%s ratio=%s %s", trial.name, trial.cpu_ms, trial.ratio, trial.reason or "chosen")
-    return chosen, trials
+    return spent
