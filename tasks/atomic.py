@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -33,14 +33,16 @@ def drafted(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_first(path: Path, content: bytes) -> None:
-    """Write a file that is made once. Where another call was first its file stays, whatever it holds."""
+def write_first(path: Path, content: bytes) -> bool:
+    """Write a file that is made once, and say whether this call made it. Where another was first its file stays."""
     draft = _draft(path)
     try:
         draft.write_bytes(content)
         _sync(draft)
-        with suppress(FileExistsError):
-            os.link(draft, path)  # a rename would take the place of the first
+        os.link(draft, path)  # a rename would take the place of the first
+        return True
+    except FileExistsError:
+        return False
     finally:
         draft.unlink(missing_ok=True)
 

@@ -29,6 +29,7 @@ from tasks.evaluate_command import evaluate
 from tasks.explain.commands import bundle, explain, reproduce
 from tasks.explain.why_command import why
 from tasks.gate_trials.commands import gate_error_rates
+from tasks.merchandising_commands import items_app
 from tasks.oncall_commands import console, keys_app, pin, releases, unpin
 from tasks.prune.commands import prune
 from tasks.release_commands import diff, lineage, served_in_words
@@ -37,6 +38,7 @@ from tasks.settings import Settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="api-keys")
+app.add_typer(items_app, name="items")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]

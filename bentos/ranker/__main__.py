@@ -69,6 +69,11 @@ def _options(arguments: list[str] | None) -> tuple[ReplicaOptions, argparse.Name
     add("--valkey", help="URL of the online store; without it the view's snapshot answers")
     add("--spool", type=Path, help="directory for feedback; without it feedback is only shown to the judge")
     add("--store-config", type=Path, help="JSON file that names the bucket feedback goes to")
+    add(
+        "--merchandising",
+        type=Path,
+        help="folder of the merchandising rules; without it lists are as the model ranks them",
+    )
     add("--deadline-ms", type=float, default=100.0, help="after this no further ranking stage is begun")
     add("--queue", type=int, default=64, help="requests that may wait; more are refused with 503")
     add("--threads", type=int, default=1, help="inference threads")
@@ -86,6 +91,7 @@ def _options(arguments: list[str] | None) -> tuple[ReplicaOptions, argparse.Name
         valkey_url=args.valkey,
         spool=args.spool,
         store_config=args.store_config,
+        merchandising=args.merchandising,
         port=args.port,
         deadline_ms=args.deadline_ms,
         queue=args.queue,

@@ -159,7 +159,8 @@ class FastPath:
     async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
         replica = self._replica
         if replica.ready:
-            await self._answer(send, 200, _encode({"release": replica.digest, "replica": replica.options.name}))
+            told = {"release": replica.digest, "replica": replica.options.name, "merchandising": replica.merchandising}
+            await self._answer(send, 200, _encode(told))
         else:
             text = f"{replica.state}: {replica.reason}"
             await self._answer(send, 503, _encode({"error": text}), (b"retry-after", b"1"))

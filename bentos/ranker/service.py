@@ -57,7 +57,7 @@ def _resources() -> dict[str, Any]:
     logging={"access": {"enabled": False}},
 )
 class Ranker:
-    """POST /rank, /recommend, /search and /feedback; a user is hashed on entry, a slate comes back as a permutation of itself."""
+    """POST /rank, /recommend, /search and /feedback; a user is hashed on entry, a slate comes back in its new order."""
 
     def __init__(self) -> None:
         from tasks.serving.replica import Replica, ReplicaOptions
@@ -138,7 +138,7 @@ def _refusal(ctx: bentoml.Context, status: int, err: Exception) -> dict[str, Any
 
 
 def _options_from_environment(options: type) -> Any:
-    """`bentoml serve` passes no arguments on: RANKER_VIEW, RANKER_SECRETS, RANKER_VALKEY, RANKER_SPOOL do instead."""
+    """`bentoml serve` passes no arguments on: RANKER_VIEW, RANKER_SECRETS, RANKER_VALKEY, RANKER_SPOOL, RANKER_MERCHANDISING do."""
 
     def path(name: str) -> Path | None:
         return Path(os.environ[name]) if name in os.environ else None
@@ -150,6 +150,7 @@ def _options_from_environment(options: type) -> Any:
         secrets=path("RANKER_SECRETS"),
         valkey_url=os.environ.get("RANKER_VALKEY"),
         spool=path("RANKER_SPOOL"),
+        merchandising=path("RANKER_MERCHANDISING"),
     )
 
 

@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from tasks.adapters.launcher import Replica, new_replica
+from tasks.adapters.merchandising import merchandising_folder
 from tasks.adapters.signing import public_keys
 from tasks.atomic import drafted, write_atomically
 from tasks.domain.errors import InputRejected, Unavailable
@@ -202,6 +203,7 @@ class ProcessLauncher:
             spool=settings.data / "serving" / "spool",
             store_config=_write_store_config(settings),
             public_keys=public_keys(settings),
+            merchandising=merchandising_folder(settings),
         )
         environment = launch_environment() | {MARKER: str(settings.home)}
         try:

@@ -30,6 +30,10 @@ class ControllerClient:
         """{champion, challenger, previous, weights, rollout, frozen, revision}."""
         return self._get("/status")
 
+    def replicas(self) -> list[tuple[str, str]]:
+        """(host:port, first digits of its release) of every replica on this machine."""
+        return [(one["targets"][0], one["labels"]["release"]) for one in self._ask("GET", "/targets")]
+
     def submit(
         self,
         *,

@@ -119,7 +119,7 @@ class RankedItem(Struct, frozen=True, omit_defaults=True):
 
 
 class RankReply(Struct, frozen=True):
-    """The caller's own items, best first; scores are finite and never rise along the list.
+    """The caller's own items, best first, without those that merchandising rules hide; scores are finite and never rise.
 
     `stage` is the last stage that set the order: `full` (history transformer), `base` (feature head), `retrieved`
     (counters only), each the fallback of the one before it when the deadline has passed; `popularity` is the feature

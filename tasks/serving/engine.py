@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import numpy as np
 
+from tasks.domain.merchandising import Revision
 from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, Reason, RequestRefused
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.device import OPENVINO, open_scorer
@@ -27,6 +28,7 @@ from tasks.ranker.rank import Ranking as Ordered
 from tasks.ranker.retrieve import similar_to
 from tasks.ranker.runtime import OpenVinoScorer, Scorer
 from tasks.ranker.state import ItemState, UserHistory, history_from_events
+from tasks.serving.merchandise import Merchandiser
 from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import Prepared, PreparedUsers
 from tasks.serving.reasons import EXPLAINED, reasons_of, strongest
@@ -121,6 +123,7 @@ class Engine:
         self._trained = search
         self._users = users
         self.metrics: Metrics | None = None
+        self.merchandiser: Merchandiser | None = None  # replaced whole, by any thread
         self._clock = clock
         self._queries: OrderedDict[str, Floats] = OrderedDict()
         self._prepared = PreparedUsers(items)
@@ -193,7 +196,9 @@ class Engine:
             return None
         if self.metrics is not None:
             self.metrics.at_once += 1
-        limit = request.k or DEFAULT_K
+        limit, rules = request.k or DEFAULT_K, self.merchandiser
+        if prepared.told_by is not rules:  # answers by the rules of before
+            prepared.told, prepared.told_by = {}, rules
         told: Ranking | None = prepared.told.get(limit)
         if told is None:
             told = self._answer(request, prepared, prepared.candidates(), prepared.ranking, "memory", kept=True)
@@ -213,6 +218,10 @@ class Engine:
                 return n
             self.rank(RankRequest(surface="recommendation"), pseudonym)
         return users
+
+    def obey(self, told: Revision) -> None:
+        """Any thread may say so: from the next answer on, lists are arranged by these merchandising rules."""
+        self.merchandiser = Merchandiser(told.revision, told.rules, self._items)
 
     def heard(self, pseudonym: str, purchases: Purchases) -> None:
         """Any thread may say so: the user bought these just now."""
@@ -360,6 +369,8 @@ class Engine:
         kept: bool = False,
     ) -> Ranking:
         limit = request.k if request.k is not None else (None if request.candidates else DEFAULT_K)
+        if self.merchandiser is not None:
+            rows, ranked = self.merchandiser.arranged(request, rows, ranked)
         order, scores = ranked.order[:limit], ranked.scores[:limit]
         if request.candidates:
             items = [request.candidates[position] for position in order.tolist()]

@@ -23,6 +23,7 @@ def launch_command(
     spool: Path | None = None,
     store_config: Path | None = None,
     public_keys: Path | None = None,
+    merchandising: Path | None = None,
 ) -> list[str]:
     """argv of a replica. Start it with `cwd=src`, so that the release's code serves, and `launch_environment()`."""
     command = [sys.executable, "-B", "-m", "bentos.ranker", "--release", str(src / "release"), "--port", str(port)]
@@ -34,8 +35,9 @@ def launch_command(
         "--valkey": valkey,
         "--spool": spool,
         "--store-config": store_config,
-        # a release of before signatures knows no such argument; whoever starts it has checked it anyway
+        # a release of before these knows no such argument; its signature was checked by whoever starts it
         "--public-keys": public_keys if (src / "tasks" / "serving" / "signature.py").exists() else None,
+        "--merchandising": merchandising if (src / "tasks" / "serving" / "merchandise.py").exists() else None,
     }
     for flag, value in named.items():
         if value is not None:

@@ -55,6 +55,11 @@ class Metrics:
         )
         self.pending = Gauge("freshrank_pending", "Requests waiting for the engine", registry=self.registry)
         self.ready = Gauge("freshrank_ready", "1 when /readyz answers 200", registry=self.registry)
+        self.merchandising = Gauge(
+            "freshrank_merchandising_revision",
+            "Revision of the rules that lists are arranged by",
+            registry=self.registry,
+        )
         self.spool_bytes = Gauge("freshrank_spool_bytes", "Feedback not yet uploaded", registry=self.registry)
         info = Gauge("freshrank_info", "Which release this is", ("release", "replica"), registry=self.registry)
         info.labels(release, replica).set(1)

@@ -15,6 +15,7 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Ranking
 from tasks.ranker.retrieve import candidates_of
 from tasks.ranker.state import NOBODY, ItemState, UserHistory
+from tasks.serving.merchandise import Merchandiser
 from tasks.serving.metrics import Metrics
 
 KEPT_USERS = 1_024  # about 100 KB each with a history of 700 lines
@@ -24,13 +25,15 @@ KEPT_USERS = 1_024  # about 100 KB each with a history of 700 lines
 class Prepared:
     """A profile, and what was asked of it so far. `ranking` is a whole one: no deadline cut it short.
 
-    `told` holds answers made of it, by length; the event loop's thread alone writes there.
+    `told` holds answers made of it, by length, as the merchandising rules `told_by` have them; the event loop's thread alone
+    writes there.
     """
 
     profile: Profile
     retrieved: Ints | None = None
     ranking: Ranking | None = None
     told: dict[int, Any] = field(default_factory=dict)
+    told_by: Merchandiser | None = None
 
     def candidates(self) -> Ints:
         if self.retrieved is None:

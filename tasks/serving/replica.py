@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from tasks.domain.behaviour import pseudonym, visitor_pseudonym
 from tasks.domain.errors import InputRejected, Unavailable
+from tasks.domain.merchandising import Revision
 from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest, Reason
 from tasks.serving.events import Shown, event_rows
 from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
+from tasks.serving.merchandise import Watch
 from tasks.serving.metrics import Metrics
 from tasks.serving.online_store import ValkeyOnlineStore
 from tasks.serving.recent import Recorder, purchases_of
@@ -62,6 +64,7 @@ class ReplicaOptions:
     valkey_url: str | None = None
     spool: Path | None = None
     store_config: Path | None = None
+    merchandising: Path | None = None
     port: int | None = None
     deadline_ms: float = 100.0
     queue: int = 64
@@ -115,6 +118,7 @@ class Replica:
         self._engine: Engine | None = None
         self._spool: Spool | None = None
         self._recorder: Recorder | None = None
+        self._merchandise: Watch | None = None
         self._key: bytes | None = None
         self._lock = threading.Lock()
 
@@ -147,6 +151,9 @@ class Replica:
             engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
             hot = engine.warm_up(HOT_USERS, WARM_UP_S)
             self._recorder = _recorder(options, release, self.metrics)
+            if options.merchandising is not None:  # after the golden requests, which ask what the model says
+                self._merchandise = Watch(options.merchandising, self._arrange_by(engine))
+                self._merchandise.start()
             if options.spool is not None:
                 self._spool = Spool(
                     options.spool, release.digest, options.name, self.metrics, options.store_config, port=options.port
@@ -164,6 +171,12 @@ class Replica:
             options.name, release.short, release.record.view[:12], asked, hot, self.state, time.perf_counter() - began,
         )  # fmt: skip
 
+    @property
+    def merchandising(self) -> int:
+        """Revision of the rules that answers are arranged by; 0: none."""
+        rules = self._engine.merchandiser if self._engine is not None else None
+        return rules.revision if rules is not None else 0
+
     def drain(self) -> None:
         """Say not-ready from now on, but keep answering what still comes."""
         with self._lock:
@@ -177,6 +190,8 @@ class Replica:
             self._spool.close()
         if self._recorder is not None:
             self._recorder.close()
+        if self._merchandise is not None:
+            self._merchandise.close()
         if self._engine is not None:
             self._engine.close()
         self.state, self.reason = "closed", "this replica has left"
@@ -270,6 +285,13 @@ class Replica:
     def spool(self) -> Spool | None:
         """None when no spool was configured: feedback then only reaches the judge."""
         return self._spool
+
+    def _arrange_by(self, engine: Engine) -> Callable[[Revision], None]:
+        def use(told: Revision) -> None:
+            engine.obey(told)
+            self.metrics.merchandising.set(told.revision)
+
+        return use
 
     def _hashed(self, user_id: str | None) -> str | None:
         return pseudonym(user_id, self._key) if user_id is not None and self._key is not None else None

@@ -1,0 +1,122 @@
+"""What people and the stock say about a list after the model has ranked it: not this item, this one first, no more of that.
+
+Merchandising rules belong to no release: they change in seconds, hold for whichever release serves, and outlive a rollback.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from tasks.domain.errors import InputRejected
+from tasks.domain.manifest import Record
+from tasks.domain.requests import MAX_QUERY_CHARACTERS
+
+MAX_ITEMS = 200_000  # blocked, or unavailable: a file of about 3 MB
+MAX_PINNED = 20  # on top of one list
+MAX_FIRST = 1_000  # a cap looks at so many places at most, as many as an answer has
+
+ItemId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Pinned(Record):
+    """These items come first, in this order: in answers to one query, or in every recommendation.
+
+    Where the caller sends candidates, only those of them that are among them.
+    """
+
+    items: tuple[ItemId, ...] = Field(min_length=1, max_length=MAX_PINNED)
+    query: str | None = Field(default=None, min_length=1, max_length=MAX_QUERY_CHARACTERS)
+
+
+class Cap(Record):
+    """At most `most` items of one brand (or type, or category) among the first `first`; the others move behind those."""
+
+    by: Literal["brand", "type", "category"]
+    most: int = Field(ge=1)
+    first: int = Field(ge=2, le=MAX_FIRST)
+
+    @model_validator(mode="after")
+    def _bites(self) -> Cap:
+        if self.most >= self.first:
+            raise ValueError(f"at most {self.most} among the first {self.first} excludes nothing")
+        return self
+
+
+class Merchandising(Record):
+    """All rules in force. `blocked` is what people said, `unavailable` what the stock said; neither is ever shown."""
+
+    blocked: frozenset[ItemId] = Field(default=frozenset(), max_length=MAX_ITEMS)
+    unavailable: frozenset[ItemId] = Field(default=frozenset(), max_length=MAX_ITEMS)
+    pinned: tuple[Pinned, ...] = Field(default=(), max_length=1_000)
+    caps: tuple[Cap, ...] = Field(default=(), max_length=8)
+
+    @field_validator("pinned")
+    @classmethod
+    def _one_list_each(cls, pinned: tuple[Pinned, ...]) -> tuple[Pinned, ...]:
+        keys = [query_key(one.query) for one in pinned]
+        for one in pinned:
+            if keys.count(query_key(one.query)) > 1:
+                what = f"query {one.query!r}" if one.query else "recommendations"
+                raise ValueError(f"{what} has more than one list of pinned items; join them")
+            twice = next((item for item in one.items if one.items.count(item) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{twice} is pinned twice in one list")
+        return pinned
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        return self.blocked | self.unavailable
+
+    @property
+    def sentence(self) -> str:
+        parts = [f"{len(self.blocked):,} blocked", f"{len(self.unavailable):,} unavailable"]
+        parts += [f"{len(self.pinned)} lists with pinned items", f"{len(self.caps)} caps"]
+        return ", ".join(parts)
+
+
+class Revision(Record):
+    """One state of the rules, and who made it so. Revision 0 is never written: no rules."""
+
+    revision: int = Field(ge=1)
+    at: str
+    actor: str
+    reason: str
+    rules: Merchandising
+
+
+def query_key(query: str | None) -> str | None:
+    """Queries that differ in case and spaces alone are one."""
+    return " ".join(unicodedata.normalize("NFC", query).casefold().split()) if query is not None else None
+
+
+def read_rules(text: str, name: str) -> tuple[int, Merchandising]:
+    """(revision that the writer saw, rules) of a YAML file as `freshrank items rules` prints it. Raises InputRejected."""
+    try:
+        content = yaml.safe_load(text)
+        if not isinstance(content, dict) or not isinstance(content.get("revision"), int):
+            raise InputRejected(
+                f"{name} has no `revision:`; start from what `freshrank items rules` prints, so that nobody's change is lost"
+            )
+        return content.pop("revision"), Merchandising.model_validate(content)
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputRejected(f"{name}: {where}: {first['msg']}") from None
+    except yaml.YAMLError as err:
+        raise InputRejected(f"{name} is not YAML: {' '.join(str(err).split())[:200]}") from None
+
+
+def write_rules(revision: int, rules: Merchandising) -> str:
+    """The file that `read_rules` reads."""
+    content = {
+        "revision": revision,
+        "blocked": sorted(rules.blocked),
+        "unavailable": sorted(rules.unavailable),
+        "pinned": [one.model_dump(exclude_none=True, mode="json") for one in rules.pinned],
+        "caps": [one.model_dump(mode="json") for one in rules.caps],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

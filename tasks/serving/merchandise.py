@@ -1,0 +1,151 @@
+"""Merchandising rules at work: an ordered list in, the list that may be shown out. The folder is looked at each second.
+
+Rules are applied to what the model made, before the answer is cut to its length, so that blocked items leave no gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from tasks.domain.merchandising import Cap, Merchandising, Revision, query_key
+from tasks.domain.requests import RankRequest
+from tasks.ranker.arrays import Ints
+from tasks.ranker.rank import Ranking
+from tasks.ranker.state import ItemState
+
+log = logging.getLogger("freshrank.serving")
+LOOK_EVERY_S = 1.0
+NAME = re.compile(r"(\d{8})\.json")
+
+
+class Merchandiser:
+    """The rules of one revision, spelled in the rows of one release. Any thread may use it: it never changes."""
+
+    def __init__(self, revision: int, rules: Merchandising, items: ItemState) -> None:
+        self.revision = revision
+        self._items = items
+        self._hidden_ids = rules.hidden
+        hidden = items.rows(self._hidden_ids)
+        self._hidden = np.zeros(items.size + 1, bool)  # the last one is row -1: an item that the state does not know
+        self._hidden[hidden[hidden >= 0]] = True
+        self._pinned = {query_key(one.query): one.items for one in rules.pinned}
+        self._caps = [(cap, getattr(items, cap.by)) for cap in rules.caps]
+
+    def arranged(self, request: RankRequest, rows: Ints, ranked: Ranking) -> tuple[Ints, Ranking]:
+        """(rows, ranking) as `ranked` is over `rows`, with hidden items left out, pinned ones first, and caps kept.
+
+        Scores of items that moved are levelled with their new neighbours: along a list they never rise.
+        """
+        shown = self._may_be_shown(request.candidates, rows, ranked.order)
+        order, scores = ranked.order[shown], ranked.scores[shown]
+        rows, pinned = self._pinned_places(request, rows)
+        if len(pinned):
+            rest = ~np.isin(order, pinned)
+            best = np.full(len(pinned), scores[0] if len(scores) else np.float32(0), np.float32)
+            order, scores = np.r_[pinned, order[rest]], np.r_[best, scores[rest]]
+        for cap, codes in self._caps:
+            places = capped(cap, codes, rows[order], len(pinned))
+            order, scores = order[places], scores[places]
+        return rows, Ranking(order, np.minimum.accumulate(scores), ranked.stage)
+
+    def _may_be_shown(self, candidates: Sequence[str] | None, rows: Ints, order: Ints) -> np.ndarray:
+        shown: np.ndarray = ~self._hidden[rows[order]]
+        if candidates is not None:  # an item that this release does not know yet may be blocked all the same
+            for place in np.flatnonzero(rows[order] < 0).tolist():
+                shown[place] = candidates[order[place]] not in self._hidden_ids
+        return shown
+
+    def _pinned_places(self, request: RankRequest, rows: Ints) -> tuple[Ints, Ints]:
+        """Positions of the pinned items, and the rows with those that were not retrieved behind them."""
+        query = request.query if request.surface == "search" else None
+        wanted = [item for item in self._pinned.get(query_key(query), ()) if item not in self._hidden_ids]
+        if not wanted:
+            return rows, np.zeros(0, np.int32)
+        if request.candidates is not None:
+            place_of = {item: place for place, item in enumerate(request.candidates)}
+            return rows, np.array([place_of[item] for item in wanted if item in place_of], np.int32)
+        pinned = self._items.rows(wanted)
+        pinned = pinned[pinned >= 0]
+        new = pinned[~np.isin(pinned, rows)]
+        rows = np.r_[rows, new].astype(np.int32)
+        place_of_row = {row: place for place, row in enumerate(rows.tolist())}
+        return rows, np.array([place_of_row[row] for row in pinned.tolist()], np.int32)
+
+
+def capped(cap: Cap, codes: Ints, rows: Ints, pinned: int) -> Ints:
+    """Places of `rows` in an order that keeps the cap: what is too many moves behind the first `cap.first`, in its order.
+
+    Pinned items, which are the first, stay and count; unknown items count for nothing. Where the list has too few others,
+    what was moved fills the gap: a cap hides nothing.
+    """
+    seen: dict[int, int] = {}
+    first: list[int] = []
+    moved: list[int] = []
+    for place, row in enumerate(rows.tolist()):
+        if len(first) == cap.first:
+            break
+        code = int(codes[row]) if row >= 0 else -1
+        if code >= 0 and place >= pinned and seen.get(code, 0) >= cap.most:
+            moved.append(place)
+            continue
+        seen[code] = seen.get(code, 0) + 1
+        first.append(place)
+    rest = range(len(first) + len(moved), len(rows))
+    return np.array([*first, *moved, *rest], np.int32)
+
+
+class Watch:
+    """The newest revision in a folder of them, told to `use` when it changes. One that cannot be read is not used."""
+
+    def __init__(self, folder: Path, use: Callable[[Revision], None], every_s: float = LOOK_EVERY_S) -> None:
+        self._folder, self._use, self._every_s = folder, use, every_s
+        self._used = 0
+        self._unreadable: set[int] = set()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="merchandise", daemon=True)
+
+    def start(self) -> None:
+        """Use what is there, before anybody is answered, and look again each second from now on."""
+        self.look()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._left.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        new = {number for number in revisions(self._folder) if number > self._used} - self._unreadable
+        for number in sorted(new, reverse=True):
+            try:
+                told = Revision.model_validate_json((self._folder / f"{number:08d}.json").read_bytes())
+            except (OSError, ValidationError) as err:
+                self._unreadable.add(number)
+                log.error("merchandising=%d state=unreadable error=%s the one before stays", number, type(err).__name__)
+                continue
+            self._use(told)
+            self._used = number
+            log.info("merchandising=%d state=in_force %s", number, told.rules.sentence)
+            return
+
+    def _run(self) -> None:
+        while not self._left.wait(self._every_s):
+            try:
+                self.look()
+            except Exception as err:  # answers go on by the rules of before; the next second tries again
+                log.error("merchandising=unknown error=%s", type(err).__name__)
+
+
+def revisions(folder: Path) -> list[int]:
+    """Numbers of the revisions in a folder; none where it is missing."""
+    try:
+        return [int(found[1]) for name in folder.iterdir() if (found := NAME.fullmatch(name.name))]
+    except FileNotFoundError:
+        return []
