@@ -27,6 +27,7 @@ from benchmarks import _cj1_peers as peers
 from benchmarks import _cj1_sasrec as sasrec
 from benchmarks._cj1_ablation import REFERENCE, TRAIN_DAYS, VARIANTS
 from benchmarks._cj1_bench import SASREC, Bench, keep, kept, slug
+from benchmarks._cj1_data import dataset
 from benchmarks._cj1_protocol import WINDOWS, Log, counts, day_number, iso, slate_metrics
 from benchmarks._cj1_tables import ablation_table, list_task, table, times
 from benchmarks._table import publish
@@ -70,8 +71,10 @@ def ablation_parts(bench: Bench, names: Sequence[str]) -> Iterator[tuple[str, Ca
 def variant_model(bench: Bench, name: str) -> Path:
     variant = VARIANTS[name]
     own = f"{bench.recipe.name}-ablation-{slug(name)}"
-    data = ours.silenced(bench.work, bench.training, own, variant.silent, text=variant.text, days=TRAIN_DAYS)
-    return ours.trained(bench.work, data, variant.recipe(own, bench.recipe), bench.seeds[0])
+    recipe = variant.recipe(own, bench.recipe)
+    made = dataset(bench.work, own, recipe, *WINDOWS["dev"]) if variant.remade else bench.training
+    data = ours.silenced(bench.work, made, own, variant.silent, text=variant.text, days=TRAIN_DAYS)
+    return ours.trained(bench.work, data, recipe, bench.seeds[0] + variant.seeds_on)
 
 
 def ablation_day(bench: Bench, day: int, names: Sequence[str]) -> None:
