@@ -41,19 +41,29 @@ class Variant:
     text: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)  # with this or the next the dataset is made anew
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
     asked: Callable[[Scorer], Scorer] = lambda scorer: scorer
     trained_as: str = ""  # another variant's model
+    seeds_on: int = 0  # so many seeds behind the reference's
+
+    @property
+    def remade(self) -> bool:
+        return bool(self.data or self.augmentation)
 
     def recipe(self, name: str, whole: Recipe) -> Recipe:
-        network = whole.network.model_copy(update=dict(self.network))
-        training = whole.training.model_copy(update=dict(self.training))
-        changed = {"name": name, "network": network, "training": training, "trees": None}
+        changed: dict[str, Any] = {"name": name, "trees": None}
+        for part in ("network", "training", "data", "augmentation"):
+            changed[part] = getattr(whole, part).model_copy(update=dict(getattr(self, part)))
+        if self.remade:
+            changed["data"] = changed["data"].model_copy(update={"train_days": TRAIN_DAYS})
         return whole.model_copy(update=changed)
 
 
 REFERENCE = "whole"  # with mean pooling, as the recipe has it
 VARIANTS = {
     REFERENCE: Variant(),
+    "the whole, another seed": Variant(seeds_on=1),  # how much a difference may owe to chance alone
     "attention": Variant(network={"pooling": "attention"}),
     "without the history encoder (first stage)": Variant(asked=FirstStage, trained_as=REFERENCE),
     "without text": Variant(silent=("text_similarity",), text=False),
@@ -63,4 +73,6 @@ VARIANTS = {
     "without knowledge": Variant(silent=KNOWLEDGE),
     "without the listwise loss": Variant(training={"listwise_weight": 0.0}),
     "with gains by value": Variant(training={"value_weight": 0.5}),
+    "with hard negatives": Variant(data={"hard_negatives": 20}),
+    "with texts written in other ways": Variant(augmentation={"views": 2}),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,7 +150,7 @@ def keep(folder: Path, name: str, day: int, arrays: Mapping[str, NDArray]) -> No
     draft.replace(path)
 
 
-def read(folder: Path, name: str, days: range) -> dict[str, NDArray]:
+def read(folder: Path, name: str, days: Sequence[int]) -> dict[str, NDArray]:
     """Every slate of the window that was ranked, in the order of day and household."""
     found = []
     for day in days:

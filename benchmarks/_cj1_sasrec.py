@@ -87,6 +87,9 @@ def train(log: Log, day: int, path: Path, seed: int = 0) -> SasRec:
     share = np.bincount(item, minlength=products) ** 0.75
     share /= share.sum()
     log_share = torch.from_numpy(np.log(share + 1e-12)).float()
+    with torch.no_grad():  # starts as popularity: 1,500 small steps would not get there
+        counts = np.bincount(item, minlength=products)
+        model.bias.weight[:products, 0] = torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     steps = EPOCHS * -(-len(windows) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)

@@ -29,9 +29,17 @@ LOGLOSS, ECE, LIST_BINS, FITTED_DAYS = 0.243, 0.006, 15, 7
 
 
 def ablation_table(bench: Bench, names: Sequence[str]) -> list[Row]:
-    """Each of these variants, and what it gains or loses against the whole on the same slates."""
-    found = {name: read(bench.of_ablation, name, bench.numbers) for name in names}
-    whole, rows = found[REFERENCE], []
+    """Each of these variants, and what it gains or loses against the whole on the same slates.
+
+    Of the days on which all of them ranked; a variant that ranked none is left out.
+    """
+    ranked = {name: {day for day in bench.numbers if kept(bench.of_ablation, name, day).exists()} for name in names}
+    ranked = {name: days for name, days in ranked.items() if days}
+    days = sorted(set.intersection(*ranked.values()))
+    found = {name: read(bench.of_ablation, name, days) for name in ranked}
+    whole = found[REFERENCE]
+    print(f"{len(days)} days, {len(whole['household'])} slates")
+    rows = [Row("days", len(days), ""), Row("slates", len(whole["household"]), "")]
     households = whole["household"].astype(np.int64)
     for name, of in found.items():
         for task in TASKS:

@@ -2,6 +2,7 @@
 
     make bench NAME=search_quality                               # about 20 minutes of one core, 2.5 GiB
     python -m benchmarks.search_quality --only encoder --msrd ../shared/data/msrd    # one piece; the next call goes on
+    python -m benchmarks.search_quality --ablate                 # what each part earns, one seed
 
 Every model here is tasks/ranker/search; this file splits, calls and counts. Parts are kept in `--folder`, so that a run
 can be stopped and continued. Settings, epochs and weights of mixes come from the validation queries; dev is only reported.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks._ms1 import DEV, DIGEST, FIELDS, QUERIES, TRAIN, VALIDATION, bootstrap, read_ms1
+from benchmarks._ms1_ablation import ablation_table
 from benchmarks._table import Row, at_least, publish
 from tasks.domain.recipe import Search
 from tasks.ranker.arrays import Floats
@@ -171,6 +173,7 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=("inputs", *STAGES), help="make and keep one part; `joint` and `lora` are made on demand only"
     )
+    parser.add_argument("--ablate", action="store_true", help="what each part of the mix earns, one seed; LoRA too")
     parser.add_argument("--encoder-seeds", type=int, default=1, help="each about nine minutes of one core, twice")
     asked = parser.parse_args()
     if not (asked.msrd / "judgments.parquet").exists():
@@ -183,6 +186,9 @@ def main() -> int:
     if (bench.ms1.digest, counts) != (DIGEST, QUERIES):
         print(f"this is not MS1: expected {QUERIES} and {DIGEST}", file=sys.stderr)
         return 2
+    if asked.ablate:
+        rows = ablation_table(bench)
+        return 0 if publish("search_ablation", rows, ("torch", "transformers", "lightgbm", "numpy")) else 1
     inputs, hard = bench.inputs()
     wanted = STAGES[:-1] if asked.only is None else (asked.only,)
     if asked.only is None and (asked.folder / "joint-0.safetensors").exists():
