@@ -1,6 +1,9 @@
-"""The teacher of the full-stack row, made once and kept: MS1's bi-encoder with its weights, and every vector of both encoders.
+"""The full stack against the naive encoder: MS1's bi-encoder and head as teacher, one small student in int8; stores and features.
 
-python -m benchmarks._small_search --msrd ../shared/data/msrd --minutes 4     # again until it says "teacher kept"
+    make bench NAME=full_stack       # after `search_quality`, whose parts it reads: 25 minutes of one core the first time
+    python -m benchmarks.full_stack --msrd ../shared/data/msrd --minutes 4     # no new part after so long; the next call goes on
+
+The student is taught by the product's own code (tasks/compression/search_student.py), here from the parts that search_quality kept.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -19,19 +22,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_torch
-from safetensors.torch import save_file as save_torch
 
 from benchmarks._encoder_backend import STUDENT
 from benchmarks._ms1 import DEV, TRAIN, VALIDATION
 from benchmarks._table import Row, at_least, below, publish
 from benchmarks.compression import NAIVE, SEED, measured, mixed_lengths, ratios
 from benchmarks.search_quality import PLAN, ROOT, Bench
-from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.feature_selection import worth_of_features
 from tasks.compression.item_vectors import small_vectors
 from tasks.compression.search_encoders import export_encoder
-from tasks.compression.search_student import cut_encoder, graph_vectors
+from tasks.compression.search_student import Teachers, calibration_words, graph_vectors, taught
 from tasks.domain.recipe import SearchStudent
 from tasks.domain.statistics import PairedDifference, paired_difference
 from tasks.ranker.arrays import Floats
@@ -45,94 +45,43 @@ from tasks.ranker.text import encoder_folder
 PACKAGES = ("torch", "transformers", "openvino", "nncf")
 FOLDER = ROOT / ".freshrank" / "bench" / "small_search"
 TITLES = "titles.safetensors"
+SHAPE, CALIBRATION = SearchStudent(), 256
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Of a student."""
-
-    layers: int
-    feed_forward: int
-    pieces: int
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        return f"student-{self.layers}x{self.feed_forward}-{self.pieces}-{self.epochs}"
-
-
-SHAPE = Shape(layers=2, feed_forward=768, pieces=12_000, epochs=2)
-CALIBRATION = 256
-
-
-def make_student(bench: Bench, inputs: Inputs, hard: Floats, shape: Shape, until: float) -> Path | None:
-    """Cut from MiniLM, distilled from its vectors, then from the bi-encoder's scores, in int8; None where time ran out.
-
-    It learns from the catalogue and from train queries alone.
-    """
-    out, ms1 = FOLDER / shape.name, bench.ms1
+def make_student(bench: Bench, inputs: Inputs, hard: Floats, shape: SearchStudent) -> Path:
+    """fp32/ and int8/ of a student that learned from the catalogue and from train queries alone; made once."""
+    out, ms1 = FOLDER / f"student-{shape.layers}x{shape.feed_forward}-{shape.pieces}-{shape.epochs}", bench.ms1
     if (out / "int8" / "encoder.xml").exists():
         return out
-    began = time.process_time()
-    titles = [" ".join(of) for of in ms1.documents.values["title"]]
-    base = SentenceEncoder(base_encoder(PLAN.encoder))
-    item, query = base.words(ms1.documents.written, PLAN.item_tokens), base.words(ms1.lists.queries, PLAN.query_tokens)
+    base, documents = SentenceEncoder(base_encoder(PLAN.encoder)), ms1.documents
+    path = FOLDER / TITLES
+    if not path.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        save_file({"title": vectors_of(base, [*documents.titles, ""], PLAN.item_tokens)}, path)
     chosen = np.flatnonzero(ms1.part == TRAIN)
-    if not (out / "cut" / "config.json").exists():
-        words = [*item, *(query[n] for n in chosen.tolist())]
-        cut_encoder(
-            base,
-            SearchStudent(layers=shape.layers, feed_forward=shape.feed_forward, pieces=shape.pieces),
-            words,
-            out / "cut",
-        )
-    student = Student(SentenceEncoder(out / "cut"), 2)
-    item = student.encoder.words(ms1.documents.written, PLAN.item_tokens)
-    query = student.encoder.words(ms1.lists.queries, PLAN.query_tokens)
-
-    def progress(step: int, steps: int, loss: float) -> None:
-        if step % 50 == 0:
-            print(
-                f"{shape.name} step {step}/{steps} loss {loss:.4f} {time.process_time() - began:.0f} CPU s", flush=True
-            )
-
-    distilled = out / "distilled.safetensors"
-    if not distilled.exists():
-        vectors = load_file(FOLDER / TITLES)["title"] if (FOLDER / TITLES).exists() else _titles(base, titles)
-        words = [*item, *student.encoder.words(titles, PLAN.item_tokens), *(query[n] for n in chosen.tolist())]
-        targets = np.concatenate([inputs.item_vec[:-1], vectors[:-1], inputs.query_vec[chosen]])
-        known = np.flatnonzero(np.abs(targets).sum(1) > 0)  # a text without a word has no vector to learn
-        targets = np.repeat(targets[known][:, None], 2, axis=1)
-        distil(student, [words[n] for n in known.tolist()], targets, shape.epochs, 0, progress)
-        save_torch(student.state_dict(), distilled)
-        if time.monotonic() > until:
-            return None
-    student.load_state_dict(load_torch(distilled))
-    kept, train = load_file(bench.folder / "encoder-0.safetensors"), bench.of(inputs, TRAIN)
-    pairs = ms1.lists.pairs(chosen)
+    chosen = chosen[ms1.lists.take(chosen).teach()]
+    train, pairs = ms1.lists.take(chosen), ms1.lists.pairs(chosen)
+    kept = load_file(bench.folder / "encoder-0.safetensors")
     scores = kept["cosine"][pairs] * np.float32(kept["scale"][0])
-    taught = train.lists.teach()
-    of = train.lists.pairs(taught)
-    lists = Inputs(train.lists.take(taught), train.x[of], train.query_vec[taught], train.item_vec)
-    asked = [query[n] for n in chosen[taught].tolist()]
-    distil_lists(student, asked, item, lists, scores[of], hard[pairs][of], PLAN.queries_a_step, 0, progress)
-    both = [*item, *asked]
-    spread = np.unique(np.linspace(0, len(both) - 1, CALIBRATION).astype(int)).tolist()
-    for name, calibration in (("fp32", []), ("int8", [both[n] for n in spread])):
+    title = load_file(path)["title"]
+    teachers = Teachers(title, inputs.item_vec, inputs.query_vec[chosen], scores, hard[pairs])
+    texts = documents.titles, documents.written
+    student = taught(base, teachers, *texts, train, PLAN, shape, 0, out, progress)
+    learn = calibration_words(student, documents.written, train, PLAN, CALIBRATION)
+    for name, calibration in (("fp32", []), ("int8", learn)):
         export_encoder(student, student.encoder.tokenizer, calibration, out / name)
     return out
 
 
-def _titles(base: SentenceEncoder, titles: list[str]) -> Floats:
-    vectors = vectors_of(base, [*titles, ""], PLAN.item_tokens)
-    save_file({"title": vectors}, FOLDER / TITLES)
-    return vectors
+def progress(step: int, steps: int, loss: float) -> None:
+    if step % 50 == 0:
+        print(f"step {step}/{steps} loss {loss:.4f}", flush=True)
 
 
 def student_inputs(bench: Bench, inputs: Inputs, folder: Path) -> tuple[Inputs, Floats, Floats]:
     """Inputs as the student's graph gives them, and its tuned vectors of queries and items; both sides are the student's."""
     ms1 = bench.ms1
-    titles = [" ".join(of) for of in ms1.documents.values["title"]]
+    titles = ms1.documents.titles
     query = graph_vectors(folder, ms1.lists.queries, PLAN.query_tokens)
     title, written = (graph_vectors(folder, [*of, ""], PLAN.item_tokens) for of in (titles, ms1.documents.written))
     return with_vectors(inputs, query[:, 0], title[:, 0], written[:, 0]), query[:, 1], written[:, 1]
@@ -193,17 +142,16 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> PairedDiff
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--msrd", type=Path, default=ROOT.parent / "shared" / "data" / "msrd")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training; call again to go on")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="after which no new part begins; call again to go on"
+    )
     parser.add_argument("--only", choices=("student",), help="make and keep this part, no table")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     until = time.monotonic() + 60 * asked.minutes
     bench = Bench(asked.msrd, ROOT / ".freshrank" / "bench" / "search_quality")
     inputs, hard = bench.inputs()
-    student = make_student(bench, inputs, hard, SHAPE, until)
-    if student is None:
-        print("to be continued: call again")
-        return 75
+    student = make_student(bench, inputs, hard, SHAPE)
     if asked.only:
         return 0
     rows = Table(bench, inputs, student).rows(until)

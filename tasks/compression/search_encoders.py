@@ -14,6 +14,7 @@ import torch
 from tasks.compression.quantise import save_graph, to_int8
 from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import Search
+from tasks.ranker.arrays import Floats
 from tasks.ranker.search.documents import DOCUMENTS, load_documents
 from tasks.ranker.search.encoder import SentenceEncoder, base_encoder
 from tasks.ranker.search.fit import ENCODER
@@ -50,10 +51,15 @@ def _export(folder: Path, texts: list[str], most: int, out: Path) -> float:
     encoder = SentenceEncoder(folder)
     learn, check = texts[::2], texts[1::2]
     export_encoder(encoder, encoder.tokenizer, [], out)
-    before = [QueryEncoder(out, most=most).encode(text) for text in check]
+    before = _encoded(out, check, most)
     export_encoder(encoder, encoder.tokenizer, encoder.words(learn, most), out)
-    small = QueryEncoder(out, most=most)
-    return float(np.mean([one @ small.encode(text) for one, text in zip(before, check, strict=True)]))
+    return float(np.mean((before * _encoded(out, check, most)).sum(1)))
+
+
+def _encoded(folder: Path, texts: Sequence[str], most: int) -> Floats:
+    """[texts, width]; the graph is let go again, for its file may be written anew."""
+    encoder = QueryEncoder(folder, most=most)
+    return np.stack([encoder.encode(text) for text in texts])
 
 
 def export_encoder(module: torch.nn.Module, tokenizer: Any, calibration: Sequence[Sequence[int]], out: Path) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 
+from tasks.atomic import drafted
 from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.item_vectors import small_vectors
-from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
+from tasks.compression.low_rank import with_factorised_words
+from tasks.compression.prune import important_heads, spread_layers, with_feed_forward, with_heads, with_layers
 from tasks.compression.search_encoders import KEPT, export_encoder
 from tasks.compression.vocabulary import with_vocabulary
 from tasks.domain.manifest import canonical_json
@@ -43,11 +48,27 @@ from tasks.ranker.search.past import past_of
 from tasks.ranker.search.ranker import CONFIG, HEAD, STUDENT, TREES, VECTORS, SearchRanker
 from tasks.ranker.search.training import SCALE
 from tasks.ranker.search.trees import fit_trees, tree_scores
-from tasks.ranker.search.vectors import SmallVectors, save_vectors
+from tasks.ranker.search.vectors import SmallVectors, load_vectors, save_vectors, with_nothing
 from tasks.ranker.text import encode_rows
 
 log = logging.getLogger("freshrank.compress")
 Words = list[list[int]]
+TABLES = "title", "written", "tuned"
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What the untrained encoder and the tuned one make of the catalogue and of the training lists, made once.
+
+    title, written: [items + 1, width], the last row, zeros, is the unknown item; query: [lists, width]; all by the untrained one.
+    scores: [pairs] by the tuned one, on the scale that its softmax was trained with. hardness: [pairs] of `inputs.hardness`.
+    """
+
+    title: Floats
+    written: Floats
+    query: Floats
+    scores: Floats
+    hardness: Floats
 
 
 def cut_encoder(base: SentenceEncoder, shape: SearchStudent, words: Words, folder: Path) -> Student:
@@ -57,6 +78,17 @@ def cut_encoder(base: SentenceEncoder, shape: SearchStudent, words: Words, folde
     pieces = with_vocabulary(with_feed_forward(with_layers(base, layers), width, words), words, shape.pieces, folder)
     log.info("student of search: layers %s, feed-forward %d, %d word pieces", layers, width, pieces)
     return Student(SentenceEncoder(folder), 2)
+
+
+def narrow(student: Student, shape: SearchStudent, words: Words) -> None:
+    """Take out the heads that the student has learned to do without, and make its word vectors thin; it must learn again."""
+    if shape.heads:
+        heads = important_heads(student.encoder, shape.heads, words)
+        student.encoder = with_heads(student.encoder, heads)
+        log.info("student of search: heads %s", heads)
+    if shape.piece_width:
+        student.encoder, kept = with_factorised_words(student.encoder, shape.piece_width)
+        log.info("student of search: word pieces in %d numbers, %.0f %% of their energy", shape.piece_width, 100 * kept)
 
 
 def graph_vectors(folder: Path, texts: Sequence[str], most: int) -> Floats:
@@ -86,17 +118,14 @@ def ship_student(
     lists = {name: of.take(of.teach()) for name, of in parts.items()}
     base, tuned = SentenceEncoder(base_encoder(plan.encoder)), SentenceEncoder(trained / ENCODER)
     match = TextMatch(documents)
-    titles = [" ".join(of) for of in documents.values.get("title", [[] for _ in documents.ids])]
-    student = _taught(base, tuned, titles, documents.written, lists["train"], match, plan, shape, seed, workdir)
-    tokens = [
-        *student.encoder.words(documents.written, plan.item_tokens),
-        *student.encoder.words(lists["train"].queries, plan.query_tokens),
-    ]
-    spread = np.unique(np.linspace(0, len(tokens) - 1, calibration).astype(int)).tolist()
+    titles = documents.titles
+    teachers = make_teachers(trained, base, tuned, lists["train"], match, plan)
+    student = taught(base, teachers, titles, documents.written, lists["train"], plan, shape, seed, workdir)
     folder = workdir / STUDENT
-    export_encoder(student, student.encoder.tokenizer, [tokens[n] for n in spread], folder)
+    learn = calibration_words(student, documents.written, lists["train"], plan, calibration)
+    export_encoder(student, student.encoder.tokenizer, learn, folder)
     tables = _item_tables(folder, titles, documents.written, plan, shape)
-    title, written, learned = (_restored(tables[name]) for name in ("title", "written", "tuned"))
+    title, written, learned = (with_nothing(tables[name].restored()) for name in TABLES)
     query = {name: graph_vectors(folder, of.queries, plan.query_tokens) for name, of in lists.items()}
     past = past_of(lists["train"], len(documents)) if plan.past else None
     inputs = {
@@ -142,43 +171,69 @@ def ship_student(
     }
 
 
-def _taught(
+def make_teachers(
+    trained: Path, base: SentenceEncoder, tuned: SentenceEncoder, train: Lists, match: TextMatch, plan: Search
+) -> Teachers:
+    """The catalogue's vectors as training kept them; those of the queries are made here."""
+    title, written, items = (with_nothing(load_vectors(trained / VECTORS, name)) for name in TABLES)
+    query, asked = (vectors_of(one, train.queries, plan.query_tokens) for one in (base, tuned))
+    scores = np.float32(SCALE) * np.einsum("ij,ij->i", asked[train.owner], items[train.rows])
+    return Teachers(title, written, query, scores, hardness(match, make_inputs(match, train, query, title, written)))
+
+
+def taught(
     base: SentenceEncoder,
-    tuned: SentenceEncoder,
+    teachers: Teachers,
     titles: list[str],
     written: list[str],
     train: Lists,
-    match: TextMatch,
     plan: Search,
     shape: SearchStudent,
     seed: int,
     workdir: Path,
+    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Student:
+    """The student after two passes: it has the untrained encoder's vectors, and orders lists as the tuned one does.
+
+    Heads and word vectors are cut between the two, when it is known what the student needs; the second pass recovers them.
+
+    Args:
+        train: lists that can teach. titles, written: of the catalogue.
+        workdir: where the weights after each pass lie; a call that finds them there goes on from them.
+    """
     torch.manual_seed(seed)
     item, query = base.words(written, plan.item_tokens), base.words(train.queries, plan.query_tokens)
     student = cut_encoder(base, shape, [*item, *query], workdir / "cut")
-    item, query = (
+    title, item, query = (
         student.encoder.words(of, most)
-        for of, most in ((written, plan.item_tokens), (train.queries, plan.query_tokens))
+        for of, most in ((titles, plan.item_tokens), (written, plan.item_tokens), (train.queries, plan.query_tokens))
     )
-    vectors = {
-        name: vectors_of(base, texts, most)
-        for name, texts, most in (
-            ("title", [*titles, ""], plan.item_tokens),
-            ("written", [*written, ""], plan.item_tokens),
-            ("query", train.queries, plan.query_tokens),
-        )
+    vectors = np.concatenate([teachers.written[:-1], teachers.title[:-1], teachers.query])
+    known = np.flatnonzero(np.abs(vectors).sum(1) > 0)  # a text without a word has no vector to learn
+    words, targets = [*item, *title, *query], np.repeat(vectors[known][:, None], 2, 1)
+    lists = Inputs(train, np.zeros((len(train.rows), 0), np.float32), teachers.query, teachers.written)
+    scores, hard, at_once = teachers.scores, teachers.hardness, plan.queries_a_step
+    passes: dict[str, Callable[[], Any]] = {
+        "vectors": lambda: distil(student, [words[n] for n in known.tolist()], targets, shape.epochs, seed, progress),
+        "lists": lambda: distil_lists(student, query, item, lists, scores, hard, at_once, seed, progress),
     }
-    words = [*item, *student.encoder.words(titles, plan.item_tokens), *query]
-    targets = np.concatenate([vectors["written"][:-1], vectors["title"][:-1], vectors["query"]])
-    known = np.flatnonzero(np.abs(targets).sum(1) > 0)  # a text without a word has no vector to learn
-    distil(student, [words[n] for n in known.tolist()], np.repeat(targets[known][:, None], 2, 1), shape.epochs, seed)
-    inputs: Inputs = make_inputs(match, train, vectors["query"], vectors["title"], vectors["written"])
-    asked = vectors_of(tuned, train.queries, plan.query_tokens)
-    items = vectors_of(tuned, [*written, ""], plan.item_tokens)
-    scores = np.float32(SCALE) * np.einsum("ij,ij->i", asked[train.owner], items[train.rows])
-    distil_lists(student, query, item, inputs, scores, hardness(match, inputs), plan.queries_a_step, seed)
+    for name, teach in passes.items():
+        path = workdir / f"{name}.safetensors"
+        if not path.exists():
+            teach()
+            with drafted(path) as draft:
+                save_torch(student.state_dict(), draft)
+        student.load_state_dict(load_torch(path))
+        if name == "vectors":
+            narrow(student, shape, words)
     return student.eval()
+
+
+def calibration_words(student: Student, written: list[str], train: Lists, plan: Search, count: int) -> Words:
+    """Word pieces of `count` texts, evenly spread over items and training queries."""
+    encoder = student.encoder
+    words = [*encoder.words(written, plan.item_tokens), *encoder.words(train.queries, plan.query_tokens)]
+    return [words[n] for n in np.unique(np.linspace(0, len(words) - 1, count).astype(int)).tolist()]
 
 
 def _cosines(lists: Lists, query: dict[str, Floats], learned: Floats) -> Floats:
@@ -196,23 +251,21 @@ def _item_tables(
     return {name: small_vectors(of, shape.directions) for name, of in tables.items()}
 
 
-def _restored(table: SmallVectors) -> Floats:
-    """[items + 1, width]: as SearchRanker reads it, the last row for an item without a text."""
-    vectors = table.restored()
-    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
+def parent_ranker(trained: Path, plan: Search, workdir: Path) -> SearchRanker:
+    """What was trained as a ranker, its encoders unquantised; its files lie in `workdir`."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (trained / name).exists():
+            shutil.copyfile(trained / name, workdir / name)
+    for name, of in (("base", base_encoder(plan.encoder)), ("tuned", trained / ENCODER)):
+        encoder = SentenceEncoder(of)
+        export_encoder(encoder, encoder.tokenizer, [], workdir / name)
+    return SearchRanker.open(workdir)
 
 
 def _of_parent(trained: Path, plan: Search, validation: Lists, workdir: Path) -> NDArray[np.float64]:
     """NDCG@10 of each list by what was trained, its encoders unquantised."""
-    folder = workdir / "parent"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        if (trained / name).exists():
-            shutil.copyfile(trained / name, folder / name)
-    for name, of in (("base", base_encoder(plan.encoder)), ("tuned", trained / ENCODER)):
-        encoder = SentenceEncoder(of)
-        export_encoder(encoder, encoder.tokenizer, [], folder / name)
-    ranker = SearchRanker.open(folder)
+    ranker = parent_ranker(trained, plan, workdir / "parent")
     ends = zip(validation.ptr[:-1], validation.ptr[1:], strict=True)
     scores = [ranker.scores(validation.queries[n], validation.rows[a:b]) for n, (a, b) in enumerate(ends)]
     return ndcg(validation, np.concatenate(scores))

@@ -197,7 +197,13 @@ class SearchStudent(Record):
 
     layers: int = Field(default=2, ge=1)
     feed_forward: int = Field(default=768, ge=8, description="units that stay in each layer, those that say most")
+    heads: int = Field(
+        default=0, ge=0, description="of attention that stay in each layer, those whose loss turns vectors most; 0: all"
+    )
     pieces: int = Field(default=12_000, ge=100, description="word pieces that stay, the commonest of the shop's texts")
+    piece_width: int = Field(
+        default=0, ge=0, description="numbers that a word piece is looked up in, then mapped to the width; 0: the width"
+    )
     directions: int = Field(
         default=192, ge=1, description="of the item vectors that stay, in int8: a seventh of fp32's bytes"
     )

@@ -11,9 +11,12 @@ import torch
 from search_builders import TITLES, films, tiny_bert, titles_asked
 
 from tasks.compression.distil import Student, batches, distance, distil, distil_lists, student_vectors
-from tasks.compression.prune import spread_layers, with_feed_forward, with_layers
+from tasks.compression.low_rank import with_factorised_words
+from tasks.compression.prune import important_heads, spread_layers, with_feed_forward, with_heads, with_layers
+from tasks.compression.search_student import cut_encoder, narrow
 from tasks.compression.vocabulary import kept_pieces, with_vocabulary
 from tasks.domain.errors import InputRejected
+from tasks.domain.recipe import SearchStudent
 from tasks.ranker.search.encoder import SentenceEncoder, vectors_of
 from tasks.ranker.search.inputs import make_inputs
 from tasks.ranker.search.judge import ndcg
@@ -52,6 +55,45 @@ def test_units_that_are_always_silent_go_first_and_cost_nothing(encoder, words):
         layer.output.dense.weight.data[:, ::2] = 0
     half = with_feed_forward(silenced, silenced.body.config.intermediate_size // 2, words)
     assert np.allclose(vectors_of(half, TITLES, 16), vectors_of(silenced, TITLES, 16), atol=1e-6)
+
+
+def test_heads_that_say_nothing_go_first_and_cost_nothing(encoder, words):
+    silenced = with_layers(encoder, (0, 1, 2))
+    layers = silenced.body.encoder.layer
+    width = layers[0].attention.self.attention_head_size
+    for layer, mute in zip(layers, (0, 1, 0), strict=True):
+        layer.attention.output.dense.weight.data[:, mute * width : (mute + 1) * width] = 0
+    heads = important_heads(silenced, 1, words)
+    assert heads == ((1,), (0,), (1,))
+    half = with_heads(silenced, heads)
+    assert half.body.encoder.layer[1].attention.self.query.weight.shape == (width, encoder.width)
+    assert np.allclose(vectors_of(half, TITLES, 16), vectors_of(silenced, TITLES, 16), atol=1e-6)
+    assert not np.allclose(
+        vectors_of(with_heads(silenced, ((0,), (1,), (0,))), TITLES, 16), vectors_of(half, TITLES, 16)
+    )
+    assert layers[0].attention.self.query.weight.shape == (encoder.width, encoder.width)  # the original is as it was
+
+
+def test_word_vectors_of_low_rank_are_looked_up_as_they_were(encoder):
+    low = with_layers(encoder, (0, 1, 2))
+    table = low.body.embeddings.word_embeddings.weight
+    table.data = table.data[:, :4] @ torch.randn(4, encoder.width)
+    thin, energy = with_factorised_words(low, 4)
+    assert energy == pytest.approx(1) and thin.body.embeddings.word_embeddings[0].weight.shape == (len(table), 4)
+    assert np.allclose(vectors_of(thin, TITLES, 16), vectors_of(low, TITLES, 16), atol=5e-3)  # in bfloat16
+    assert with_factorised_words(encoder, 4)[1] < 0.9
+
+
+def test_what_a_learned_student_is_narrowed_to_still_learns_in_all_its_parts(tmp_path, encoder, words):
+    shape = SearchStudent(layers=2, feed_forward=8, heads=1, pieces=100, piece_width=6)
+    student = cut_encoder(encoder, shape, words, tmp_path / "cut")
+    asked = student.encoder.words(TITLES, 16)
+    narrow(student, shape, asked)
+    assert student.encoder.body.encoder.layer[1].attention.self.num_attention_heads == 1
+    before = student_vectors(student, asked)
+    distil(student, asked, np.repeat(vectors_of(encoder, TITLES, 16)[:, None], 2, 1), 3, 0)
+    assert all(one.grad is not None for one in student.parameters())
+    assert np.abs(student_vectors(student, asked) - before).max() > 1e-3
 
 
 def test_a_cut_encoder_can_be_saved_and_read_again(tmp_path, encoder, words):

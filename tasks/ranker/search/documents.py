@@ -57,6 +57,11 @@ class Documents:
         """Row of each item, -1 for one that the catalogue does not know."""
         return np.array([self.row_of.get(item, -1) for item in items], np.int32)
 
+    @property
+    def titles(self) -> list[str]:
+        """Of each item; empty where it has none."""
+        return [" ".join(of) for of in self.values.get("title", [[] for _ in self.ids])]
+
     @cached_property
     def written(self) -> list[str]:
         """What the encoder reads: `title (year) a, b. c, d`. Numbers stand in brackets behind what is before them."""

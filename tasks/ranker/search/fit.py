@@ -132,8 +132,8 @@ def fit_search(
 
 def _items(encoder: SentenceEncoder, documents: Documents, plan: Search) -> tuple[np.ndarray, np.ndarray]:
     """Vector tables of titles and of the whole texts; the last row, zeros, is the unknown item."""
-    titles = [" ".join(of) for of in documents.values.get("title", [[] for _ in documents.ids])]
-    title, written = (vectors_of(encoder, [*of, ""], plan.item_tokens) for of in (titles, documents.written))
+    texts = documents.titles, documents.written
+    title, written = (vectors_of(encoder, [*of, ""], plan.item_tokens) for of in texts)
     return title, written
 
 

@@ -23,7 +23,7 @@ from tasks.ranker.search.documents import DOCUMENTS, load_documents
 from tasks.ranker.search.inputs import columns_of, features_of
 from tasks.ranker.search.match import TextMatch
 from tasks.ranker.search.past import PAST, Past
-from tasks.ranker.search.vectors import load_vectors
+from tasks.ranker.search.vectors import load_vectors, with_nothing
 from tasks.ranker.text import QueryEncoder
 
 CONFIG, HEAD, VECTORS, TREES = "config.json", "head.safetensors", "vectors.safetensors", "trees.json"
@@ -81,7 +81,7 @@ class SearchRanker:
         self.documents = load_documents(directory / DOCUMENTS)
         self._match = TextMatch(self.documents)
         self._title, self._written, self._item = (
-            _with_nothing(load_vectors(directory / VECTORS, name)) for name in ("title", "written", "tuned")
+            with_nothing(load_vectors(directory / VECTORS, name)) for name in ("title", "written", "tuned")
         )
         self._past = Past.load(directory / PAST) if (directory / PAST).exists() else None
         if config["features"] != list(columns_of(self._match, self._past)):
@@ -141,8 +141,3 @@ def _trees(path: Path) -> Any:
     import lightgbm  # only who serves trees pays for it
 
     return lightgbm.Booster(params={"num_threads": 1}, model_str=json.loads(path.read_bytes())["lightgbm"])
-
-
-def _with_nothing(vectors: Floats) -> Floats:
-    """And the zeros that row -1 means."""
-    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])

@@ -52,3 +52,8 @@ def load_vectors(path: Path, name: str) -> Floats:
     if name in tensors:
         return tensors[name].astype(np.float32)
     return SmallVectors(*(tensors[f"{name}.{part}"] for part in PARTS)).restored()
+
+
+def with_nothing(vectors: Floats) -> Floats:
+    """And a row of zeros, which row -1 means: the unknown item."""
+    return np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
