@@ -26,8 +26,9 @@ from benchmarks._table import Row, below, publish
 from tasks.domain.confidence_sequence import Sketch
 from tasks.domain.copies import ALL, first_copies, next_copies
 from tasks.domain.gate import Outcome
+from tasks.domain.live_evidence import Sample, Window
 from tasks.domain.rollout import SHADOW, Action, Position, next_action
-from tasks.domain.rollout_judgement import Sample, Window, alpha_of, judge
+from tasks.domain.rollout_judgement import alpha_of, judge
 from tasks.policies import load_policy
 
 RATE, ROLLOUTS = 200, 500
@@ -202,11 +203,8 @@ class Simulation:
         late = int(rng.binomial(count, fault.timeouts)) if fault.timeouts else 0
         bad = int(rng.binomial(count, min(1.0, more + fault.errors))) + late
         short = int(rng.binomial(count, 0.02 + fault.short))
-        sample.requests, sample.answered, sample.slates = (
-            sample.requests + count,
-            sample.answered + count,
-            sample.slates + count,
-        )
+        sample.requests, sample.answered = sample.requests + count, sample.answered + count
+        sample.slates, sample.whole = sample.slates + count, sample.whole + count
         sample.errors, sample.timeouts, sample.short = sample.errors + bad, sample.timeouts + late, sample.short + short
         total, squares = draw(rng, fault.times, sample.latencies_ms, count, slower)
         draw(rng, fault.best, sample.best_scores, count)

@@ -105,21 +105,16 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
         for release in sorted(traffic.backends)
         for path in RANKED
     ]
-    ranked: dict[str, Any] = {**_split(traffic, live), **_patience(retry=True)}
-    if any(traffic.fallback.get(release) in traffic.backends for release in live):
-        # what a release has no room for, the one behind it answers. Asking replicas of the same release again would only
-        # hurt an overloaded service more, so without another one a refusal is final
-        ranked["retry_policy"] = _retry(f"{FAILED},retriable-status-codes") | {"retriable_status_codes": [NO_ROOM]}
-    if traffic.mirror:
-        share = {"numerator": traffic.mirror_percent, "denominator": "HUNDRED"}
-        fraction = {"default_value": share, "runtime_key": "mirror.percent"}
-        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": fraction}]
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     keyless = envoy_edge.open_to_all(access)
     return [
         *forced,
-        *({"match": {"path": path, "headers": [post]}, "route": ranked} for path in RANKED),
+        *(
+            {"match": {"path": path, "headers": [post], **share}, "route": ranked}
+            for path in RANKED
+            for share, ranked in _shares(traffic, live)
+        ),
         # feedback must not be stored twice, so it is sent again only if it never arrived
         {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry(NEVER_ARRIVED)}},
         *(
@@ -130,11 +125,30 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     ]
 
 
-def _split(traffic: Traffic, live: dict[str, int]) -> dict[str, Any]:
-    if len(live) == 1:
-        return {"cluster": _target(traffic, next(iter(live)))}
-    parts = [{"name": _target(traffic, release), "weight": live[release]} for release in sorted(live)]
-    return {"weighted_clusters": {"clusters": parts}}
+def _shares(traffic: Traffic, live: dict[str, int]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(what is added to the match, the route) of each live release: Envoy holds every fraction against the same random number of
+    a request, so each reaches up to its own share and those before it, and the last takes the rest. Not one route of weighted
+    clusters, because only a route has a retry policy."""
+    parts, below = [], 0
+    for release in sorted(live):
+        below += live[release]
+        share = {"numerator": below, "denominator": "HUNDRED"}
+        fraction = {"runtime_fraction": {"default_value": share}} if below < 100 else {}
+        parts.append((fraction, _ranked(traffic, release)))
+    return parts
+
+
+def _ranked(traffic: Traffic, release: str) -> dict[str, Any]:
+    ranked: dict[str, Any] = {"cluster": _target(traffic, release), **_patience(retry=True)}
+    if traffic.fallback.get(release) in traffic.backends:
+        # what a release has no room for, the one behind it answers. Asking replicas of the same release again would only
+        # hurt an overloaded service more, so without another one a refusal is final
+        ranked["retry_policy"] = _retry(f"{FAILED},retriable-status-codes") | {"retriable_status_codes": [NO_ROOM]}
+    if traffic.mirror:
+        share = {"numerator": traffic.mirror_percent, "denominator": "HUNDRED"}
+        fraction = {"default_value": share, "runtime_key": "mirror.percent"}
+        ranked["request_mirror_policies"] = [{"cluster": cluster_name(traffic.mirror), "runtime_fraction": fraction}]
+    return ranked
 
 
 def _target(traffic: Traffic, release: str) -> str:

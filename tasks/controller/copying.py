@@ -7,8 +7,8 @@ import logging
 from datetime import datetime, timedelta
 
 from tasks.domain.copies import ALL, Copies, first_copies, next_copies
+from tasks.domain.live_evidence import Window
 from tasks.domain.rollout import SHADOW, RolloutPolicy
-from tasks.domain.rollout_judgement import Window
 from tasks.domain.rollout_log import short
 from tasks.domain.rollout_state import Rollout
 

@@ -11,7 +11,7 @@ import httpx
 from tasks.adapters.launcher import Replica
 from tasks.adapters.router import Counts
 from tasks.domain.errors import Unavailable
-from tasks.domain.rollout_judgement import Window
+from tasks.domain.live_evidence import Window
 
 PAGE = 1_000
 TOP = 10
@@ -89,7 +89,7 @@ class Evidence:
         self._window = Window()
         self._samples = {challenger: self._window.challenger, champion: self._window.champion}
         self._meters = {release: (Meter(), Meter(), Meter()) for release in self.releases}
-        self._slates: dict[str, dict[str, list[str]]] = {release: {} for release in self.releases}
+        self._slates: dict[str, dict[str, tuple[list[str], int | None]]] = {release: {} for release in self.releases}
         self._requests: dict[str, _Request] = {}
         self._cursors: dict[tuple[str, str], tuple[int, int]] = {}  # (replica, page) -> process, last number
         self._crashes: int | None = None
@@ -159,6 +159,7 @@ class Evidence:
         sample.empty += not items
         self._pooled = self._pooled or "kept" not in one
         kept = one.get("kept") and not self._pooled
+        sample.whole += not kept and not one.get("cut_short")
         (sample.kept_ms if kept else sample.latencies_ms).add(float(one["latency_ms"]))
         usable = all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores)
         if usable and scores:
@@ -167,16 +168,21 @@ class Evidence:
         if release == self.releases[0]:
             self._window.unusable += not usable
             self._window.constant += usable and len(scores) > 1 and min(scores) == max(scores)
-        self._remember(release, str(one["request_id"]), items, shadow=bool(one.get("shadow", False)))
+        user = one.get("user")  # a release of before this was told says nothing
+        if user is not None and release == self.releases[1]:
+            self._window.asked_by.add(user)
+        self._remember(release, str(one["request_id"]), items, user, shadow=bool(one.get("shadow", False)))
 
-    def _remember(self, release: str, request: str, items: list[str], *, shadow: bool) -> None:
+    def _remember(self, release: str, request: str, items: list[str], user: int | None, *, shadow: bool) -> None:
         slates = self._slates[release]
-        slates[request] = items
+        slates[request] = items, user
         if len(slates) > KEPT_SLATES:
             del slates[next(iter(slates))]
-        other = self._slates[next(one for one in self.releases if one != release)].get(request)
-        if other is not None:
+        paired = self._slates[next(one for one in self.releases if one != release)].get(request)
+        if paired is not None:
+            other, told = paired
             self._window.paired += 1
+            self._window.paired_of |= {user, told} - {None}
             self._window.overlap += overlap(items, other)
             if (tau := rank_correlation(items, other)) is not None:
                 self._window.correlated += 1

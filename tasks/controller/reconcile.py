@@ -19,9 +19,10 @@ from tasks.controller.pull import Library
 from tasks.domain.copies import ALL
 from tasks.domain.errors import Conflict, FreshrankError, InputRejected, Unavailable
 from tasks.domain.gate import Outcome
+from tasks.domain.live_evidence import Finding
 from tasks.domain.rollout import PENDING, SHADOW, Action, Position, next_action
 from tasks.domain.rollout_commands import step_forward, stop_by_judge
-from tasks.domain.rollout_judgement import Finding, Judgement, judge
+from tasks.domain.rollout_judgement import Judgement, judge
 from tasks.domain.rollout_log import Draft, Kind, short
 from tasks.domain.rollout_state import Rollout, RolloutState, fold
 

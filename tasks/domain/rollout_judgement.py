@@ -7,10 +7,10 @@ with a probability of `FALSE_ABORTS` at most over a whole rollout, however often
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from tasks.domain.confidence_sequence import Sketch, mean_bounds, quantile_exceeds
 from tasks.domain.gate import Outcome
+from tasks.domain.live_evidence import Finding, Sample, Window
 from tasks.domain.manifest import Record
 from tasks.domain.rollout import RolloutPolicy
 
@@ -18,54 +18,13 @@ FALSE_ABORTS = 0.01  # probability that the soft rules ever stop a release that 
 RULES = 18  # soft rules that share what a step may spend of it (Bonferroni)
 LEANS = 0.2  # held, not failed, while what was seen is as unlikely as this for a challenger that is good enough
 GROSS = 0.25  # hard guard: surely more than this share of requests failed, whatever the champion does
+FEW_COPIES = (
+    0.5  # of the requests: where fewer were judged, the challenger was not tried under what its users would send
+)
+MORE = 10  # times the usual number of copies must then be judged
+RARE = 0.01  # share of lists worked out, of a release that keeps nearly all: no quantile that is judged shows them
 WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 QUANTILES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
-
-
-@dataclass(slots=True)
-class Sample:
-    """What one release did in the window: counts as the router saw them, the rest as the service measured it."""
-
-    requests: int = 0
-    errors: int = 0
-    timeouts: int = 0
-    answered: int = 0  # answers read from the service, of any status; without copies for which it had no room
-    no_room: int = 0  # 429, to callers and to copies
-    refused: int = 0  # of those, 4xx
-    slates: int = 0  # of those, lists
-    short: int = 0  # lists with fewer than 10 items, empty ones included
-    empty: int = 0
-    latencies_ms: Sketch = field(default_factory=Sketch)  # of lists that were worked out
-    kept_ms: Sketch = field(default_factory=Sketch)  # of lists that were kept from an earlier request
-    best_scores: Sketch = field(default_factory=Sketch)
-    spreads: Sketch = field(default_factory=Sketch)  # best score - worst served score, of each list
-    shown: int = 0  # lists that a user saw: not the copies of a shadow
-    ndcg: float = 0.0  # sum of NDCG@10 over shown lists with feedback
-    told: int = 0  # shown lists with feedback
-    converted: int = 0  # shown lists with a purchase
-
-
-@dataclass(slots=True)
-class Window:
-    """Everything observed since the step began. `paired` counts requests that both releases answered."""
-
-    challenger: Sample = field(default_factory=Sample)
-    champion: Sample = field(default_factory=Sample)
-    paired: int = 0
-    overlap: float = 0.0  # sum over pairs of the share of common items in the top 10
-    correlated: int = 0  # pairs with enough common items to compare their order
-    correlation: float = 0.0  # sum over those of Kendall's tau, of the common items
-    unusable: int = 0  # lists of the challenger with a score that is missing or not finite
-    constant: int = 0  # lists of the challenger whose scores are all equal
-    restarts: int = 0
-
-
-class Finding(Record):
-    """One rule, with its numbers, as a sentence."""
-
-    name: str
-    outcome: Outcome
-    said: str
 
 
 class Judgement(Record):
@@ -100,7 +59,8 @@ def judge(policy: RolloutPolicy, window: Window, *, shadow: bool, warming: bool 
         _gross(ours, alpha),
         _enough(policy, window),
         *([_warm_up(ours)] if warming else [_rate(*rule, ours, theirs, alpha) for rule in _rates(policy)]),
-        *([] if warming else _latencies(policy, window, alpha)),
+        *([_copies(policy, window)] if shadow else []),
+        *([] if warming else _latencies(policy, window, alpha, shadow=shadow)),
         _level(ours, theirs, alpha),
         _spread(ours, theirs, alpha),
         *([_overlap(policy, window, alpha), _correlation(policy, window, alpha)] if compared else []),
@@ -139,6 +99,20 @@ def _enough(policy: RolloutPolicy, window: Window) -> Finding:
     outcome = Outcome.PASS if seen >= policy.min_requests else Outcome.INCONCLUSIVE
     said = f"challenger answered {seen} of {policy.min_requests} requests needed"
     return Finding(name="requests", outcome=outcome, said=said)
+
+
+def _copies(policy: RolloutPolicy, window: Window) -> Finding:
+    """Copies yield to users, down to one in a hundred requests, and a refused one is nobody's answer: what counts is how many
+    were answered by both, and for how many different users, of whom a shop with few has half."""
+    judged, asked = window.paired, window.champion.slates
+    few = judged < FEW_COPIES * asked
+    needed = policy.min_requests * (MORE if few else 1)
+    users, users_needed = len(window.paired_of), min(policy.min_requests, (len(window.asked_by) + 1) // 2)
+    enough = judged >= needed and users >= users_needed
+    said = f"{judged} of {asked} requests were copied and answered by both ({needed} needed{' of so small a share' if few else ''})"
+    if users_needed:
+        said += f", for {users} different users ({users_needed} needed)"
+    return Finding(name="copies", outcome=Outcome.PASS if enough else Outcome.INCONCLUSIVE, said=said)
 
 
 def _restarts(policy: RolloutPolicy, window: Window) -> Finding:
@@ -199,21 +173,33 @@ def _warm_up(ours: Sample) -> Finding:
     return Finding(name="warm_up", outcome=Outcome.INCONCLUSIVE, said=said)
 
 
-def _latencies(policy: RolloutPolicy, window: Window, alpha: float) -> list[Finding]:
+def _latencies(policy: RolloutPolicy, window: Window, alpha: float, *, shadow: bool) -> list[Finding]:
     """Like with like: a kept answer takes a hundredth of one that is worked out, and how many are kept depends on how much
-    traffic a release gets and since when, not on what it is."""
+    traffic a release gets and since when, not on what it is. Live steps judge what there is; no shadow passes without."""
     ours, theirs = window.challenger, window.champion
     kinds = {"latency": (ours.latencies_ms, theirs.latencies_ms), "latency_kept": (ours.kept_ms, theirs.kept_ms)}
     enough = {kind: pair for kind, pair in kinds.items() if min(one.count for one in pair) >= policy.min_requests}
-    if not enough:
-        counts = " or ".join(f"{one.count} against {other.count}" for one, other in kinds.values())
-        said = f"latency: {counts} timings of the same kind, {policy.min_requests} of each needed"
-        return [Finding(name="latency", outcome=Outcome.INCONCLUSIVE, said=said)]
-    return [
+    found = [
         _latency(f"{kind}_{name}", q, ratio, policy, *pair, alpha)
         for kind, pair in enough.items()
         for (name, q), ratio in zip(QUANTILES, _ratios(policy), strict=True)
     ]
+    if not enough or (shadow and not _whole(policy, ours, theirs)):
+        said = f"latency: timed {_timed(ours)}, champion {_timed(theirs)}; {policy.min_requests} of the same kind needed of each"
+        found.append(Finding(name="latency", outcome=Outcome.INCONCLUSIVE, said=said + ", by every stage" * shadow))
+    return found
+
+
+def _whole(policy: RolloutPolicy, ours: Sample, theirs: Sample) -> bool:
+    """Enough lists were worked out by every stage; or so few of many by the champion that what it keeps is what users wait for."""
+    if min(ours.whole, theirs.whole) >= policy.min_requests:
+        return True
+    return theirs.kept_ms.count >= policy.min_requests and theirs.latencies_ms.count <= RARE * theirs.slates
+
+
+def _timed(sample: Sample) -> str:
+    cut_short = sample.latencies_ms.count - sample.whole
+    return f"{sample.whole} by every stage, {cut_short} cut short, {sample.kept_ms.count} kept"
 
 
 def _latency(

@@ -30,7 +30,7 @@ from tasks.serving.metrics import Metrics
 from tasks.serving.online_store import ValkeyOnlineStore
 from tasks.serving.recent import Recorder, purchases_of
 from tasks.serving.release import Release, verify
-from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates
+from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates, user_bucket
 from tasks.serving.worker import Groupable, Worker
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Replica:
         self._slates.remember(call.request_id, slate)
         if not call.shadow:  # what nobody saw is no impression
             self._show(call.request_id, slate, ranking.scores)
-        self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking, call.route)
+        self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking, call.route, call.pseudonym)
         self.metrics.latency.observe(seconds)
         self.metrics.stages.labels(ranking.stage).inc()
         if ranking.cut_short:
@@ -300,7 +300,14 @@ class Replica:
         return visitor_pseudonym(request_id, self._key) if self._key is not None else None
 
     def _record(
-        self, request_id: str, status: int, latency_ms: float, shadow: bool, ranking: Ranking | None, route: str
+        self,
+        request_id: str,
+        status: int,
+        latency_ms: float,
+        shadow: bool,
+        ranking: Ranking | None,
+        route: str,
+        pseudonym: str | None = None,
     ) -> None:
         with self._lock:
             self.served.append(
@@ -316,6 +323,8 @@ class Replica:
                     stage=ranking.stage if ranking is not None else "",
                     shadow=shadow,
                     kept=ranking is not None and ranking.kept,
+                    cut_short=ranking is not None and ranking.cut_short,
+                    user=user_bucket(pseudonym),
                 )
             )
         self.metrics.requests.labels(route, str(status)).inc()

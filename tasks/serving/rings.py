@@ -11,6 +11,7 @@ from msgspec import Struct
 T = TypeVar("T")
 SLATE_WEIGHT = 10  # items that take about as much memory as what surrounds a list
 MAX_PAGE = 1_000
+NO_USER, USER_BUCKETS = -1, 4_096
 
 
 class Served(Struct, frozen=True):
@@ -27,6 +28,13 @@ class Served(Struct, frozen=True):
     stage: str
     shadow: bool
     kept: bool = False  # the list was worked out for an earlier request
+    cut_short: bool = False  # the deadline left a stage out
+    user: int = NO_USER  # which of USER_BUCKETS the user is in: enough to count different users, too little to know one
+
+
+def user_bucket(pseudonym: str | None) -> int:
+    """pseudonym: hex digits."""
+    return NO_USER if pseudonym is None else int(pseudonym[:12], 16) % USER_BUCKETS
 
 
 class FeedbackSeen(Struct, frozen=True):

@@ -191,6 +191,10 @@ def test_weights_copies_overrides_and_ids(stack: Stack) -> None:
             found[B].status, before = 429, len(found[B].ids)
             assert await rank(stack, 50) == {(200, A): 50}, "what a release has no room for, the one behind it answers"
             assert len(found[B].ids) > before, "it was asked"
+            found[B].status, found[A].status, before = 200, 429, len(found[A].ids)
+            told = await rank(stack, 50)
+            assert len(found[A].ids) - before == told[(429, A)] > 0, "nobody is behind the champion: asked once"
+            found[A].status = 200
             found[B].status = 500
             assert await rank(stack, 50) == {(200, A): 50}, "a retry goes to the champion"
             assert (await router.observe())[B[:12]].errors > 0, "and is counted against the challenger"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tasks.adapters import envoy
 from tasks.adapters.envoy import Traffic
 from tasks.domain.copies import ALL, FIRST, Copies, first_copies, next_copies
-from tests.rollout_builders import NOON, A, B, a_policy
+from tests.rollout_builders import NOON, A, B, C, a_policy
 from tests.rollout_world import World
 
 WARM = a_policy(warm_up_s=12)
@@ -95,25 +97,52 @@ def test_what_is_wrong_with_a_cold_challenger_stops_it_at_once() -> None:
     asyncio.run(scenario())
 
 
+def ranked_routes(plan: Traffic) -> dict[str, dict[str, Any]]:
+    """Cluster -> match and route, of what is ranked for callers that force nothing."""
+    (host,) = envoy.routes(plan)["virtual_hosts"]
+    found = [one for one in host["routes"] if one["match"].get("path") == "/rank" and len(one["match"]["headers"]) == 1]
+    return {one["route"]["cluster"]: one for one in found}
+
+
 def test_a_refusal_goes_to_the_release_behind_and_is_final_where_there_is_none() -> None:
-    ports = {A: (1,), B: (2,)}
+    ports = {A: (1,), B: (2,), C: (3,)}
+    a, b_then_a, a_then_c = envoy.cluster_name(A), envoy.fallback_name(B, A), envoy.fallback_name(A, C)
     plans = {
-        "the first champion": (Traffic(weights={A: 100}, backends=ports), False),
-        "its shadow": (Traffic(weights={A: 100, B: 0}, backends=ports, mirror=B, fallback={B: A}), False),
-        "a canary": (Traffic(weights={A: 95, B: 5}, backends=ports, fallback={B: A}), True),
-        "a champion with a previous one": (Traffic(weights={B: 100}, backends=ports, fallback={B: A}), True),
-        "the previous one is gone": (Traffic(weights={B: 100}, backends={B: (2,)}, fallback={B: A}), False),
-    }
+        "the first champion": (Traffic(weights={A: 100}, backends=ports), {a: False}),
+        "its shadow": (Traffic(weights={A: 100, B: 0}, backends=ports, mirror=B, fallback={B: A}), {a: False}),
+        "a canary, the champion without a previous one": (
+            Traffic(weights={A: 95, B: 5}, backends=ports, fallback={B: A}), {a: False, b_then_a: True}
+        ),
+        "a canary": (
+            Traffic(weights={A: 95, B: 5}, backends=ports, fallback={B: A, A: C}), {a_then_c: True, b_then_a: True}
+        ),
+        "a champion with a previous one": (Traffic(weights={B: 100}, backends=ports, fallback={B: A}), {b_then_a: True}),
+        "the previous one is gone": (
+            Traffic(weights={B: 100}, backends={B: (2,)}, fallback={B: A}), {envoy.cluster_name(B): False}
+        ),
+    }  # fmt: skip
     for name, (plan, repeated) in plans.items():
-        (host,) = envoy.routes(plan)["virtual_hosts"]
-        ranked = next(one["route"] for one in host["routes"] if "retry_policy" in one.get("route", {}))
-        assert ("retriable-status-codes" in ranked["retry_policy"]["retry_on"]) == repeated, name
+        seen = {
+            cluster: "retriable-status-codes" in one["route"]["retry_policy"]["retry_on"]
+            for cluster, one in ranked_routes(plan).items()
+        }
+        assert seen == repeated, name
+
+
+@given(st.integers(1, 99))
+def test_every_request_is_somebodys_and_each_release_gets_its_share(weight: int) -> None:
+    """Envoy takes the first route that matches, and holds all fractions of a request against one random number."""
+    plan = Traffic(weights={A: 100 - weight, B: weight}, backends={A: (1,), B: (2,)}, fallback={B: A})
+    found = list(ranked_routes(plan).items())
+    told: Counter[str] = Counter()
+    for number in range(100):
+        fractions = ((cluster, one["match"].get("runtime_fraction")) for cluster, one in found)
+        told[next(c for c, f in fractions if f is None or number < f["default_value"]["numerator"])] += 1
+    assert told == {envoy.cluster_name(A): 100 - weight, envoy.fallback_name(B, A): weight}
 
 
 def test_the_share_of_copies_is_in_the_routes() -> None:
     plan = Traffic(weights={A: 100, B: 0}, backends={A: (1,), B: (2,)}, mirror=B, mirror_percent=20)
-    (host,) = envoy.routes(plan)["virtual_hosts"]
-    (policy,) = next(one["route"] for one in host["routes"] if "request_mirror_policies" in one.get("route", {}))[
-        "request_mirror_policies"
-    ]
+    ((_, found),) = ranked_routes(plan).items()
+    (policy,) = found["route"]["request_mirror_policies"]
     assert policy["runtime_fraction"]["default_value"] == {"numerator": 20, "denominator": "HUNDRED"}

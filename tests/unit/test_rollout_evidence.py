@@ -11,7 +11,7 @@ from tasks.adapters.launcher import Replica
 from tasks.adapters.router import Counts
 from tasks.controller.judge import Evidence, Meter, rank_correlation
 from tasks.domain.errors import Unavailable
-from tasks.domain.rollout_judgement import Window
+from tasks.domain.live_evidence import Window
 from tests.rollout_builders import A, B
 
 
@@ -123,6 +123,27 @@ def test_answers_are_paired_by_request() -> None:
     scene.ring.add(A, "one only")
     window = scene.look()
     assert (window.paired, window.overlap, window.correlated) == (1, 0.5, 0)
+
+
+def test_users_of_the_champion_and_of_the_pairs_are_told_apart() -> None:
+    """Either half of a pair may say whose it is: a release of before says nothing."""
+    scene = Scene()
+    scene.look()
+    for number in range(6):
+        scene.ring.add(A, f"request-{number}", **({} if number == 3 else {"user": number}))
+    for number in (1, 2, 3):
+        scene.ring.add(B, f"request-{number}", **({} if number == 2 else {"user": number}))
+    window = scene.look()
+    assert (window.asked_by, window.paired_of, window.paired) == ({0, 1, 2, 4, 5}, {1, 2, 3}, 3)
+
+
+def test_lists_of_every_stage_cut_short_and_kept_are_counted_apart() -> None:
+    scene = Scene()
+    scene.look()
+    for number, told in enumerate(({}, {"cut_short": True}, {"cut_short": True}, {"kept": True})):
+        scene.ring.add(B, f"request-{number}", **({"kept": False} | told))
+    ours = scene.look().challenger
+    assert (ours.whole, ours.latencies_ms.count, ours.kept_ms.count) == (1, 3, 1)
 
 
 def test_the_order_of_common_items_is_compared() -> None:

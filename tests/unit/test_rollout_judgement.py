@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tasks.domain.confidence_sequence import Sketch
 from tasks.domain.gate import Outcome
-from tasks.domain.rollout_judgement import Sample, Window, judge
+from tasks.domain.live_evidence import Sample, Window
+from tasks.domain.rollout_judgement import judge
 from tests.rollout_builders import a_policy
 
 
@@ -23,6 +24,7 @@ def a_sample(
         "requests": count,
         "answered": count,
         "slates": count,
+        "whole": count,
         "shown": count,
         "latencies_ms": Sketch.of(latency_ms * factor for factor in around),
         "best_scores": Sketch.of(best * factor for factor in around),
@@ -109,6 +111,67 @@ def test_while_it_warms_up_a_challenger_is_held_and_stopped_for_what_it_answers_
     few, many = (a_window(a_sample(3000, errors=errors), a_sample(3000)) for errors in (90, 1500))
     assert judge(a_policy(), few, shadow=True, warming=True).outcome is Outcome.INCONCLUSIVE
     assert judge(a_policy(), many, shadow=True, warming=True).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("paired", "users", "asked_by", "expected"),
+    [
+        pytest.param(20, 10, 20, Outcome.INCONCLUSIVE, id="20 of 1,000 requests"),
+        pytest.param(199, 20, 300, Outcome.INCONCLUSIVE, id="one copy too few of so small a share"),
+        pytest.param(200, 20, 300, Outcome.PASS, id="ten times as many"),
+        pytest.param(200, 19, 300, Outcome.INCONCLUSIVE, id="of 19 users"),
+        pytest.param(1000, 2, 4, Outcome.PASS, id="a shop with four users"),
+        pytest.param(1000, 1, 4, Outcome.INCONCLUSIVE, id="a shop with four users, and copies of one"),
+        pytest.param(1000, 0, 0, Outcome.PASS, id="a champion that does not tell"),
+    ],
+)
+def test_a_shadow_is_held_until_enough_copies_of_enough_users_are_judged(
+    paired: int, users: int, asked_by: int, expected: Outcome
+) -> None:
+    seen = {"paired": paired, "overlap": paired * 0.8, "correlated": paired, "correlation": paired * 0.5}
+    # the router counts a copy that was refused, too: it is no answer
+    sides = a_sample(paired, requests=1000, no_room=1000 - paired), a_sample(1000)
+    window = a_window(*sides, **seen, paired_of=set(range(users)), asked_by=set(range(asked_by)))
+    judged = judge(a_policy(), window, shadow=True)
+    assert judged.outcome is expected, judged.reason
+    assert expected is Outcome.PASS or f"{paired} of 1000 requests were copied and answered by both" in judged.reason
+    assert judge(a_policy(), window, shadow=False).outcome is Outcome.PASS, "users are no copies"
+
+
+def kept(count: int, worked_out: int, whole: int, kept_ms: float = 0.1) -> Sample:
+    return a_sample(
+        count,
+        whole=whole,
+        latencies_ms=Sketch.of([8.0] * worked_out),
+        kept_ms=Sketch.of([kept_ms] * (count - worked_out)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        pytest.param(kept(300, 19, 19), kept(300, 150, 150), Outcome.INCONCLUSIVE, id="one timing too few"),
+        pytest.param(kept(300, 20, 20), kept(300, 150, 150), Outcome.PASS, id="enough of both kinds"),
+        pytest.param(kept(300, 150, 150), kept(300, 4, 4), Outcome.INCONCLUSIVE, id="no baseline, and not so rare"),
+        pytest.param(kept(300, 150, 150), kept(300, 3, 3), Outcome.PASS, id="the champion keeps 99 of 100"),
+        pytest.param(
+            kept(300, 150, 0), kept(300, 150, 150), Outcome.INCONCLUSIVE, id="quick, for it leaves stages out"
+        ),
+        pytest.param(
+            kept(300, 9, 9, 60.0), kept(300, 9, 9), Outcome.FAIL, id="what is kept is slow: nothing to wait for"
+        ),
+    ],
+)
+def test_no_shadow_passes_on_kept_answers_alone(ours: Sample, theirs: Sample, expected: Outcome) -> None:
+    judged = judge(a_policy(), a_window(ours, theirs), shadow=True)
+    assert judged.outcome is expected, judged.reason
+
+
+def test_what_was_timed_is_counted_apart_and_live_steps_judge_what_there_is() -> None:
+    window = a_window(kept(300, 20, 12), kept(300, 30, 30))
+    said = "timed 12 by every stage, 8 cut short, 280 kept, champion 30 by every stage, 0 cut short, 270 kept"
+    assert said in judge(a_policy(), window, shadow=True).reason
+    assert judge(a_policy(), window, shadow=False).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(

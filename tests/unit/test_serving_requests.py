@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from bentos.ranker.fast_path import FastPath
 from tasks.domain.requests import MAX_BODY_BYTES, RequestRefused, convert_rank, decode_feedback, decode_rank
 from tasks.serving.replica import Replica, ReplicaOptions
+from tasks.serving.rings import NO_USER, USER_BUCKETS
 from tests.serving_builders import a_release, write_secrets
 
 JSON = {"content-type": "application/json"}
@@ -125,6 +127,18 @@ def test_a_user_id_reaches_no_reply_and_no_log(replica: Replica, caplog: pytest.
 def test_a_known_user_is_found_by_the_raw_id(replica: Replica) -> None:
     assert post(replica, {**RECOMMEND, "user_id": "user-3", "k": 5}).json()["stage"] == "full"
     assert post(replica, {**RECOMMEND, "user_id": "nobody", "k": 5}).json()["stage"] == "popularity"
+
+
+def test_the_judge_is_told_a_bucket_of_the_user_and_what_was_cut_short(replica: Replica) -> None:
+    patient = replica.options
+    for user, deadline_ms in (("user-3", 60_000), ("user-4", 60_000), (None, 60_000), ("user-3", 0.0)):
+        replica.options = replace(patient, deadline_ms=deadline_ms)
+        post(replica, {**RECOMMEND, "candidates": ["item-001", "item-002"]} | ({"user_id": user} if user else {}))
+    replica.options = patient
+    told = [(one["user"], one["cut_short"]) for one in send(replica, "GET", "/served?after=0").json()[-4:]]
+    three, four = told[0][0], told[1][0]
+    assert told == [(three, False), (four, False), (NO_USER, False), (three, True)]
+    assert three != four and {three, four} <= set(range(USER_BUCKETS))
 
 
 def test_request_ids_of_the_router_are_kept_and_others_replaced(replica: Replica) -> None:
