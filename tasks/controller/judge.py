@@ -182,7 +182,7 @@ class Evidence:
         if paired is not None:
             other, told = paired
             self._window.paired += 1
-            self._window.paired_of |= {user, told} - {None}
+            self._window.paired_of.update(one for one in (user, told) if one is not None)
             self._window.overlap += overlap(items, other)
             if (tau := rank_correlation(items, other)) is not None:
                 self._window.correlated += 1
