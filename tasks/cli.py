@@ -155,16 +155,13 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Send all traffic back to the previous release, now. During a canary: stop it. Twice is the same as once."""
-    from tasks.controller.client import ControllerClient
+    from tasks.controller.client import ControllerClient, told_of_rollback
 
     # a key for one press: a retry of this very request inside the client changes nothing
     done = ControllerClient(Settings()).rollback(to=to, actor=_actor(), reason=reason, idempotency_key=uuid.uuid4().hex)
     if as_json:
         return _emit(done)
-    if done.get("changed", True):
-        screen.print(f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s")
-    else:
-        screen.print(f"nothing to do: {done['reason']}")
+    screen.print(told_of_rollback(done))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.adapters.store import Store, open_store
 from tasks.clock import newest_partition
-from tasks.controller.client import ControllerClient
+from tasks.controller.client import ControllerClient, told_of_rollback
 from tasks.decisions import as_markdown, explanation, read_decision
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import digest_of
@@ -174,9 +174,7 @@ def roll_back(params: Mapping[str, Any], actor: str, run_key: str, settings: Set
         to=params.get("to") or None, actor=actor, reason=params["reason"], idempotency_key=f"airflow:{run_key}"
     )
     record_serving(controller.status(), settings)
-    if not done.get("changed", True):
-        return f"nothing to do: {done['reason']}"
-    return f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s"
+    return told_of_rollback(done)
 
 
 def is_landed(key: str, settings: Settings) -> bool:

@@ -101,7 +101,7 @@ class Twin:
         self.bad: dict[str, dict[str, Any]] = {}
         self.errors: set[str] = set()
         self.in_step: dict[str, int] = {}  # requests since the step began
-        self.crashes = 0  # of the challenger since the step began
+        self.crashes = 0  # of the challenger since this controller watched the step
         self.bad_all_step = False
         self.sent = 0
         self.loop = asyncio.new_event_loop()
@@ -113,6 +113,7 @@ class Twin:
         self.at: int | None = None
         self.how = "before"
         self.model.watched = max(self.model.entered, self.clock.now)
+        self.crashes = 0  # what nobody counted is lost with the controller, as is the time that nobody watched
         self.controller = Reconciler(
             log=_Hooked(self.log, {"append": self._append}),
             router=_Hooked(self.router, {"apply": self._apply, "observe": self._observe}),

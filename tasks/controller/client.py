@@ -133,6 +133,17 @@ class ControllerClient:
         raise _error(reply)
 
 
+def told_of_rollback(done: dict[str, Any]) -> str:
+    """What a rollback did, in one sentence."""
+    if not done.get("changed", True):
+        return f"nothing to do: {done['reason']}"
+    if done["to"] is None:
+        return (
+            f"stopped {done['from'][:12]} in {done['seconds']:.2f} s; nothing served before it, so nothing serves now"
+        )
+    return f"rolled back from {done['from'][:12]} to {done['to'][:12]} in {done['seconds']:.2f} s"
+
+
 def _press(actor: str, reason: str, idempotency_key: str | None) -> dict[str, Any]:
     return {"actor": actor, "reason": reason, "idempotency_key": idempotency_key or uuid.uuid4().hex}
 

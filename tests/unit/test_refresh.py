@@ -11,6 +11,7 @@ import pytest
 from tasks import refresh
 from tasks.adapters.store import MemoryStore
 from tasks.clock import drop_anchor
+from tasks.controller.client import told_of_rollback
 from tasks.domain.errors import InputRejected
 from tasks.domain.gate import Decision, Outcome, Verdict
 from tasks.domain.manifest import Artifact, Manifest
@@ -203,3 +204,10 @@ def test_a_rollback_by_form_is_pressed_once_a_run(
     assert said == "rolled back from cdcdcdcdcdcd to abababababab in 0.40 s"
     expected = {"to": None, "actor": "airflow:admin", "reason": "clicks fell", "idempotency_key": "airflow:manual__1"}
     assert controller.told == [expected]
+
+
+def test_a_rollback_of_the_first_release_ever_says_that_nothing_serves() -> None:
+    """It is stopped before it served: there is no release to go back to, which ended the command with a traceback."""
+    said = told_of_rollback({"from": RELEASE, "to": None, "seconds": 0.1, "changed": True})
+    assert said.startswith("stopped ") and "nothing serves now" in said
+    assert told_of_rollback({"changed": False, "reason": "it serves"}) == "nothing to do: it serves"
