@@ -84,7 +84,8 @@ class Evidence:
     Memory is bounded however long the step takes: sums and sketches, and the last `KEPT_SLATES` lists of each release.
     """
 
-    def __init__(self, challenger: str, champion: str) -> None:
+    def __init__(self, challenger: str, champion: str, restarts: int | None = None) -> None:
+        """restarts: of the challenger when the step was first seen, where that was before evidence could be gathered."""
         self.releases = (challenger, champion)
         self._window = Window()
         self._samples = {challenger: self._window.challenger, champion: self._window.champion}
@@ -92,7 +93,7 @@ class Evidence:
         self._slates: dict[str, dict[str, tuple[list[str], int | None]]] = {release: {} for release in self.releases}
         self._requests: dict[str, _Request] = {}
         self._cursors: dict[tuple[str, str], tuple[int, int]] = {}  # (replica, page) -> process, last number
-        self._crashes: int | None = None
+        self._crashes = restarts
         self._pooled = False  # a release of before this was told apart serves here: then nobody's answers are
 
     async def gather(self, reader: Reader, replicas: dict[str, Replica], counts: dict[str, Counts]) -> None:

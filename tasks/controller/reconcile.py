@@ -57,6 +57,9 @@ class Reconciler:
         self._routing = asyncio.Lock()
         self._confirmed: tuple[Traffic, datetime] | None = None
         self._watched: tuple[tuple[str, int, datetime], datetime] | None = None  # which step, and since when
+        self._begun: tuple[tuple[str, int, datetime], int] | None = (
+            None  # which step, and restarts when it was first seen
+        )
         self._evidence: tuple[tuple[str, int, datetime, bool], Evidence] | None = None
         self._copying = Copying()
         self._pulls: dict[str, asyncio.Task[None]] = {}
@@ -182,7 +185,7 @@ class Reconciler:
         state = self.state()
         active = state.rollout
         if active is None:
-            self._evidence = self._watched = self.judgement = None
+            self._evidence = self._watched = self._begun = self.judgement = None
             return
         judgement, since = await self._evidence_on(state, active)
         self.judgement = judgement
@@ -208,10 +211,13 @@ class Reconciler:
         """What is known about the current step, and since when it was watched."""
         if active.step == PENDING:
             return self._readiness(active), active.entered
+        key = (active.id, active.step, active.entered)
+        if self._begun is None or self._begun[0] != key:
+            replicas = self.launcher.replicas().get(active.release)
+            self._begun = (key, sum(one.restarts for one in replicas.all) if replicas else 0)
         if not self.is_routed(state) or state.champion is None:
             unknown = Judgement(outcome=Outcome.INCONCLUSIVE, findings=())
             return unknown, active.entered
-        key = (active.id, active.step, active.entered)
         now = self.clock()
         if self._watched is None or self._watched[0] != key:
             # after a restart the window begins again, and so does its bake time
@@ -219,7 +225,7 @@ class Reconciler:
         warm = warm_at(active, self._watched[1])
         part = (*key, now < warm)  # what was slow or refused with empty caches is not held against it: a new window
         if self._evidence is None or self._evidence[0] != part:
-            self._evidence = (part, Evidence(active.release, state.champion.release))
+            self._evidence = (part, Evidence(active.release, state.champion.release, self._begun[1]))
         evidence = self._evidence[1]
         try:
             counts = await self.router.observe()
