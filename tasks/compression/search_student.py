@@ -7,6 +7,7 @@ behind the defaults: benchmarks/full_stack.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -19,10 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from safetensors.torch import load_file as load_torch
-from safetensors.torch import save_file as save_torch
 
-from tasks.atomic import drafted
 from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.item_vectors import small_vectors
 from tasks.compression.low_rank import with_factorised_words
@@ -32,6 +30,7 @@ from tasks.compression.vocabulary import with_vocabulary
 from tasks.domain.manifest import canonical_json
 from tasks.domain.recipe import Search, SearchStudent
 from tasks.domain.statistics import paired_difference
+from tasks.ranker import checkpoint
 from tasks.ranker.arrays import Floats
 from tasks.ranker.runtime import compiled
 from tasks.ranker.search.dataset import load_lists
@@ -199,7 +198,7 @@ def taught(
 
     Args:
         train: lists that can teach. titles, written: of the catalogue.
-        workdir: where the weights after each pass lie; a call that finds them there goes on from them.
+        workdir: where the weights after each pass lie; the same call goes on from those that it finds there.
     """
     torch.manual_seed(seed)
     item, query = base.words(written, plan.item_tokens), base.words(train.queries, plan.query_tokens)
@@ -217,13 +216,18 @@ def taught(
         "vectors": lambda: distil(student, [words[n] for n in known.tolist()], targets, shape.epochs, seed, progress),
         "lists": lambda: distil_lists(student, query, item, lists, scores, hard, at_once, seed, progress),
     }
+    told = [shape.model_dump(), seed, train.digest, titles, written, plan.item_tokens, plan.query_tokens, at_once]
+    digest = hashlib.sha256(canonical_json(told))
+    for part in vars(teachers).values():
+        digest.update(np.ascontiguousarray(part).tobytes())
     for name, teach in passes.items():
-        path = workdir / f"{name}.safetensors"
-        if not path.exists():
+        path, identity = workdir / f"{name}.safetensors", f"{name} {digest.hexdigest()}"
+        kept = checkpoint.load(path, identity)
+        if kept is None:
             teach()
-            with drafted(path) as draft:
-                save_torch(student.state_dict(), draft)
-        student.load_state_dict(load_torch(path))
+            checkpoint.save(path, identity, student.state_dict(), {})
+        else:
+            student.load_state_dict(kept[0])
         if name == "vectors":
             narrow(student, shape, words)
     return student.eval()

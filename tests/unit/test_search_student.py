@@ -85,8 +85,8 @@ def test_a_student_that_was_killed_goes_on_from_its_last_pass(home, plan, export
     asked = vectors_of(base, train.queries, plan.query_tokens)
     assert np.array_equal(teachers.query, asked) and not teachers.written[-1].any()
 
-    def learned():
-        return taught(base, teachers, documents.titles, documents.written, train, plan, SHAPE, 1, home / "killed")
+    def learned(seed=1):
+        return taught(base, teachers, documents.titles, documents.written, train, plan, SHAPE, seed, home / "killed")
 
     with monkeypatch.context() as killed:
         killed.setattr(search_student, "distil_lists", lambda *told: 1 / 0)
@@ -96,6 +96,8 @@ def test_a_student_that_was_killed_goes_on_from_its_last_pass(home, plan, export
     whole = learned().state_dict()
     monkeypatch.setattr(search_student, "distil_lists", lambda *told: pytest.fail("the second pass was made again"))
     assert all(torch.equal(value, whole[name]) for name, value in learned().state_dict().items())
+    with pytest.raises(pytest.fail.Exception, match="first pass"):
+        learned(seed=2)  # another run's weights are not its own
 
 
 def test_a_student_that_learned_nothing_is_refused_and_changes_nothing(home, plan, exported, monkeypatch):
