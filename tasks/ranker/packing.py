@@ -30,8 +30,8 @@ class Segment:
     blocks: int
     size: int  # tokens of a block
     rows: int  # room for rows in a block
-    among: Tensor  # [blocks, 1, size, size], 0 between tokens of one row and BLOCKED elsewhere
-    asked: Tensor  # [blocks, rows, 1, size], the same between a row and tokens
+    among: Tensor  # [blocks, size, size], 0 between tokens of one row and BLOCKED elsewhere
+    asked: Tensor  # [blocks, rows, size], the same between a row and tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,8 @@ def _segment(
     asking = np.full(blocks * most, -2)  # nobody is no token's owner
     asking[asks] = np.arange(len(size))
     of, by = torch.from_numpy(owner).view(blocks, width), torch.from_numpy(asking).view(blocks, most)
-    among = (of[:, None, :, None] != of[:, None, None, :]) * BLOCKED
-    asked = (by[:, :, None, None] != of[:, None, None, :]) * BLOCKED
+    among = (of[:, :, None] != of[:, None, :]) * BLOCKED
+    asked = (by[:, :, None] != of[:, None, :]) * BLOCKED
     return Segment(blocks, width, most, among, asked)
 
 
