@@ -43,7 +43,9 @@ class _Among(torch.autograd.Function):
         each, share_of = width // heads, iter(shares)
         found = torch.empty_like(projected)
         tables = (projected, found, gradient)
-        for one, part, into, told in zip(layout.segments, *(table.split(layout.sizes) for table in tables), strict=True):
+        for one, part, into, told in zip(
+            layout.segments, *(table.split(layout.sizes) for table in tables), strict=True
+        ):
             if one.size == 1:
                 into[:, : 2 * width] = 0
                 into[:, 2 * width :] = told
