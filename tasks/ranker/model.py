@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tasks.domain.recipe import Network
 from tasks.ranker.arrays import Floats
+from tasks.ranker.attention import among, asked
 from tasks.ranker.features import FEATURES, FROM_TEXT
 from tasks.ranker.packing import Layout, chosen, rearranged
 from tasks.ranker.runtime import PARENT, inputs_of, read_config
@@ -81,17 +82,7 @@ class Attention(nn.Module):
         weight = torch.cat([self.query.weight, self.key_value.weight])
         bias = torch.cat([self.query.bias, self.key_value.bias])
         projected = nn.functional.linear(self.norm(state), weight, bias)
-        seen = []
-        for one, part in zip(layout.segments, projected.split(layout.sizes), strict=True):
-            if one.size == 1:  # the only key gets all attention
-                seen.append(part[:, 2 * width :])
-                continue
-            query, key, value = (
-                of.view(one.blocks, one.size, self.heads, -1).transpose(1, 2) for of in part.split(width, 1)
-            )
-            found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=one.among.to(part.dtype))
-            seen.append(found.transpose(1, 2).reshape(-1, width))
-        return self._forward(state, torch.cat(seen))
+        return self._forward(state, among(projected, layout, self.heads))
 
     def packed_first(self, state: Tensor, layout: Layout) -> Tensor:
         """The same where only candidates ask: [slots, width] -> [candidates, width].
@@ -105,18 +96,8 @@ class Attention(nn.Module):
         query = self.query(chosen(normal, candidates)).view(-1, self.heads, each).transpose(0, 1)
         asking = torch.bmm(query, key.to(query.dtype)).transpose(0, 1).reshape(-1, self.heads * width)
         asking = rearranged(asking, layout.asker, layout.answer)
-        found = []
-        parts = zip(layout.segments, asking.split(layout.rooms), normal.split(layout.sizes), strict=True)
-        for one, by, of in parts:
-            if one.size == 1:
-                found.append(of.repeat(1, self.heads))
-                continue
-            tokens = of.view(one.blocks, 1, one.size, width).to(by.dtype)
-            mask = one.asked.expand(-1, -1, self.heads, -1).reshape(one.blocks, 1, -1, one.size).to(by.dtype)
-            query = by.view(one.blocks, 1, one.rows * self.heads, width)
-            weighed = nn.functional.scaled_dot_product_attention(query, tokens, tokens, mask, scale=each**-0.5)
-            found.append(weighed.reshape(-1, self.heads * width))
-        mine = chosen(torch.cat(found), layout.answer).view(-1, self.heads, width).transpose(0, 1)
+        found = asked(asking, normal.to(asking.dtype), layout, self.heads, each**-0.5)
+        mine = chosen(found, layout.answer).view(-1, self.heads, width).transpose(0, 1)
         seen = torch.bmm(mine, value.to(mine.dtype).transpose(1, 2)).transpose(0, 1).reshape(-1, width)
         return self._forward(chosen(state, candidates), seen + self.key_value.bias[width:])
 
