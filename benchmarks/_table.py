@@ -41,14 +41,24 @@ def at_least(bar: str, ours: float, unit: str, target: float, peers: Mapping[str
     return Row(bar, ours, unit, target, ours >= target, peers or {})
 
 
-def publish(name: str, rows: Sequence[Row], packages: Sequence[str] = (), folder: Path = RESULTS) -> bool:
-    """Print the table, write `results/NAME.json`, and say whether every target was reached."""
+def publish(
+    name: str,
+    rows: Sequence[Row],
+    packages: Sequence[str] = (),
+    folder: Path = RESULTS,
+    evidence: Mapping[str, object] | None = None,
+) -> bool:
+    """Print the table, write `results/NAME.json`, and say whether every target was reached.
+
+    evidence: what the rows were counted from, written beside them.
+    """
     told = {
         "name": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in packages}},
         "rows": [asdict(row) for row in rows],
+        **(evidence or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")

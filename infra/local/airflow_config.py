@@ -36,6 +36,11 @@ def database_url(settings: Settings) -> str:
     return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=60"
 
 
+def celery_results(settings: Settings) -> str:
+    """In the database: a broker that was killed must not take with it what has ended."""
+    return f"db+{database_url(settings)}"
+
+
 def health_url(settings: Settings) -> str:
     return f"{settings.url('airflow')}/api/v2/monitor/health"
 
@@ -54,8 +59,7 @@ def _celery(settings: Settings) -> dict[str, dict[str, object]]:
         "core": {"executor": "CeleryExecutor"},
         "celery": {
             "broker_url": settings.broker,
-            # in the database: a broker that was killed must not take with it what has ended
-            "result_backend": f"db+{database_url(settings)}",
+            "result_backend": celery_results(settings),
             "worker_prefetch_multiplier": 1,
         },
         # longer than the longest step: a message that the broker hands out again meets a task that runs

@@ -8,6 +8,8 @@ import sys
 
 import psutil
 
+from infra.local import airflow_config
+from infra.local.lost_tasks import give_back
 from tasks.adapters.broker import Broker
 from tasks.device import described
 from tasks.domain.errors import FreshrankError
@@ -21,11 +23,15 @@ def main(queue: str, at_once: str) -> int:
     try:
         settings = Settings()
         require_same_version(settings)
-        Broker(settings.broker).arrived(name(), described("as the recipe says"))
+        broker = Broker(settings.broker)
+        broker.arrived(name(), described("as the recipe says"))
+        _end_orphans()
+        results = airflow_config.celery_results(settings)
+        for task, fate in give_back(broker, results, queue, name(), lambda pid: pid in _of_this_worker()).items():
+            sys.stderr.write(f"task {task} of the worker before this one: {fate}\n")
     except FreshrankError as err:
         sys.stderr.write(f"{err}\n")
         return 2
-    _end_orphans()
     # without_*: workers that look for each other wait a second at each start, and nothing here uses what they find
     options = ("--without-mingle", "--without-gossip", "--skip-serve-logs")
     sys.argv = ["airflow", "celery", "worker", "-q", queue, "-c", at_once, "--celery-hostname", name(), *options]
@@ -38,14 +44,28 @@ def main(queue: str, at_once: str) -> int:
 def _end_orphans() -> None:
     """Tasks of a killed worker of this queue: each leads a process group, which outlives the worker's and would share the
     GPU with its own next try. The session that they are in has lost its leader."""
-    ours = {name: os.environ.get(name) for name in (WORKER, MARKER)}
+    ended = []
+    for process in _of_this_worker().values():
+        try:
+            if not psutil.pid_exists(os.getsid(process.pid)):
+                process.kill()
+                ended.append(process)
+        except (psutil.Error, OSError):
+            continue
+    psutil.wait_procs(ended, timeout=5)
+
+
+def _of_this_worker() -> dict[int, psutil.Process]:
+    """By pid, the processes of this home that serve this queue on this machine: ours, and of a worker before or beside it."""
+    ours, found = {name: os.environ.get(name) for name in (WORKER, MARKER)}, {}
     for process in psutil.process_iter():
         try:
             theirs = process.environ()
-            if {name: theirs.get(name) for name in ours} == ours and not psutil.pid_exists(os.getsid(process.pid)):
-                process.kill()
+            if {name: theirs.get(name) for name in ours} == ours:
+                found[process.pid] = process
         except (psutil.Error, OSError):
             continue
+    return found
 
 
 if __name__ == "__main__":

@@ -38,3 +38,20 @@ def test_what_was_hit_with_others_is_not_told_as_hit_alone() -> None:
 def test_a_wrong_day_is_wrong_in_every_cell_of_it() -> None:
     told = kill_matrix.as_markdown([a_day("broker@gate+postgres@package", wrong=("2 decisions",))])
     assert told.count("**2 decisions**") == 2
+
+
+def test_a_lost_worker_is_held_against_a_tenth_of_a_day_without_kills_and_a_checkpoint() -> None:
+    now = {"at": "2026-11-29T13:00:00+00:00", "seconds": 300.0}
+    days = [
+        a_day("nothing") | now,
+        a_day("worker-gpu@compress+broker@gate", compress=36.0, gate=99.0) | now,
+        a_day("worker-default@ingest", ingest=74.0),  # of before: it is told, and not held against the bar
+    ]
+    rows = {row.bar: row for row in kill_matrix.bars(days)}
+    assert (rows["the same, longest"].ours, rows["the same, longest"].target) == (36.0, 35.0)
+    assert rows["the same, longest"].reached is False
+    assert rows["the same before, by missed heartbeats, median of 1"].ours == 74.0
+    assert rows["cells hit, of 56"].ours == 3 and rows["cells hit, of 56"].reached is False
+    assert rows["days with kills that ended right"].reached is True
+    wrong = kill_matrix.bars([*days, a_day("broker@package", wrong=("2 decisions",))])
+    assert wrong[0].reached is False and (wrong[0].ours, wrong[0].target) == (2, 3)

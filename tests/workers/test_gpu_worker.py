@@ -1,7 +1,7 @@
 """`make run GPU_WORKER=1` on the tiny recipe: where the steps ran, what a killed worker costs, and what is left after `down`.
 
 Not part of `make test` (minutes): `.venv/bin/python -m pytest -m workers tests/workers`. The stack is made for it, or is one that
-runs already, FRSTACK_JOIN=HOME (recipe tiny, last refreshed day 2017-07-01); the last test takes either down.
+runs already, FRSTACK_JOIN=HOME (recipe tiny, its newest refresh with new weights); the last test takes either down.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks.kill_matrix import played
+from benchmarks.kill_matrix import day_to_refresh, played
 from infra.local import processes
 from infra.local.down import bring_down
 from infra.local.services import services
 from tasks import doctor, service_table
 from tasks.adapters.airflow import AirflowClient
-from tasks.adapters.store import open_store
-from tasks.domain.behaviour import next_day
 from tasks.domain.refresh import GPU_STEPS, not_taken
 from tasks.follow import REFRESH, follow_refresh, start_refresh
 from tasks.settings import Settings
@@ -84,10 +82,9 @@ def test_the_doctor_says_who_serves_which_queue(stack: Stack) -> None:
         assert found[f"queue {queue}"]["ok"] and f"{queue}@{HOST}" in found[f"queue {queue}"]["sentence"]
 
 
-@pytest.mark.parametrize(("queue", "day"), [("gpu", "2017-07-02"), ("default", "2017-07-03")])
-def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(
-    stack: Stack, queue: str, day: str
-) -> None:
+@pytest.mark.parametrize("queue", ["gpu", "default"])
+def test_a_worker_that_is_killed_while_it_trains_costs_a_retry_and_nothing_else(stack: Stack, queue: str) -> None:
+    day = day_to_refresh(stack.settings)
     checkpoints = f"work/runs-finetune-{day}-*/work/checkpoint.safetensors"
     row = played(
         *(f"worker-{queue}@finetune", day, stack.settings),
@@ -105,7 +102,10 @@ def test_without_a_gpu_worker_its_steps_wait_say_so_fail_at_a_deadline_and_can_b
     stack: Stack,
 ) -> None:
     down_and_up(stack, without="worker-gpu", FRESHRANK_QUEUED_DEADLINE_S="45")
-    airflow, run = AirflowClient(stack.settings), start_refresh(stack.settings, {"partition": next_to_last(stack)})
+    airflow, run = (
+        AirflowClient(stack.settings),
+        start_refresh(stack.settings, {"partition": day_to_refresh(stack.settings)}),
+    )
     until(lambda: state_of(airflow, run, "finetune") == "queued", 600)
     told = stack.settings.model_copy(update={"queued_deadline_s": 45})
     waits = {row["check"]: row for row in doctor.examine(told)}
@@ -137,11 +137,6 @@ def down_and_up(stack: Stack, *, without: str = "", **extra: str) -> None:
     others = ",".join(name for name in services(stack.settings) if name != without) if without else ""
     done = stack.run(sys.executable, "-m", "infra.local", "up", "--only", others, **extra)
     assert done.returncode == 0, done.stdout[-2000:]
-
-
-def next_to_last(stack: Stack) -> str:
-    """The day after the last one that was decided."""
-    return next_day(max(key.split("/")[2] for key in open_store(stack.settings).list("runs/gate/")))
 
 
 def state_of(airflow: AirflowClient, run: str, step: str) -> str | None:
