@@ -4,8 +4,8 @@
 Old outputs, releases and views of the store (marked one day, deleted the next), copies and logs that lie on the machines of steps,
 and Airflow's own old runs. Never what serves, served before, is being rolled out or is pinned, nor what led to it, nor what a
 decision of the last days rests on: the policy's `retention` says how many. A day of its own, not the end of the refresh: where
-refreshes fail for a week the disk fills all the same. **Red means that nothing was deleted, and why**; a skipped `store` means
-that this role may not delete there. `docs/runbooks/prune.md`; the same by hand: `freshrank prune --dry-run`.
+refreshes fail for a week the disk fills all the same. **Red says in one sentence why**; a skipped `store` means that nothing
+serves yet, or that on AWS another role prunes. `docs/runbooks/prune.md`; the same by hand: `freshrank prune --dry-run`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ def machine() -> None:
 
 @task
 def store() -> None:
-    from tasks.domain.errors import Forbidden
-    from tasks.prune.commands import in_words, of_store
+    from tasks.prune.commands import NotHere, in_words, of_store
 
     try:
         log.info("\n".join(in_words(of_store(Settings()), dry_run=False)))
-    except Forbidden as err:
+    except NotHere as err:
         raise AirflowSkipException(str(err)) from err
 
 

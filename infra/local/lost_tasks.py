@@ -53,7 +53,7 @@ def give_back(broker: Broker, results: str, queue: str, worker: str, lives: Call
     def alone() -> bool:
         return not broker.workers().get(queue)
 
-    found = {}
+    found = dict[str, Fate]()
     with Celery(broker=broker.url, backend=results, set_as_current=False) as app, broker.asked() as client:
         for tag, task in _taken(client, queue):
             try:

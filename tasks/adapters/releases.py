@@ -19,13 +19,15 @@ from pydantic import ValidationError
 
 from tasks.adapters.store import Store
 from tasks.atomic import write_atomically
-from tasks.domain.errors import Conflict, InputRejected
+from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json, digest_of
+from tasks.domain.prune import GOING, mark_of
 from tasks.run import sha256_of
 from tasks.serving.release import verify
 from tasks.serving.signature import PublicKeys, check_signature, signature_of, unsigned
 
 Kind = Literal["releases", "views"]
+AGAIN = "published-again"  # a name beside the files; no manifest names it
 
 
 class StoredFile(Record):
@@ -48,9 +50,14 @@ REVISION = re.compile(r"-(\d{6})\.json$")
 
 
 def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
-    """Upload `directory` under its digest and return the manifest's URI. Publishing it again is a no-op."""
+    """Upload `directory` under its digest and return the manifest's URI. Publishing it again is a no-op.
+
+    Raises:
+        Unavailable: it is being pruned at this moment.
+    """
     files = _files(directory)
     key = f"{kind}/{digest}.json"
+    _keep_from_pruning(store, kind, digest)
     if not store.exists(key):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: store.put_new(f"{kind}/{digest}/{name}", directory / name), files))
@@ -58,8 +65,22 @@ def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
     return store.uri(key)
 
 
+def _keep_from_pruning(store: Store, kind: Kind, digest: str) -> None:
+    """Where it is marked to go: write something beside its files, then see whether it goes already. Who deletes says so first and
+    then looks for what was written since (tasks.prune.store), so that one of the two sees the other."""
+    one = f"{kind}/{digest}"
+    if store.exists(mark_of(one)):
+        store.replace(f"{one}/{AGAIN}", b"")  # none of its own files: those of an erased view must not come back
+    if going := store.list(f"{GOING}{one}/"):
+        raise Unavailable(
+            f"{store.uri(f'{one}.json')} is being pruned at this moment, so it is published once that has ended. If no "
+            f"`freshrank prune` runs, one was killed: the next takes {going[0]} away a day later, or delete it"
+        )
+
+
 def publish_release(store: Store, digest: str, src: Path, key_id: str) -> str:
     """Publish a signed release, its signature first. Each key has a signature of its own, so that keys can change."""
+    _keep_from_pruning(store, "releases", digest)
     try:
         store.put_new(_signature_key(digest, key_id), signature_of(src))
     except Conflict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +61,10 @@ class Store(Protocol):
         """`list`, with how large each object is and since when it is there."""
         ...
 
+    def clock(self) -> datetime:
+        """What time it is by the store's own clock, which also says when an object was written."""
+        ...
+
     def delete(self, key: str) -> None:
         """In a bucket with versions the key is gone for every reader, and its bytes when the bucket's own rule says so."""
         ...
@@ -81,6 +86,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
         self._written: dict[str, datetime] = {}
+        self._since = datetime.now(UTC)  # of what a test planted
 
     def uri(self, key: str) -> str:
         return f"memory://{checked_key(key)}"
@@ -114,9 +120,11 @@ class MemoryStore:
         return [found.key for found in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Stored]:
-        now = datetime.now(UTC)
         found = sorted((key, body) for key, body in self._objects.copy().items() if key.startswith(prefix))
-        return [Stored(key=key, bytes=len(body), written=self._written.get(key, now)) for key, body in found]
+        return [Stored(key=key, bytes=len(body), written=self._written.get(key, self._since)) for key, body in found]
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
 
     def delete(self, key: str) -> None:
         self._objects.pop(checked_key(key), None)
@@ -227,6 +235,15 @@ class S3Store:
             raise Unavailable(f"listing s3://{self.bucket}/{prefix} failed: {err}") from err
         found = [Stored(key=one["Key"], bytes=one["Size"], written=one["LastModified"]) for one in told]
         return sorted(found, key=lambda one: one.key)
+
+    def clock(self) -> datetime:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._call("list_objects_v2", MaxKeys=1)
+        except ClientError as err:
+            raise _translated(err, f"s3://{self.bucket}") from err
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def delete(self, key: str) -> None:
         from botocore.exceptions import ClientError

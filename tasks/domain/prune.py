@@ -18,6 +18,7 @@ from tasks.domain.rollout_state import RolloutState, needed
 
 GRACE = timedelta(days=1)  # between mark and deletion; longer than any refresh
 MARKS = "control/pruned/"
+GOING = f"{MARKS}going/"  # what is being deleted at this moment, by whom
 DATA_STEPS = (
     "build_dataset",
     "finetune",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tasks.domain.errors import Forbidden, InputRejected
+from tasks.domain.errors import Forbidden, InputRejected, Unavailable
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("freshrank.prune")
 screen = Console(markup=False, highlight=False, soft_wrap=True)
 MACHINE, STORE = "machine", "store"
+AHEAD = timedelta(minutes=5)  # of the store's clock; what is a month old by a clock that jumped may be a day old
+
+
+class NotHere(Forbidden):
+    """By design nothing of the store goes here: nothing serves yet, or on AWS another role prunes."""
 
 
 def prune(
@@ -50,14 +55,28 @@ def prune(
 
 
 def of_machine(settings: Settings, *, dry_run: bool = False) -> Freed:
+    """Raises InputRejected where this machine's clock is ahead of the store's."""
+    from tasks.adapters.store import open_store
     from tasks.policies import load_policy
     from tasks.prune.machine import prune_machine
 
-    return prune_machine(settings, load_policy(settings.policy).retention, datetime.now(UTC), dry_run=dry_run)
+    now = datetime.now(UTC)
+    try:
+        theirs = open_store(settings).clock()
+    except (InputRejected, Unavailable):  # a store that is down keeps nobody from freeing the disk
+        theirs = now
+    _require_clock(now, theirs)
+    return prune_machine(settings, load_policy(settings.policy).retention, now, dry_run=dry_run)
 
 
 def of_store(settings: Settings, *, dry_run: bool = False) -> Pruned:
-    """Raises Unavailable where the controller does not answer: nothing goes while nobody can say what serves."""
+    """Let go of the store what the policy and the rollout log do not need.
+
+    Raises:
+        Unavailable: the controller does not answer, and nothing goes while nobody can say what serves.
+        NotHere: nothing serves yet; or this is AWS, and this role may not prune.
+        InputRejected: this machine's clock is ahead of the store's, or the store refuses what it should allow.
+    """
     from tasks.adapters.store import open_store
     from tasks.controller.client import ControllerClient
     from tasks.domain.prune import releases_needed
@@ -69,18 +88,34 @@ def of_store(settings: Settings, *, dry_run: bool = False) -> Pruned:
 
     policy, now = load_policy(settings.policy).retention, datetime.now(UTC)
     controller, store = ControllerClient(settings), open_store(settings)
+    _require_clock(now, store.clock())
 
     def serving() -> dict[str, str]:
         rows = [Row.model_validate(row) for row in controller.log()]
         state = fold(rows)
         if state.champion is None:  # a new log beside an old store would need nothing
-            raise Forbidden("no release serves, so nobody can say what is needed: nothing is pruned from the store")
+            raise NotHere("no release serves, so nobody can say what is needed: nothing is pruned from the store")
         ours, stack = releases_needed(state, rows, controller.pins(), policy, now), rows[0].hash
         if not dry_run:
-            tell(store, stack, ours)
+            try:
+                tell(store, stack, ours)  # the first thing that is written: nothing has gone
+            except Forbidden as err:
+                if settings.store_endpoint == "aws":  # roles/steps.json: who trains deletes nothing, role `pruner` does
+                    raise NotHere(
+                        f"{err}. On AWS role `pruner` prunes the store; see infra/terraform/aws/README.md"
+                    ) from err
+                raise
         return needed_by_others(store, stack) | ours
 
     return prune_store(store, serving, policy, now, dry_run=dry_run)
+
+
+def _require_clock(now: datetime, theirs: datetime) -> None:
+    if now - theirs > AHEAD:
+        raise InputRejected(
+            f"this machine's clock says {now:%Y-%m-%d %H:%M} and the object store's {theirs:%Y-%m-%d %H:%M} (UTC): by a clock "
+            f"that is ahead things look older than they are, so nothing is pruned. Set this machine's clock"
+        )
 
 
 def in_words(pruned: Pruned, dry_run: bool) -> list[str]:

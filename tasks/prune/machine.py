@@ -1,6 +1,7 @@
 """This machine's part of pruning: copies that nobody has used for days, what killed steps left, old logs and refused calls.
 
-Never what serves: that lies in data/serving, where the controller keeps its own order (tasks/controller/collect.py). Never what
+Never what serves: that lies in data/serving, where the controller keeps its own order (tasks/controller/collect.py); nor the
+bento of a release that lies there, which people start and put into images under the name of what serves. Never what
 is the only copy: the store, the rollout log, Valkey's and MLflow's files, feedback that is not uploaded yet.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from tasks.domain.prune import RetentionPolicy
 from tasks.settings import Settings
 
 log = logging.getLogger("freshrank.prune")
+BENTOS, LATEST = "bentoml/bentos/freshrank_ranker", "latest"
 # folder under data -> what is one copy there; folders of links before what they link to
 COPIES = {
     "inputs": "*",
@@ -31,7 +33,7 @@ COPIES = {
     "objects": "??/*",
     "releases": "*",
     "views": "*",
-    "bentoml/bentos/freshrank_ranker": "*",
+    BENTOS: "*",
     "cache/variants": "*",
     "cache/days": "*",
     "cache/accepted": "**/*",
@@ -56,7 +58,11 @@ def prune_machine(settings: Settings, policy: RetentionPolicy, now: datetime, *,
     unused_since = (now - timedelta(days=policy.copy_days)).timestamp()
     written_before = (now - timedelta(days=policy.log_days)).timestamp()
     names = Counter[int]()  # inode -> how many of its names go
-    found = {name: _copies(settings.data / name, pattern, unused_since, names) for name, pattern in COPIES.items()}
+    stays = _bentos_that_stay(settings)
+    found = {
+        name: _copies(settings.data / name, pattern, unused_since, names, stays if name == BENTOS else ())
+        for name, pattern in COPIES.items()
+    }
     logs = settings.logs / "airflow"
     found["logs/airflow"] = _files(logs, "**/*", written_before)
     for off in (REFUSED, ASIDE):
@@ -76,10 +82,23 @@ def prune_machine(settings: Settings, policy: RetentionPolicy, now: datetime, *,
     return freed
 
 
-def _copies(root: Path, pattern: str, unused_since: float, names: Counter[int]) -> list[Old]:
+def _bentos_that_stay(settings: Settings) -> set[str]:
+    """Of the releases in data/serving, and BentoML's note of which bento is the latest while that stays."""
+    serving, bentos = settings.data / "serving" / "releases", settings.data / BENTOS
+    releases = [path.name for path in serving.iterdir() if path.is_dir()] if serving.is_dir() else []
+    stays = {path.name for path in _below(bentos, "*") if any(release.startswith(path.name) for release in releases)}
+    latest = bentos / LATEST
+    return stays | ({LATEST} if latest.is_file() and latest.read_text().strip() in stays else set())
+
+
+def _copies(
+    root: Path, pattern: str, unused_since: float, names: Counter[int], stays: Collection[str] = ()
+) -> list[Old]:
     """Old copies; a file that keeps another name is none: deleting this one frees nothing."""
     found = []
     for path in _below(root, pattern):
+        if path.name in stays:
+            continue
         try:
             if last_use(path) >= unused_since or (root.name == "work" and _is_worked_in(path)):
                 continue

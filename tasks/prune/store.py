@@ -13,12 +13,15 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from secrets import token_hex
 
 from tasks.adapters.releases import release_description
 from tasks.adapters.store import Store, Stored
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import Record, canonical_json
 from tasks.domain.prune import (
+    GOING,
+    GRACE,
     MARKS,
     Choice,
     Held,
@@ -82,7 +85,7 @@ def prune_store(
         _mark(store, choice, now)
         # asked again, because looking took a while: somebody may have gone back to an old release meanwhile
         going = set(choice.go) & set(choose(lies.held, serving(), policy, now).go)
-        _delete(store, lies, sorted(going))
+        _delete(store, lies, sorted(going), now)
         log.info(
             "marked=%d gone=%d gone_bytes=%d", len(told.marked), len(told.gone), told.gone_bytes + told.orphan_bytes
         )
@@ -92,7 +95,7 @@ def prune_store(
 def look(store: Store, policy: RetentionPolicy, now: datetime) -> Lies:
     runs, left = _runs(store, policy, now)
     releases, views = _releases(store), _published(store, "views/")
-    marked = [one for one in store.stat(MARKS) if not one.key.startswith(STACKS)]
+    marked = [one for one in store.stat(MARKS) if not one.key.startswith((STACKS, GOING))]
     marks = {one.key.removeprefix(MARKS).removesuffix(".json"): one.written for one in marked}
     held = Held(
         runs=tuple(run for run, _ in runs),
@@ -218,16 +221,35 @@ def _mark(store: Store, choice: Choice, now: datetime) -> None:
             store.put_new(mark_of(key), canonical_json({"marked": now.isoformat(timespec="seconds")}))
 
 
-def _delete(store: Store, lies: Lies, going: Collection[str]) -> None:
+def _delete(store: Store, lies: Lies, going: Collection[str], now: datetime) -> None:
+    for one in store.stat(GOING):
+        if one.written <= now - GRACE:  # of a pruning that was killed
+            store.delete(one.key)
     with Progress("prune", len(going), "things") as bar:
         for key in going:
-            for name in lies.objects[key]:
-                store.delete(name)
-            if not key.startswith("runs/"):
-                store.delete(mark_of(key))  # published again it is new
+            if key.startswith("runs/"):
+                for name in lies.objects[key]:
+                    store.delete(name)
+            else:
+                _delete_published(store, key, lies)
             bar.advance(1, key)
     for name in lies.orphans:
         store.delete(name)
+
+
+def _delete_published(store: Store, key: str, lies: Lies) -> None:
+    """Unless somebody publishes it again: say that it goes, then look for what was written since it was marked. Who publishes
+    does the same the other way round (tasks.adapters.releases), so that one of the two sees the other."""
+    said = f"{GOING}{key}/{token_hex(6)}.json"
+    store.put_new(said, b"{}")
+    newest = max((one.written for one in store.stat(key)), default=lies.held.marks[key])
+    if newest > lies.held.marks[key]:
+        log.info("key=%s event=kept reason=published_again", key)
+    else:
+        for name in lies.objects[key]:
+            store.delete(name)
+    store.delete(mark_of(key))  # published again it is new
+    store.delete(said)
 
 
 def _told(lies: Lies, choice: Choice) -> Pruned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from tasks.adapters.store import MemoryStore, Store, Stored, checked_key
@@ -60,6 +61,9 @@ class Overlay:
         }
         here = {one.key: one for one in self._written.stat(prefix)}
         return [one for _, one in sorted((below | here).items())]
+
+    def clock(self) -> datetime:
+        return self._base.clock()
 
     def delete(self, key: str) -> None:
         self._written.delete(key)

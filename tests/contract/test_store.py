@@ -147,6 +147,12 @@ def test_a_listing_tells_how_large_objects_are_and_since_when_they_are_there(sto
     assert all(before <= found.written <= datetime.now(UTC) + timedelta(seconds=5) for found in (one, two))
 
 
+def test_its_clock_is_the_one_that_dates_its_objects(store: Store, folder: str) -> None:
+    store.put_new(f"{folder}/a", b"x")
+    (found,) = store.stat(f"{folder}/a")
+    assert abs(store.clock() - found.written) < timedelta(minutes=5)
+
+
 def _each(keys: list[str], write: Callable[[str], None]) -> None:
     def run(part: int) -> None:
         for key in keys[part::8]:

@@ -93,6 +93,23 @@ def test_a_file_with_two_names_is_counted_once_and_goes_with_its_folder(settings
     assert kept.exists() and not cached.exists() and (settings.data / "inputs" / "young" / "file").exists()
 
 
+def test_the_bento_of_what_serves_stays_however_old_it_is(settings: Settings) -> None:
+    serves, gone = "a" * 64, "b" * 64
+    bentos = settings.data / "bentoml/bentos/freshrank_ranker"
+    for release in (serves, gone):
+        plant(settings.home, f"data/bentoml/bentos/freshrank_ranker/{release[:12]}/src/model", 60)
+        aged(bentos / release[:12], 60)
+    plant(settings.home, f"data/serving/releases/{serves}/release/model", 60)
+    (bentos / "latest").write_text(f"{serves[:12]}\n")
+    aged(bentos / "latest", 60)
+    assert prune_machine(settings, POLICY, NOW).things == {"bentoml/bentos/freshrank_ranker": 1}
+    assert sorted(path.name for path in bentos.iterdir() if path.name != ".lock") == [serves[:12], "latest"]
+    (bentos / "latest").write_text(f"{gone[:12]}\n")  # it names nothing any more
+    aged(bentos / "latest", 60)
+    prune_machine(settings, POLICY, NOW)
+    assert not (bentos / "latest").exists() and (bentos / serves[:12]).is_dir()
+
+
 def test_a_copy_that_is_in_use_from_this_moment_on_is_not_taken(settings: Settings) -> None:
     root = settings.data / "inputs"
     plant(settings.home, "data/inputs/x/.complete", 30)

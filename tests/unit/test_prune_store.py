@@ -200,6 +200,7 @@ def test_what_another_stack_of_the_bucket_needs_stays(
             return LATER
 
     monkeypatch.setattr("tasks.prune.commands.datetime", Late)
+    monkeypatch.setattr(store, "clock", lambda: LATER)
     monkeypatch.setattr("tasks.adapters.store.open_store", lambda settings: store)
     monkeypatch.setattr("tasks.controller.client.ControllerClient.pins", lambda self: {})
     logs = {name: a_log(digest_of(name), name) for name in ("second", "refused")}

@@ -122,8 +122,8 @@ variable "run_days" {
   default     = 180
 
   validation {
-    condition     = var.run_days >= 30
-    error_message = "run_days is at least 30: `freshrank explain` and `reproduce` read them."
+    condition     = var.run_days >= 91
+    error_message = "run_days is at least 91: the production policy promises that decisions of 90 days can be explained and repeated."
   }
 }
 
