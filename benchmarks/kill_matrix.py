@@ -228,7 +228,7 @@ def _told(rows: list[dict[str, Any]], process: str, moment: str) -> str:
     hit = [row for row in rows if f"{process}@{moment}" in row["cell"].split("+")]
     if not hit:
         return "-"
-    row = min(hit, key=lambda row: row["cell"].count("+"))
+    row = min(reversed(hit), key=lambda row: row["cell"].count("+"))  # alone if it ever was, and of these the newest
     again = row.get("again_after_s", {}).get(moment)
     said = ("right" if again is None else f"right, {again:.0f} s") if row["right"] else f"**{'; '.join(row['wrong'])}**"
     return f"({said})" if "+" in row["cell"] else said
