@@ -78,7 +78,6 @@ class Attention(nn.Module):
 
     def packed(self, state: Tensor, layout: Layout) -> Tensor:
         """The same for packed rows: [slots, width] -> [slots, width]."""
-        width = state.shape[1]
         weight = torch.cat([self.query.weight, self.key_value.weight])
         bias = torch.cat([self.query.bias, self.key_value.bias])
         projected = nn.functional.linear(self.norm(state), weight, bias)
