@@ -1,6 +1,7 @@
 """Attention inside the blocks of packing.Layout, forward and backward written out as products of small matrices.
 
-The same function as torch's scaled_dot_product_attention, whose kernel for the CPU takes longer on matrices as small as these; the gradients of all blocks land in one table instead of being put together again.
+The same function as torch's scaled_dot_product_attention, whose kernel for the CPU takes longer on matrices as small as these.
+The gradients of all blocks land in one table instead of being put together again.
 """
 
 from __future__ import annotations
