@@ -71,6 +71,20 @@ def test_training_on_packed_histories_is_the_same_function_with_the_same_gradien
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()) + 1e-5), name
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_of_products_in_bf16_point_where_those_in_fp32_do(rows, layers):
+    torch.manual_seed(0)
+    model = Ranker(load_recipe("tiny").network.model_copy(update={"layers": layers, "heads": 4})).eval()
+    read, towards = packed(rows), torch.randn(ROWS)
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            full = model.both(*read)[1]
+        gradients = torch.autograd.grad((full.float() * towards).sum(), list(model.parameters()), allow_unused=True)
+        found.append(torch.cat([one.flatten() for one in gradients if one is not None]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
+
+
 def test_zeroed_the_history_and_the_text_are_silent(rows):
     torch.manual_seed(0)
     model = Ranker(load_recipe("tiny").network).eval()
