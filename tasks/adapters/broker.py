@@ -31,11 +31,15 @@ class Broker:
     def workers(self) -> dict[str, list[str]]:
         """Queue -> names of the workers that take tasks from it now. Raises Unavailable."""
         from celery import Celery
+        from kombu import pools
 
         found: dict[str, list[str]] = defaultdict(list)
         with self.asked(), Celery(broker=self.url, set_as_current=False) as app:
             app.conf.broker_transport_options = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
-            answers = app.control.inspect(timeout=ANSWERS_WITHIN_S).active_queues() or {}
+            try:
+                answers = app.control.inspect(timeout=ANSWERS_WITHIN_S).active_queues() or {}
+            finally:  # kombu keeps them for the whole process; a broker that is started again has cut them
+                pools.reset()
         for worker, queues in answers.items():
             for queue in queues:
                 found[queue["name"]].append(worker)
@@ -83,11 +87,12 @@ class Broker:
     def asked(self) -> Iterator[Any]:
         """A client of the broker; what goes wrong with it meanwhile is Unavailable."""
         from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError  # of kombu's transport
         from valkey.exceptions import ValkeyError
 
         try:
             yield self._client()
-        except (OperationalError, ValkeyError, OSError) as err:
+        except (OperationalError, RedisError, ValkeyError, OSError) as err:
             where = self.url.rpartition("@")[2]
             raise Unavailable(
                 f"the broker at {where} does not answer ({type(err).__name__}); tasks wait until it does: see "

@@ -100,6 +100,14 @@ def test_a_worker_is_found_by_the_queue_that_it_serves(settings: Settings, broke
         process.wait(20)
 
 
+def test_who_asked_before_the_broker_was_started_again_is_answered_after_it(settings: Settings, broker: Broker) -> None:
+    """The watch and the tests ask for days: a connection of before must not be used again."""
+    for _ in range(2):
+        assert broker.workers() == {}
+        broker._client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert doctor_says(settings, f"queue {QUEUE}")["sentence"]
+
+
 def test_a_worker_of_another_code_or_lock_is_refused_by_name(
     settings: Settings, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,11 @@ def test_down_leaves_no_process(stack: Stack) -> None:
     home = str(stack.settings.home)
     bring_down(stack.settings, Console(stderr=True, quiet=True))
     assert processes.of_stack(stack.settings) == []
-    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if home in " ".join(p.info["cmdline"] or ())]
+    assert not [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if home in (p.info["cmdline"] or ()) or f"{home}/" in " ".join(p.info["cmdline"] or ())
+    ]
 
 
 def down_and_up(stack: Stack, *, without: str = "", **extra: str) -> None:
