@@ -25,6 +25,7 @@ from infra.local.down import bring_down
 from infra.local.services import services
 from tasks import doctor, service_table
 from tasks.adapters.airflow import AirflowClient
+from tasks.adapters.broker import Broker
 from tasks.domain.refresh import GPU_STEPS, not_taken
 from tasks.follow import REFRESH, follow_refresh, start_refresh
 from tasks.settings import Settings
@@ -108,10 +109,12 @@ def test_without_a_gpu_worker_its_steps_wait_say_so_fail_at_a_deadline_and_can_b
     )
     until(lambda: state_of(airflow, run, "finetune") == "queued", 600)
     told = stack.settings.model_copy(update={"queued_deadline_s": 45})
+    waiting = Broker(told.broker).waiting("gpu")  # one, and on a joined stack those of a test that failed before
+    assert waiting >= 1
     waits = {row["check"]: row for row in doctor.examine(told)}
     assert not waits["queue gpu"]["ok"]
     assert waits["queue gpu"]["sentence"] == (
-        f"no worker serves it; 1 tasks wait ({', '.join(GPU_STEPS)}), and each fails after 45 s in the queue"
+        f"no worker serves it; {waiting} tasks wait ({', '.join(GPU_STEPS)}), and each fails after 45 s in the queue"
     )
     until(lambda: airflow.run_state(REFRESH, run) == "failed", 240)
     assert state_of(airflow, run, "finetune") == "failed"
