@@ -98,9 +98,12 @@ def history(as_json: AsJson = False) -> None:
         return _emit(
             [one.model_dump(mode="json", exclude={"rules"}) | {"rules": one.rules.sentence} for one in revisions]
         )
-    table = Table("revision", "at", "by", "why", "rules", header_style="bold")
+    table = Table("revision", header_style="bold")
+    table.add_column("at, UTC", no_wrap=True)
+    for column in ("by", "why", "rules"):
+        table.add_column(column)
     for one in revisions:
-        table.add_row(str(one.revision), one.at[:19], one.actor, one.reason, one.rules.sentence)
+        table.add_row(str(one.revision), one.at[:16].replace("T", " "), one.actor, one.reason, one.rules.sentence)
     screen.print(table)
 
 
