@@ -191,10 +191,12 @@ def _latencies(policy: RolloutPolicy, window: Window, alpha: float, *, shadow: b
 
 
 def _whole(policy: RolloutPolicy, ours: Sample, theirs: Sample) -> bool:
-    """Enough lists were worked out by every stage; or so few of many by the champion that what it keeps is what users wait for."""
+    """Enough lists were worked out by every stage; or one of the two keeps nearly all that it is asked for (a site with few users,
+    who are prefetched, or whose visitors are all anonymous), and then kept answers are what users wait for."""
     if min(ours.whole, theirs.whole) >= policy.min_requests:
         return True
-    return theirs.kept_ms.count >= policy.min_requests and theirs.latencies_ms.count <= RARE * theirs.slates
+    kept = min(ours.kept_ms.count, theirs.kept_ms.count) >= policy.min_requests
+    return kept and any(one.latencies_ms.count <= RARE * one.slates for one in (ours, theirs))
 
 
 def _timed(sample: Sample) -> str:

@@ -154,6 +154,11 @@ def kept(count: int, worked_out: int, whole: int, kept_ms: float = 0.1) -> Sampl
         pytest.param(kept(300, 20, 20), kept(300, 150, 150), Outcome.PASS, id="enough of both kinds"),
         pytest.param(kept(300, 150, 150), kept(300, 4, 4), Outcome.INCONCLUSIVE, id="no baseline, and not so rare"),
         pytest.param(kept(300, 150, 150), kept(300, 3, 3), Outcome.PASS, id="the champion keeps 99 of 100"),
+        pytest.param(kept(300, 4, 4), kept(300, 150, 150), Outcome.INCONCLUSIVE, id="the challenger keeps much"),
+        pytest.param(
+            kept(300, 0, 0), kept(300, 150, 150), Outcome.PASS, id="all users of the challenger are prefetched"
+        ),
+        pytest.param(kept(300, 0, 0, 60.0), kept(300, 150, 150), Outcome.FAIL, id="prefetched, and slow"),
         pytest.param(
             kept(300, 150, 0), kept(300, 150, 150), Outcome.INCONCLUSIVE, id="quick, for it leaves stages out"
         ),
