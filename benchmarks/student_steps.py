@@ -45,6 +45,7 @@ from tasks.ranker.search.fit import ENCODER
 from tasks.ranker.search.inputs import Inputs
 from tasks.ranker.search.judge import ndcg
 from tasks.ranker.search.match import TextMatch
+from tasks.ranker.search.vectors import with_nothing
 from tasks.ranker.text import encode_rows
 
 PACKAGES = ("torch", "transformers", "openvino", "nncf")
@@ -176,7 +177,7 @@ def rows(bench: Bench) -> list[Row]:
         told += lost(f"queries cut at {tokens} of {at[1]} pieces", bench.ndcg(item[:, 1], short), whole)
     for kept in DIRECTIONS:
         small = small_vectors(item[:-1, 1], kept)
-        restored = np.vstack([small.restored(), np.zeros((1, item.shape[2]), np.float32)])
+        restored = with_nothing(small.restored())
         told += lost(f"item vectors: {kept} directions in int8", bench.ndcg(restored, query), whole)
         told.append(
             Row(f"item vectors: {kept} directions, against fp32", item[:-1, 1].nbytes / small.nbytes, "times smaller")

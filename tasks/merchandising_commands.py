@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import FreshrankError, InputRejected
-from tasks.domain.merchandising import Merchandising, read_rules, write_rules
+from tasks.domain.merchandising import Merchandising, first_problem, read_rules, write_rules
 from tasks.settings import Settings
 
 items_app = typer.Typer(
@@ -136,8 +136,7 @@ def checked(rules: Merchandising) -> Merchandising:
     try:
         return Merchandising.model_validate(rules.model_dump())
     except ValidationError as err:
-        first = err.errors()[0]
-        raise InputRejected(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; nothing was changed") from None
+        raise InputRejected(f"{first_problem(err)}; nothing was changed") from None
 
 
 def _tell(settings: Settings, number: int, changed: bool, as_json: bool) -> None:

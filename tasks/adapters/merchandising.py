@@ -16,7 +16,7 @@ from tasks.atomic import write_first
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.domain.merchandising import Merchandising, Revision
-from tasks.serving.merchandise import revisions
+from tasks.serving.merchandise import path_of, revisions
 from tasks.settings import Settings
 
 KEPT = 500  # revisions that `freshrank items restore` can go back to; a stock feed makes one every few minutes
@@ -38,7 +38,7 @@ def read(settings: Settings, number: int) -> Revision:
     """Raises InputRejected: there is no such revision (any more), or its file was changed by hand."""
     folder = merchandising_folder(settings)
     try:
-        return Revision.model_validate_json(_path(folder, number).read_bytes())
+        return Revision.model_validate_json(path_of(folder, number).read_bytes())
     except FileNotFoundError:
         present = revisions(folder)
         known = f"there are {min(present)} to {max(present)}" if present else "there is none yet"
@@ -46,7 +46,7 @@ def read(settings: Settings, number: int) -> Revision:
     except ValidationError as err:
         raise InputRejected(
             f"revision {number} of the merchandising rules cannot be read ({err.error_count()} errors in"
-            f" {_path(folder, number).name}); go back to another: freshrank items restore NUMBER --reason TEXT"
+            f" {path_of(folder, number).name}); go back to another: freshrank items restore NUMBER --reason TEXT"
         ) from None
 
 
@@ -98,23 +98,13 @@ def _write(settings: Settings, number: int, actor: str, reason: str, rules: Merc
     folder = merchandising_folder(settings)
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     told = Revision(revision=number, at=at, actor=actor, reason=reason, rules=rules)
-    content = canonical_json(told.model_dump(mode="json") | {"rules": _sorted(rules)})
+    content = canonical_json(told.model_dump(mode="json"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first = write_first(_path(folder, number), content)
+        first = write_first(path_of(folder, number), content)
     except OSError as err:
         raise Unavailable(f"the merchandising rules could not be written: {err.strerror}; nothing was changed") from err
     for old in revisions(folder):
         if old <= number - KEPT:
-            _path(folder, old).unlink(missing_ok=True)
+            path_of(folder, old).unlink(missing_ok=True)
     return first
-
-
-def _sorted(rules: Merchandising) -> dict[str, object]:
-    """Sets in one order, so that a difference of two files is a difference of rules."""
-    plain = rules.model_dump(mode="json")
-    return plain | {"blocked": sorted(rules.blocked), "unavailable": sorted(rules.unavailable)}
-
-
-def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number:08d}.json"

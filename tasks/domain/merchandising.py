@@ -9,7 +9,7 @@ import unicodedata
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from tasks.domain.errors import InputRejected
 from tasks.domain.manifest import Record
@@ -67,6 +67,11 @@ class Merchandising(Record):
                 raise ValueError(f"{twice} is pinned twice in one list")
         return pinned
 
+    @field_serializer("blocked", "unavailable", when_used="json")
+    def _in_order(self, items: frozenset[str]) -> list[str]:
+        """So that a difference of two files is a difference of rules."""
+        return sorted(items)
+
     @property
     def hidden(self) -> frozenset[str]:
         return self.blocked | self.unavailable
@@ -93,6 +98,12 @@ def query_key(query: str | None) -> str | None:
     return " ".join(unicodedata.normalize("NFC", query).casefold().split()) if query is not None else None
 
 
+def first_problem(err: ValidationError) -> str:
+    """Where in the rules, and what."""
+    first = err.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+
+
 def read_rules(text: str, name: str) -> tuple[int, Merchandising]:
     """(revision that the writer saw, rules) of a YAML file as `freshrank items rules` prints it. Raises InputRejected."""
     try:
@@ -103,20 +114,12 @@ def read_rules(text: str, name: str) -> tuple[int, Merchandising]:
             )
         return content.pop("revision"), Merchandising.model_validate(content)
     except ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputRejected(f"{name}: {where}: {first['msg']}") from None
+        raise InputRejected(f"{name}: {first_problem(err)}") from None
     except yaml.YAMLError as err:
         raise InputRejected(f"{name} is not YAML: {' '.join(str(err).split())[:200]}") from None
 
 
 def write_rules(revision: int, rules: Merchandising) -> str:
     """The file that `read_rules` reads."""
-    content = {
-        "revision": revision,
-        "blocked": sorted(rules.blocked),
-        "unavailable": sorted(rules.unavailable),
-        "pinned": [one.model_dump(exclude_none=True, mode="json") for one in rules.pinned],
-        "caps": [one.model_dump(mode="json") for one in rules.caps],
-    }
+    content = {"revision": revision, **rules.model_dump(exclude_none=True, mode="json")}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

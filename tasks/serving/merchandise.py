@@ -64,6 +64,8 @@ class Merchandiser:
 
     def _pinned_places(self, request: RankRequest, rows: Ints) -> tuple[Ints, Ints]:
         """Positions of the pinned items, and the rows with those that were not retrieved behind them."""
+        if not self._pinned:
+            return rows, np.zeros(0, np.int32)
         query = request.query if request.surface == "search" else None
         wanted = [item for item in self._pinned.get(query_key(query), ()) if item not in self._hidden_ids]
         if not wanted:
@@ -125,7 +127,7 @@ class Watch:
         new = {number for number in revisions(self._folder) if number > self._used} - self._unreadable
         for number in sorted(new, reverse=True):
             try:
-                told = Revision.model_validate_json((self._folder / f"{number:08d}.json").read_bytes())
+                told = Revision.model_validate_json(path_of(self._folder, number).read_bytes())
             except (OSError, ValidationError) as err:
                 self._unreadable.add(number)
                 log.error("merchandising=%d state=unreadable error=%s the one before stays", number, type(err).__name__)
@@ -141,6 +143,10 @@ class Watch:
                 self.look()
             except Exception as err:  # answers go on by the rules of before; the next second tries again
                 log.error("merchandising=unknown error=%s", type(err).__name__)
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.json"
 
 
 def revisions(folder: Path) -> list[int]:
