@@ -35,14 +35,13 @@ from benchmarks._table import Row, at_least, below, publish
 from benchmarks.full_stack import paired
 from benchmarks.search_quality import LORA, ROOT
 from tasks.compression.search_encoders import export_search
-from tasks.compression.search_student import parent_ranker, ship_student
+from tasks.compression.search_student import of_lists, parent_ranker, ship_student
 from tasks.domain.recipe import SearchStudent
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.runtime import compiled
 from tasks.ranker.search.dataset import load_lists, write_search
 from tasks.ranker.search.encoder import SentenceEncoder
 from tasks.ranker.search.fit import ENCODER, fit_search
-from tasks.ranker.search.judge import ndcg
 from tasks.ranker.search.lists import Lists
 from tasks.ranker.search.ranker import CONFIG, SearchRanker
 from tasks.ranker.text import encode_rows
@@ -111,13 +110,6 @@ def with_retrieved(ranker: SearchRanker, lists: Lists) -> Lists:
         grades += [lists.grade[a:b], np.zeros(wanted, np.float32)]
     ptr = np.arange(len(lists) + 1, dtype=np.int64) * FILMS
     return Lists(lists.names, lists.queries, ptr, np.concatenate(rows), np.concatenate(grades))
-
-
-def of_lists(ranker: SearchRanker, lists: Lists) -> NDArray[np.float64]:
-    """NDCG@10 of each list."""
-    ends = zip(lists.ptr[:-1], lists.ptr[1:], strict=True)
-    scores = [ranker.scores(lists.queries[n], lists.rows[a:b]) for n, (a, b) in enumerate(ends)]
-    return ndcg(lists, np.concatenate(scores))
 
 
 def scorers(folder: Path, cascades: dict[str, str]) -> dict[str, Scores]:

@@ -269,7 +269,11 @@ def parent_ranker(trained: Path, plan: Search, workdir: Path) -> SearchRanker:
 
 def _of_parent(trained: Path, plan: Search, validation: Lists, workdir: Path) -> NDArray[np.float64]:
     """NDCG@10 of each list by what was trained, its encoders unquantised."""
-    ranker = parent_ranker(trained, plan, workdir / "parent")
-    ends = zip(validation.ptr[:-1], validation.ptr[1:], strict=True)
-    scores = [ranker.scores(validation.queries[n], validation.rows[a:b]) for n, (a, b) in enumerate(ends)]
-    return ndcg(validation, np.concatenate(scores))
+    return of_lists(parent_ranker(trained, plan, workdir / "parent"), validation)
+
+
+def of_lists(ranker: SearchRanker, lists: Lists) -> NDArray[np.float64]:
+    """NDCG@10 of each list."""
+    ends = zip(lists.ptr[:-1], lists.ptr[1:], strict=True)
+    scores = [ranker.scores(lists.queries[n], lists.rows[a:b]) for n, (a, b) in enumerate(ends)]
+    return ndcg(lists, np.concatenate(scores))
