@@ -59,8 +59,8 @@ $(INFRA_READY): | $(READY)
 down:  ## stop the stack; leaves no process behind
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.local down; else echo "there is no .venv, so nothing of this checkout runs"; fi
 
-bench: $(READY)  ## make bench NAME=x: run benchmarks/x.py, print its table, write benchmarks/results/x.json
-	@$(BIN)/python -m benchmarks.$(NAME)
+bench: $(READY)  ## make bench NAME=x: run benchmarks/x.py, print its table, write benchmarks/results/x.json; no NAME: every bar
+	@$(BIN)/python -m benchmarks$(addprefix .,$(NAME))
 
 step: $(READY)  ## make step STEP=finetune PARTITION=2017-07-01 INPUT=build_dataset=s3://...json
 	@$(BIN)/python -m tasks $(STEP) --partition $(PARTITION) $(foreach input,$(INPUT),--input $(input))

@@ -94,7 +94,8 @@ def make(msrd: Path, folder: Path, *, student: bool) -> None:
     if student and not (folder / "shipped" / "student").exists():
         shutil.copytree(folder / "both", folder / "shipped", dirs_exist_ok=True)
         where = folder / "trained", folder / "dataset"
-        print(ship_student(*where, PLAN, CALIBRATION, SEED, folder / "student", folder / "shipped"), flush=True)
+        work = folder / "student"
+        print(ship_student(*where, PLAN, CALIBRATION, SEED, work, work, folder / "shipped"), flush=True)
 
 
 def with_retrieved(ranker: SearchRanker, lists: Lists) -> Lists:

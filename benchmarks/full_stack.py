@@ -66,7 +66,7 @@ def make_student(bench: Bench, inputs: Inputs, hard: Floats, shape: SearchStuden
     title = load_file(path)["title"]
     teachers = Teachers(title, inputs.item_vec, inputs.query_vec[chosen], scores, hard[pairs])
     texts = documents.titles, documents.written
-    student = taught(base, teachers, *texts, train, PLAN, shape, 0, out, progress)
+    student = taught(base, teachers, *texts, train, PLAN, shape, 0, out, out, progress)
     learn = calibration_words(student, documents.written, train, PLAN, CALIBRATION)
     for name, calibration in (("fp32", []), ("int8", learn)):
         export_encoder(student, student.encoder.tokenizer, calibration, out / name)

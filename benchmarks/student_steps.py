@@ -53,6 +53,7 @@ WHOLE = "cut no further"
 SHAPES = {
     WHOLE: SearchStudent(),
     "6 of 12 heads": SearchStudent(heads=6),
+    "2 layers of the same weights": SearchStudent(one_layer=True),
     "word vectors of 128 numbers": SearchStudent(piece_width=128),
 }
 ITEM_TOKENS, QUERY_TOKENS, DIRECTIONS = (24, 16), (8, 5), (384, 192, 128, 96, 64)

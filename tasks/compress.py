@@ -114,9 +114,8 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path,
         searched = export_search(model / "search", recipe.search, plan.text_calibration, out / "search")
         if recipe.search.student:
             with TemporaryDirectory() as work:
-                searched |= ship_student(
-                    model / "search", dataset, recipe.search, plan.text_calibration, seed, Path(work), out / "search"
-                )
+                read = model / "search", dataset, recipe.search, plan.text_calibration, seed
+                searched |= ship_student(*read, cache / "students", Path(work), out / "search")
     _write_front(best.name, variants, plan, len(judged), dropped, out, lost=losses, text=text)
     draw_front(variants, best.name, out / "front.png")
     for variant in variants:

@@ -24,9 +24,17 @@ from safetensors.numpy import save_file
 from tasks.compression.distil import Student, distil, distil_lists
 from tasks.compression.item_vectors import small_vectors
 from tasks.compression.low_rank import with_factorised_words
-from tasks.compression.prune import important_heads, spread_layers, with_feed_forward, with_heads, with_layers
+from tasks.compression.prune import (
+    important_heads,
+    spread_layers,
+    with_feed_forward,
+    with_heads,
+    with_layers,
+    with_one_layer,
+)
 from tasks.compression.search_encoders import KEPT, export_encoder
 from tasks.compression.vocabulary import with_vocabulary
+from tasks.copies import in_use
 from tasks.domain.manifest import canonical_json
 from tasks.domain.recipe import Search, SearchStudent
 from tasks.domain.statistics import paired_difference
@@ -80,11 +88,16 @@ def cut_encoder(base: SentenceEncoder, shape: SearchStudent, words: Words, folde
 
 
 def narrow(student: Student, shape: SearchStudent, words: Words) -> None:
-    """Take out the heads that the student has learned to do without, and make its word vectors thin; it must learn again."""
+    """Take out heads that the student has learned to do without, share weights of layers, make word vectors thin.
+
+    It must learn again.
+    """
     if shape.heads:
         heads = important_heads(student.encoder, shape.heads, words)
         student.encoder = with_heads(student.encoder, heads)
         log.info("student of search: heads %s", heads)
+    if shape.one_layer:
+        student.encoder = with_one_layer(student.encoder)
     if shape.piece_width:
         student.encoder, kept = with_factorised_words(student.encoder, shape.piece_width)
         log.info("student of search: word pieces in %d numbers, %.0f %% of their energy", shape.piece_width, 100 * kept)
@@ -104,12 +117,13 @@ def graph_vectors(folder: Path, texts: Sequence[str], most: int) -> Floats:
 
 
 def ship_student(
-    trained: Path, dataset: Path, plan: Search, calibration: int, seed: int, workdir: Path, out: Path
+    trained: Path, dataset: Path, plan: Search, calibration: int, seed: int, cache: Path, workdir: Path, out: Path
 ) -> dict[str, Any]:
     """Make the student; where it is not worse than its fp32 parent by more than the margin, put it into `out`.
 
     Args:
         trained: as fit_search left it. out: as export_search left it; unchanged where the student is refused.
+        cache: where the weights after each pass of distillation lie; a step that was killed goes on from them.
     """
     shape = plan.student or SearchStudent()
     documents = load_documents(trained / DOCUMENTS)
@@ -119,7 +133,7 @@ def ship_student(
     match = TextMatch(documents)
     titles = documents.titles
     teachers = make_teachers(trained, base, tuned, lists["train"], match, plan)
-    student = taught(base, teachers, titles, documents.written, lists["train"], plan, shape, seed, workdir)
+    student = taught(base, teachers, titles, documents.written, lists["train"], plan, shape, seed, cache, workdir)
     folder = workdir / STUDENT
     learn = calibration_words(student, documents.written, lists["train"], plan, calibration)
     export_encoder(student, student.encoder.tokenizer, learn, folder)
@@ -189,6 +203,7 @@ def taught(
     plan: Search,
     shape: SearchStudent,
     seed: int,
+    cache: Path,
     workdir: Path,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Student:
@@ -198,7 +213,8 @@ def taught(
 
     Args:
         train: lists that can teach. titles, written: of the catalogue.
-        workdir: where the weights after each pass lie; the same call goes on from those that it finds there.
+        cache: where the weights after each pass lie; the same call goes on from those that it finds there. Of two different
+            calls at once the later one's stay, and the other starts over if it is killed.
     """
     torch.manual_seed(seed)
     item, query = base.words(written, plan.item_tokens), base.words(train.queries, plan.query_tokens)
@@ -221,11 +237,12 @@ def taught(
     for part in vars(teachers).values():
         digest.update(np.ascontiguousarray(part).tobytes())
     for name, teach in passes.items():
-        path, identity = workdir / f"{name}.safetensors", f"{name} {digest.hexdigest()}"
-        kept = checkpoint.load(path, identity)
+        path, identity = cache / f"{name}.safetensors", f"{name} {digest.hexdigest()}"
+        kept = checkpoint.load(path, identity) if in_use(path, cache) else None
         if kept is None:
             teach()
-            checkpoint.save(path, identity, student.state_dict(), {})
+            weights = student.state_dict()  # a file holds no tensor twice, and layers may share theirs
+            checkpoint.save(path, identity, {of: value.clone() for of, value in weights.items()}, {})
         else:
             student.load_state_dict(kept[0])
         if name == "vectors":

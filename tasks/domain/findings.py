@@ -142,6 +142,7 @@ def _slice(row: Comparison, quality: QualityPolicy, adjusted: float | None, test
 
 def _compared(row: Comparison, allowed: float, outcome: Outcome, bound: float, why: str, say: str) -> Finding:
     turned = ", lower is better" if row.name in LOWER_IS_BETTER else ""
+    side = "at most" if bound == row.upper else "at least"
     return Finding(
         name=row.name,
         slice=row.slice,
@@ -151,8 +152,8 @@ def _compared(row: Comparison, allowed: float, outcome: Outcome, bound: float, w
         bound=bound,
         margin=allowed,
         outcome=outcome,
-        sentence=f"{row.name}[{row.slice}]: {row.champion:.4f} -> {row.candidate:.4f} (gain {row.difference:+.4f}, bound "
-        f"{bound:+.4f}, allowed {-allowed:+.4f}, {row.slates} slates, sees drops from "
+        sentence=f"{row.name}[{row.slice}]: {row.champion:.4f} -> {row.candidate:.4f} (gain {row.difference:+.4f}, "
+        f"{side} {bound:+.4f}, allowed {-allowed:+.4f}, {row.slates} slates, sees drops from "
         f"{row.smallest_detectable:.4f}{turned}): {why}",
         lower=row.lower,
         upper=row.upper,

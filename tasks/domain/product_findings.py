@@ -152,6 +152,7 @@ def cost(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Find
         outcome, bound, why, say = Outcome.INCONCLUSIVE, row.upper, "not shown to cost no more than allowed", more
     else:
         outcome, bound, why, say = Outcome.PASS, row.upper, "shown to cost no more than allowed", NOTHING
+    side = "at most" if bound == row.upper else "at least"
     return Finding(
         name=row.name,
         slice=TOTAL,
@@ -161,8 +162,8 @@ def cost(row: LatencyRatio | Resource, limit: float, minimum_pairs: int) -> Find
         bound=bound,
         margin=limit,
         outcome=outcome,
-        sentence=f"{row.name}: {champion:.2f} -> {candidate:.2f} {unit} (ratio {row.ratio:.3f}, bound {bound:.3f}, allowed "
-        f"{limit:.2f}, {sample} {word}): {why}",
+        sentence=f"{row.name}: {champion:.2f} -> {candidate:.2f} {unit} (ratio {row.ratio:.3f}, {side} {bound:.3f}, "
+        f"allowed {limit:.2f}, {sample} {word}): {why}",
         lower=row.lower,
         upper=row.upper,
         sample=sample,

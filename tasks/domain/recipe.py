@@ -200,6 +200,7 @@ class SearchStudent(Record):
     heads: int = Field(
         default=0, ge=0, description="of attention that stay in each layer, those whose loss turns vectors most; 0: all"
     )
+    one_layer: bool = Field(default=False, description="all layers have the weights of one, the mean of theirs")
     pieces: int = Field(default=12_000, ge=100, description="word pieces that stay, the commonest of the shop's texts")
     piece_width: int = Field(
         default=0, ge=0, description="numbers that a word piece is looked up in, then mapped to the width; 0: the width"

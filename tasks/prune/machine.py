@@ -35,6 +35,7 @@ COPIES = {
     "views": "*",
     BENTOS: "*",
     "cache/variants": "*",
+    "cache/students": "*",
     "cache/days": "*",
     "cache/accepted": "**/*",
     "cache/text": "*/*int8*",  # query encoders, one for each change of the texts; vectors and the original stay

@@ -12,7 +12,15 @@ from search_builders import TITLES, films, tiny_bert, titles_asked
 
 from tasks.compression.distil import Student, batches, distance, distil, distil_lists, student_vectors
 from tasks.compression.low_rank import with_factorised_words
-from tasks.compression.prune import important_heads, spread_layers, with_feed_forward, with_heads, with_layers
+from tasks.compression.prune import (
+    important_heads,
+    spread_layers,
+    with_feed_forward,
+    with_heads,
+    with_layers,
+    with_one_layer,
+)
+from tasks.compression.search_encoders import export_encoder
 from tasks.compression.search_student import cut_encoder, narrow
 from tasks.compression.vocabulary import kept_pieces, with_vocabulary
 from tasks.domain.errors import InputRejected
@@ -82,6 +90,22 @@ def test_word_vectors_of_low_rank_are_looked_up_as_they_were(encoder):
     assert energy == pytest.approx(1) and thin.body.embeddings.word_embeddings[0].weight.shape == (len(table), 4)
     assert np.allclose(vectors_of(thin, TITLES, 16), vectors_of(low, TITLES, 16), atol=5e-3)  # in bfloat16
     assert with_factorised_words(encoder, 4)[1] < 0.9
+
+
+def test_layers_of_the_same_weights_have_the_mean_of_theirs_and_are_stored_once(tmp_path, encoder):
+    two = with_layers(encoder, (0, 2))
+    before = [layer.intermediate.dense.weight.clone() for layer in two.body.encoder.layer]
+    one = with_one_layer(two)
+    mean = one.body.encoder.layer[1].intermediate.dense.weight.clone()
+    assert torch.allclose(mean, (before[0] + before[1]) / 2)
+    assert torch.equal(two.body.encoder.layer[0].intermediate.dense.weight, before[0])  # the original is as it was
+    for name, of in (("two", two), ("one", one)):
+        export_encoder(Student(of, 1), of.tokenizer, [], tmp_path / name)
+    two_layers, one_layer = ((tmp_path / name / "encoder.bin").stat().st_size for name in ("two", "one"))
+    first, second = one.body.encoder.layer
+    assert two_layers - one_layer >= sum(value.nbytes for value in first.parameters() if value.dim() == 2)
+    distil(Student(one, 1), one.words(TITLES, 16), vectors_of(encoder, TITLES, 16)[:, None], 1, 0)
+    assert first is second and not torch.equal(first.intermediate.dense.weight, mean)
 
 
 def test_what_a_learned_student_is_narrowed_to_still_learns_in_all_its_parts(tmp_path, encoder, words):

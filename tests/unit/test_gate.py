@@ -229,6 +229,18 @@ def test_no_verdict_without_a_reason_and_no_finding_without_its_numbers_and_a_ne
     assert decide(given_evidence, POLICY).model_dump_json() == verdict.model_dump_json()
 
 
+def test_a_sentence_says_on_which_side_its_bound_lies():
+    """A pass for lack of harm is told by the upper end: read as a lower one it looks better than it is."""
+    told = {
+        one.name: one for one in decide(evidence(a_comparison(-0.003), latencies=(a_latency(1.1),)), POLICY).findings
+    }
+    latency = a_latency(1.1).name
+    for one in (told["ndcg_at_10"], told[latency]):
+        side = "at most" if one.bound == one.upper else "at least"
+        assert f"{side} {one.bound:+.4f}" in one.sentence or f"{side} {one.bound:.3f}" in one.sentence
+    assert "at least" in told["ndcg_at_10"].sentence and "at most" in told[latency].sentence
+
+
 @pytest.mark.parametrize(
     ("growth", "ratio", "expected"),
     [

@@ -21,7 +21,9 @@ from tasks.ranker.search.judge import ndcg
 from tasks.ranker.search.match import TextMatch
 from tasks.ranker.search.ranker import SearchRanker
 
-SHAPE = SearchStudent(layers=1, feed_forward=16, heads=1, pieces=100, piece_width=8, epochs=2, margin=0.2)
+SHAPE = SearchStudent(
+    layers=2, feed_forward=16, heads=1, one_layer=True, pieces=100, piece_width=8, epochs=2, margin=0.2
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def exported(home, plan):
 def test_a_student_that_ships_answers_as_it_was_judged(home, plan, exported):
     out = home / "shipped"
     shutil.copytree(exported, out)
-    told = ship_student(home / "trained", home / "dataset", plan, 4, 1, home / "work", out)
+    told = ship_student(home / "trained", home / "dataset", plan, 4, 1, home / "cache", home / "work", out)
     assert told["search_student"] == "ships" and told["search_student_bound"] >= -SHAPE.margin
     assert not (out / "base").exists() and not (out / "tuned").exists()
     assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".json", ".safetensors", ".xml", ".bin"}
@@ -86,7 +88,18 @@ def test_a_student_that_was_killed_goes_on_from_its_last_pass(home, plan, export
     assert np.array_equal(teachers.query, asked) and not teachers.written[-1].any()
 
     def learned(seed=1):
-        return taught(base, teachers, documents.titles, documents.written, train, plan, SHAPE, seed, home / "killed")
+        return taught(
+            base,
+            teachers,
+            documents.titles,
+            documents.written,
+            train,
+            plan,
+            SHAPE,
+            seed,
+            home / "kept",
+            home / "killed",
+        )
 
     with monkeypatch.context() as killed:
         killed.setattr(search_student, "distil_lists", lambda *told: 1 / 0)
@@ -111,6 +124,6 @@ def test_a_student_that_learned_nothing_is_refused_and_changes_nothing(home, pla
     monkeypatch.setattr(search_student, "head_scores", lambda head, inputs: np.zeros(len(inputs.x), np.float32))
     monkeypatch.setattr(search_student, "_of_parent", lambda trained, plan, lists, workdir: np.ones(len(lists)))
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
-    told = ship_student(home / "trained", home / "dataset", plan, 2, 1, home / "empty", exported)
+    told = ship_student(home / "trained", home / "dataset", plan, 2, 1, home / "cache", home / "empty", exported)
     assert told["search_student"] == "refused" and told["search_student_bound"] < -SHAPE.margin
     assert before == {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
