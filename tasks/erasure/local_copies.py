@@ -1,4 +1,4 @@
-"""What this machine keeps of an erased user beside the store: inputs, caches, work of crashed steps, views it serves from.
+"""What this machine keeps of an erased user beside the store: copies for steps and for people, views it serves from.
 
 Everything but the views can be made again and is deleted whole; a step that is reading it fails, and its refresh has to be
 started again. The spool of feedback is only looked at: the service writes it.
@@ -14,6 +14,8 @@ from tasks.erasure.taint import NAMING, body_names
 from tasks.erasure.view_without import leave_out_of_directory
 from tasks.settings import Settings
 
+# of steps, and what `freshrank data quarantine` and `freshrank replay --inject` wrote for a person to look at
+COPIES = ("inputs", "work", "quarantine", "rehearsals")
 CACHES = ("accepted", "days")  # of rows; the other caches hold item texts
 
 
@@ -25,7 +27,7 @@ def forget_here(settings: Settings, users: Collection[str], outputs: Iterable[st
         caches: whether any day held one of the users.
     """
     data, count = settings.data, 0
-    for folder in (data / "inputs", data / "work"):
+    for folder in (data / name for name in COPIES):
         for directory in sorted(folder.glob("*")):
             if directory.is_dir() and _names(directory, users):
                 shutil.rmtree(directory, ignore_errors=True)

@@ -137,10 +137,18 @@ def test_killed_before_any_change_days_are_whole_or_gone_and_the_next_run_ends_a
 
 
 def test_local_copies_of_old_days_go_too(tmp_path):
-    kept = [f"inputs/build_dataset-{LAST}-x/log", f"cache/accepted/behaviour/dt={LAST}/e", "cache/text/x/v"]
+    kept = [
+        f"inputs/build_dataset-{LAST}-x/log",
+        f"quarantine/{LAST}/quarantine.parquet",
+        f"cache/accepted/behaviour/dt={LAST}/e",
+        "cache/text/x/v",
+    ]
     gone = [
         f"inputs/build_dataset-{FIRST}-x/log",
         f"cache/accepted/behaviour/dt={FIRST}/e",
+        f"quarantine/{FIRST}/quarantine.parquet",
+        f"rehearsals/{FIRST}-half_day/quarantine.parquet",
+        f"work/runs-validate_data-{FIRST}-x/work/rows",
         "cache/days/1",
         "objects/a/b",
     ]
