@@ -29,7 +29,7 @@ def forget_here(settings: Settings, users: Collection[str], outputs: Iterable[st
     data, count = settings.data, 0
     for folder in (data / name for name in COPIES):
         for directory in sorted(folder.glob("*")):
-            if directory.is_dir() and _names(directory, users):
+            if directory.is_dir() and name_anybody(directory, users):
                 shutil.rmtree(directory, ignore_errors=True)
                 count += 1
     for cache in (data / "cache" / name for name in CACHES if caches):
@@ -48,6 +48,7 @@ def waiting_feedback(settings: Settings, users: Collection[str]) -> int:
     return sum(any(user.encode() in path.read_bytes() for user in users) for path in segments if path.is_file())
 
 
-def _names(directory: Path, users: Collection[str]) -> bool:
+def name_anybody(directory: Path, users: Collection[str]) -> bool:
+    """Whether a file under `directory` names one of the users."""
     files = (path for path in directory.rglob("*") if path.suffix in NAMING and path.is_file())
     return any(body_names(path.suffix, body, user) for path in files for body in [path.read_bytes()] for user in users)
