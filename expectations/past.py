@@ -1,4 +1,7 @@
-"""What was accepted before a day: all that a rule may compare with, small enough to keep for twenty-eight days."""
+"""What was accepted before a day: all that a rule may compare with, small enough to keep for twenty-eight days.
+
+Of days after it, which are there when a held day is judged again, event ids alone count.
+"""
 
 from __future__ import annotations
 
@@ -78,14 +81,16 @@ class Past:
         return seen.filter(pl.col("rows") > 0)
 
     def accepted_before(self, day: str, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Those of today's event ids that were accepted on a reference day. `ids` are hashes, sorted.
+        """Those of today's event ids that were accepted already, on another day that is remembered. `ids` are hashes, sorted.
 
-        Sorted, because then the first look walks through memory instead of jumping in it: four times faster.
+        A day that was held is judged again after days that follow it, and these may have some of its events: sent again,
+        they were late, and nobody's yet. Sorted, because then the first look walks through memory instead of jumping in it:
+        four times faster.
         """
         high, low = np.zeros(1 << int(HIGH_BITS), bool), np.zeros(1 << int(LOW_BITS), bool)
         high[ids >> HIGH], low[ids & LOW] = True, True  # each rules most of what is left out; few are looked up
-        earlier = [known for past, known in self._ids.items() if past < day]
-        chunks = (known[at : at + CHUNK] for known in earlier for at in range(0, len(known), CHUNK))
+        others = [known for other, known in self._ids.items() if other != day]
+        chunks = (known[at : at + CHUNK] for known in others for at in range(0, len(known), CHUNK))
         likely = np.concatenate([ids[:0], *(some[high[some >> HIGH]] for some in chunks)])
         likely = likely[low[likely & LOW]]
         if not len(likely):

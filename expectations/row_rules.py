@@ -207,7 +207,7 @@ def _answers(day: Day) -> pl.LazyFrame:
 # fmt: off
 ROW_RULES = (
     CatchRows("duplicate", "an event counts once, however often it was sent", _duplicate),
-    CatchRows("replayed", "this event was already accepted on an earlier day", _replayed, by_the_past=True),
+    CatchRows("replayed", "this event was already accepted on another day", _replayed, by_the_past=True),
     CatchRows("retry", "the same act seconds later under a new event id is a client that sends again", _retry),
     CatchRows("same_moment", "one user, one item, one moment, two event ids: a basket line split in two, or a doubled log",
               _same_moment),

@@ -133,7 +133,10 @@ def run(
         log.info("step=%s partition=%s outcome=already-complete manifest=%s", step.name, partition, uri)
         return uri
 
+    from tasks.erasure.meanwhile import ended, name_erased  # polars
+
     _require_disk(settings.data)
+    erased = ended(store)
     started, began = datetime.now(UTC), time.monotonic()
     with _workspace(settings.data / "work" / key.replace("/", "-")) as (work, out):
         call = Call(
@@ -148,11 +151,18 @@ def run(
             params=params,
         )
         summary = step.execute(call)
+        outputs = _upload(store, f"{key}/{random_secrets.token_hex(4)}", out, settings)
+        if name_erased(store, out, erased):
+            _take_back(store, outputs, settings)
+            raise Unavailable(
+                f"somebody was erased while {step.name} ran, and what it made names that user: it was deleted, and the step is "
+                f"tried again. If no `freshrank erase` runs now, one was interrupted: run it again"
+            )
         manifest = Manifest(
             step=step.name,
             partition=partition,
             inputs=dict(inputs),
-            outputs=_upload(store, f"{key}/{random_secrets.token_hex(4)}", out, settings),
+            outputs=outputs,
             params=params,
             summary=summary,
             code_version=code,
@@ -235,6 +245,12 @@ def _upload(store: Store, prefix: str, out: Path, settings: Settings) -> dict[st
 
     with ThreadPoolExecutor(8) as pool:
         return dict(pool.map(upload, files))
+
+
+def _take_back(store: Store, outputs: Mapping[str, Artifact], settings: Settings) -> None:
+    for artifact in outputs.values():
+        store.delete(store.key(artifact.uri))
+        _cached(settings, artifact.sha256).unlink(missing_ok=True)
 
 
 def _cached(settings: Settings, digest: str) -> Path:

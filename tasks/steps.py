@@ -207,10 +207,11 @@ def _compared_by(call: Call, step: str) -> str | None:
 
 
 def _package(call: Call) -> dict[str, Any]:
-    from tasks.adapters.releases import publish, publish_release
+    from tasks.adapters.releases import publish_release
     from tasks.adapters.signing import signing_keys
     from tasks.domain.gate import Decision
     from tasks.domain.refresh import approvable, override_of
+    from tasks.erasure.view_without import publish_view
     from tasks.package import package
 
     decision = Decision.model_validate_json((call.inputs["gate"] / "decision.json").read_text())
@@ -236,7 +237,7 @@ def _package(call: Call) -> dict[str, Any]:
             keys=signing_keys(call.settings),
             provenance=_provenance(call, decision, choice),
         )
-        publish(call.store, "views", summary["view"], out / "view")
+        publish_view(call.store, summary["view"], out / "view")
         publish_release(call.store, summary["release"], out / "src", summary["signed_by"])
     return _written(call.out / "release.json", summary)
 

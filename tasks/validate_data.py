@@ -103,9 +103,7 @@ def validate_data(
     new = [day for day in days if is_new(day)]
     judged: list[JudgedDay] = []
     tables = Tables(lambda sha256: read_catalogue(store, sha256))
-    past = _recall(
-        store, sorted(day for day in known if new and day < new[-1] and day not in new), new, policy.reference_days
-    )
+    past = _recall(store, sorted(day for day in known if day not in new), new, policy.reference_days)
     with _Quarantine(out) as quarantine, Progress("validate", len(new), "days") as bar:
         manifests = _manifests(store, new)
         tables_of_days = (_landed(store, manifest, released) for manifest in manifests.values())
@@ -173,16 +171,17 @@ def _recall(store: Store, accepted: list[str], new: list[str], reference_days: i
     """Read from the store what each new day is compared with; new days that pass add themselves.
 
     Of each, because one that was held months ago is new until a person lets it pass: judged without the days before it, it
-    would pass by itself.
+    would pass by itself. And the days after it: what came once more while it was held counts there.
     """
     past = Past(reference_days)
     before = (accepted[: bisect_left(accepted, day)] for day in new)
-    counted = sorted({known for days in before for known in days[-REMEMBERED_DAYS:]})
-    compared = [(next_day(day, -reference_days), day) for day in new]
+    compared = [(next_day(day, -reference_days), next_day(day, reference_days)) for day in new]
+    counted = {known for days in before for known in days[-REMEMBERED_DAYS:]}
+    counted |= {known for known in accepted if any(a <= known <= b for a, b in compared)}
     with ThreadPoolExecutor(READERS) as pool:
-        manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), counted))
+        manifests = list(pool.map(lambda day: read_accepted_manifest(store, day), sorted(counted)))
         past.rows.update({manifest.partition: manifest.landed_rows for manifest in manifests})
-        recent = [m for m in manifests if m.rows and any(a <= m.partition < b for a, b in compared)]
+        recent = [m for m in manifests if m.rows and any(a <= m.partition <= b for a, b in compared)]
         for manifest, remembered in zip(recent, pool.map(lambda m: _remembered(store, m), recent), strict=True):
             past.remember(manifest.partition, manifest.landed_rows, *remembered)
     return past

@@ -7,6 +7,7 @@ Raw ids are hashed before they come here.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +22,13 @@ from tasks.adapters.erasures import (
     holds,
     leave_out,
 )
-from tasks.adapters.partitions import accepted_revisions, landed_days, landed_revisions, read_landed_manifest
+from tasks.adapters.partitions import (
+    accepted_revisions,
+    landed_days,
+    landed_revisions,
+    read_landed_manifest,
+    retired_days,
+)
 from tasks.adapters.store import Store
 from tasks.domain.erasure import Erased, ErasedDay, Erasure, Tainted, erasure_id
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
@@ -68,10 +75,10 @@ def look_for(store: Store, user: str) -> Holdings:
     record = erasures(store).get(erasure_id(user))
     with Progress("look for the user", len(landed_days(store)), "days") as bar:
         found = find(store, {user}, advance=bar.advance)
-    days = [*found.days, *(record.days if record else ())]
-    built = built_from(store, user, min(days, default=None))
+    since = _since(store, [*found.days, *(record.days if record else ())])
+    built = built_from(store, user, since)
     feedback = [key for key in store.list(FEEDBACK) if key.endswith(".parquet") and holds(store, key, {user})]
-    pages = [key for key in store.list(MLFLOW) if key.endswith(PAGES) and names(store, key, user)] if days else []
+    pages = [key for key in store.list(MLFLOW) if key.endswith(PAGES) and names(store, key, user)] if since else []
     return Holdings(user, record, found, built, feedback, pages)
 
 
@@ -97,7 +104,7 @@ def erase(
     for view in view_digests(store):
         leave_out_of_view(store, view, everybody)
     tainted, outputs = record.tainted, set[str]()
-    since = min([*record.days, *holdings.found.days], default=None)
+    since = _since(store, [*record.days, *holdings.found.days])
     while (built := built_from(store, user, since)).objects:  # again: a step may have ended meanwhile
         tainted = tainted.joined(built.tainted)
         outputs |= {*built.outputs}
@@ -123,6 +130,11 @@ def erase(
     store.replace(f"{ERASED}{name}{DONE}", done.model_dump_json(indent=1).encode())
     log.info("erasure=%s days=%d local=%d remains=%d", name, len(days), local, len(remains))
     return done
+
+
+def _since(store: Store, days: Iterable[str]) -> str | None:
+    """The first day from which anything can have been made of the user's rows. Whose rows retired days held, nobody knows."""
+    return min([*days, *retired_days(store)], default=None)
 
 
 def checked_key_id(store: Store, key_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What this machine keeps of an erased user beside the store: inputs, caches, work of crashed steps, views it serves from.
+"""What this machine keeps of an erased user beside the store: copies for steps and for people, views it serves from.
 
 Everything but the views can be made again and is deleted whole; a step that is reading it fails, and its refresh has to be
 started again. The spool of feedback is only looked at: the service writes it.
@@ -14,6 +14,8 @@ from tasks.erasure.taint import NAMING, body_names
 from tasks.erasure.view_without import leave_out_of_directory
 from tasks.settings import Settings
 
+# of steps, and what `freshrank data quarantine` and `freshrank replay --inject` wrote for a person to look at
+COPIES = ("inputs", "work", "quarantine", "rehearsals")
 CACHES = ("accepted", "days")  # of rows; the other caches hold item texts
 
 
@@ -25,9 +27,9 @@ def forget_here(settings: Settings, users: Collection[str], outputs: Iterable[st
         caches: whether any day held one of the users.
     """
     data, count = settings.data, 0
-    for folder in (data / "inputs", data / "work"):
+    for folder in (data / name for name in COPIES):
         for directory in sorted(folder.glob("*")):
-            if directory.is_dir() and _names(directory, users):
+            if directory.is_dir() and name_anybody(directory, users):
                 shutil.rmtree(directory, ignore_errors=True)
                 count += 1
     for cache in (data / "cache" / name for name in CACHES if caches):
@@ -46,6 +48,7 @@ def waiting_feedback(settings: Settings, users: Collection[str]) -> int:
     return sum(any(user.encode() in path.read_bytes() for user in users) for path in segments if path.is_file())
 
 
-def _names(directory: Path, users: Collection[str]) -> bool:
+def name_anybody(directory: Path, users: Collection[str]) -> bool:
+    """Whether a file under `directory` names one of the users."""
     files = (path for path in directory.rglob("*") if path.suffix in NAMING and path.is_file())
     return any(body_names(path.suffix, body, user) for path in files for body in [path.read_bytes()] for user in users)

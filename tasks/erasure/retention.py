@@ -30,6 +30,7 @@ from tasks.adapters.tables import READERS
 from tasks.domain.behaviour import PartitionManifest, next_day
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.domain.manifest import Record, canonical_json
+from tasks.erasure.local_copies import COPIES
 from tasks.progress import Progress
 
 log = logging.getLogger("freshrank.retention")
@@ -93,7 +94,8 @@ def retire(store: Store, found: Retired, data: Path, keep_days: int, actor: str,
         for key in found.objects:
             store.delete(key)
             bar.advance(1)
-    for path in [*data.glob("inputs/*"), *data.glob("cache/accepted/*/dt=*")]:
+    of_days = (*(f"{copies}/*" for copies in COPIES), "cache/accepted/*/dt=*")
+    for path in (path for pattern in of_days for path in data.glob(pattern)):
         if _day_of(path.name) < found.before:
             shutil.rmtree(path, ignore_errors=True)
     for copies in ("objects", "cache/days"):  # named by content: which of them are old cannot be told

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from tasks.adapters.releases import delete_before, fetch, newest_manifest, publish_again
+from tasks.adapters.erasures import erased_users
+from tasks.adapters.releases import delete_before, fetch, newest_manifest, publish, publish_again
 from tasks.adapters.store import Store
 from tasks.domain.errors import Conflict, InputRejected
 from tasks.ranker.state import View, write_view
@@ -32,6 +33,13 @@ def view_digests(store: Store) -> list[str]:
 def holds(store: Store, digest: str, users: Collection[str]) -> bool:
     _, manifest = newest_manifest(store, "views", digest)
     return USERS_JSON in manifest.files and _names(store.get(manifest.key_of(USERS_JSON)), users)
+
+
+def publish_view(store: Store, digest: str, view: Path) -> None:
+    """Publish `view`, then leave out whoever was erased while it was made: erasing writes its record and then looks for views."""
+    publish(store, "views", digest, view)
+    if users := erased_users(store):
+        leave_out_of_view(store, digest, users)
 
 
 def leave_out_of_view(store: Store, digest: str, users: Collection[str]) -> list[str]:

@@ -74,6 +74,20 @@ def test_a_held_day_is_used_once_the_rule_that_held_it_may_pass(judged, tmp_path
     assert (again["verdict"], again["already_accepted"]) == ("released", 8)
 
 
+def test_an_event_that_came_again_while_its_day_was_held_counts_once(tmp_path):
+    held, after = LAST, next_day(LAST)
+    source, store = TinySource(), MemoryStore()
+    source.replaced[held] = events_table(a_day(held, 600))
+    source.replaced[after] = events_table([*a_day(after), *a_day(held, 5)])
+    ingest(source, store, after, KEY, KEY_ID)
+    validate_data([*DAYS, after], store, load_policy(), tmp_path / "first")
+    assert accepted_days(store) == [*DAYS[:-1], after], "the day after, with five late rows"
+    told = release(store, held, ["row_count"], "cli:ada", "a sale", load_policy(), tmp_path / "second")
+    assert (told["verdict"], told["quarantined_by_rule"]) == ("released", {"replayed": 5})
+    ids = [one for day in accepted_days(store) for one in read_accepted_events(store, day)["event_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == 8 * 150 + 600
+
+
 def test_looking_changes_nothing(judged, tmp_path):
     store, _ = judged(ROWS)
     before = dict(store._objects)

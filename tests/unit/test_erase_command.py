@@ -10,14 +10,14 @@ import typer
 from typer.testing import CliRunner
 
 from tasks.adapters.erasures import DONE, ERASED
-from tasks.adapters.partitions import landed_days, read_partition
+from tasks.adapters.partitions import landed_days, landed_key, read_partition
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.errors import InputRejected
 from tasks.erasure.commands import erase
 from tasks.ingest import ingest
 from tasks.settings import Settings
 from tests.behaviour_builders import FIRST, HookedStore, die, holders
-from tests.erasure_builders import THIRD, a_source
+from tests.erasure_builders import SECOND, THIRD, a_source
 
 app = typer.Typer()
 app.command()(erase)
@@ -73,6 +73,22 @@ def test_erasing_takes_the_user_out_and_says_what_remains(world, caplog):
     assert {day: one["landed"] for day, one in done["days"].items()} == {FIRST: 2, THIRD: 2}
     for shown in (text, caplog.text, str(store._objects)):
         assert "user-7" not in shown
+
+
+def test_rows_that_somebody_looked_at_on_this_machine_go_too(world):
+    """As `freshrank data quarantine DAY` and `freshrank replay --inject` leave them."""
+    store, user = world
+    data = Settings().data
+    manifest = read_partition(store, FIRST).manifest
+    rows = store.get(landed_key(FIRST, manifest.file("events").name))
+    looked = [data / "quarantine" / FIRST, data / "quarantine" / SECOND, data / "rehearsals" / f"{FIRST}-half_day"]
+    for folder in looked:
+        folder.mkdir(parents=True)
+        (folder / "report.html").write_text("nobody in particular")
+    for folder in (looked[0], looked[2]):
+        (folder / "quarantine.parquet").write_bytes(rows)
+    said("user-7", "--yes")
+    assert [folder.exists() for folder in looked] == [False, True, False]
 
 
 def test_an_interrupted_run_is_resumed_from_every_change(world):

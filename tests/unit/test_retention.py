@@ -25,8 +25,10 @@ from tasks.adapters.tables import parquet_bytes
 from tasks.domain.behaviour import next_day, pseudonym
 from tasks.domain.errors import InputRejected
 from tasks.erasure.commands import retention
+from tasks.erasure.erase import erase, look_for
 from tasks.erasure.retention import Retired, look_for_old, retire
 from tasks.ingest import ingest
+from tasks.settings import Settings
 from tests.behaviour_builders import (
     FIRST,
     KEY,
@@ -135,10 +137,18 @@ def test_killed_before_any_change_days_are_whole_or_gone_and_the_next_run_ends_a
 
 
 def test_local_copies_of_old_days_go_too(tmp_path):
-    kept = [f"inputs/build_dataset-{LAST}-x/log", f"cache/accepted/behaviour/dt={LAST}/e", "cache/text/x/v"]
+    kept = [
+        f"inputs/build_dataset-{LAST}-x/log",
+        f"quarantine/{LAST}/quarantine.parquet",
+        f"cache/accepted/behaviour/dt={LAST}/e",
+        "cache/text/x/v",
+    ]
     gone = [
         f"inputs/build_dataset-{FIRST}-x/log",
         f"cache/accepted/behaviour/dt={FIRST}/e",
+        f"quarantine/{FIRST}/quarantine.parquet",
+        f"rehearsals/{FIRST}-half_day/quarantine.parquet",
+        f"work/runs-validate_data-{FIRST}-x/work/rows",
         "cache/days/1",
         "objects/a/b",
     ]
@@ -155,6 +165,21 @@ def test_a_user_can_be_erased_from_what_is_left(tmp_path):
     leave_out(store, {user})
     assert holders(store, user) == []
     assert read_landed_manifest(store, LAST).revision == 2
+
+
+def test_a_user_whose_days_are_all_retired_can_be_erased_from_what_was_made_of_them(tmp_path):
+    store, user = a_store(), pseudonym("user-of-old-days", KEY)
+    for key in store.list("runs/"):
+        store.delete(key)  # their manifests are none
+    dataset = f"runs/build_dataset/{LAST}/{'c' * 24}/0"
+    store.put_new(f"{dataset}/view/users.json", json.dumps({"users": [user]}).encode())
+    store.put_new(f"{dataset}/histories.safetensors", b"what they bought")
+    run(store, tmp_path)
+    holdings = look_for(store, user)
+    assert holdings.found.days == {} and len(holdings.built.objects) == 2
+    erase(store, Settings(home=tmp_path), None, holdings, "cli:test", "ticket 12", NOW)
+    assert store.list(dataset) == []
+    assert look_for(store, user).nothing
 
 
 def test_fewer_days_than_a_day_is_judged_by_are_refused():
