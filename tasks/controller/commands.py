@@ -84,15 +84,16 @@ class Commands:
             if draft is None:
                 assert state.champion is not None
                 return _nothing_to_do(state.champion.release, state)
-            if draft.kind is Kind.ROLLBACK:
-                await self._warm(str(draft.to_release))
             try:
+                if draft.kind is Kind.ROLLBACK:
+                    await self._warm(str(draft.to_release))
                 row = self._append(draft, state)
             except Conflict:
                 continue
+            finally:  # from here on the log names it, or nobody waits for it
+                self._loop.held.discard(str(draft.to_release))
         if row is None:
             raise Unavailable("the rollout log changed with each try; press again")
-        self._loop.held.discard(str(row.to_release))
         await self._follow(row)
         seconds = round(time.monotonic() - began, 3)
         moved = (short(row.from_release), short(row.to_release), seconds)
@@ -193,7 +194,6 @@ class Commands:
                 self._loop.held.add(release)
                 await self._loop.provide()
             if time.monotonic() > until:
-                self._loop.held.discard(release)
                 why = replica.message if replica else "it is not on this machine and was not pulled"
                 raise Unavailable(f"{short(release)} is not ready after {COLD_S:g} s ({why}); nothing was changed")
             await asyncio.sleep(0.1)

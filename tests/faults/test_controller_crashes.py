@@ -9,8 +9,8 @@ import pytest
 
 from tasks.adapters.envoy import Traffic
 from tasks.adapters.router import Counts
-from tasks.domain.errors import Unavailable
-from tests.rollout_builders import A, B, C
+from tasks.domain.errors import Conflict, Unavailable
+from tests.rollout_builders import A, B, C, D
 from tests.rollout_world import Crash, CrashPoints, World
 
 POINTS = 24
@@ -344,3 +344,30 @@ def test_a_cold_release_is_warmed_before_the_log_names_it() -> None:
         world.is_what_the_log_says()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("trouble", ["a rollout begins meanwhile", "no port is free"])
+def test_a_release_that_nobody_goes_back_to_any_more_is_not_kept_running(trouble: str) -> None:
+    async def scenario() -> None:
+        world = World(A, B, C, D)
+        await champion(world, A, B, C)
+        await world.passes(10)
+        if trouble == "no port is free":
+            world.launcher.start = _no_port  # type: ignore[method-assign]
+        press = asyncio.create_task(
+            world.commands.roll_back(to=A, actor="on-call", reason="all bad", idempotency_key="press")
+        )
+        await asyncio.sleep(0)
+        if trouble == "a rollout begins meanwhile":
+            world.submit(D)
+        with pytest.raises((Conflict, Unavailable)):
+            await press
+        await world.passes(10)
+        assert A not in world.replicas and world.state.champion is not None and world.state.champion.release != A
+        world.is_what_the_log_says()
+
+    asyncio.run(scenario())
+
+
+async def _no_port(*given: object) -> None:
+    raise Unavailable("ports 28020 to 28035 are all taken")
