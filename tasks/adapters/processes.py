@@ -61,7 +61,7 @@ class ProcessLauncher:
     def __init__(self, settings: Settings, check: Callable[[str], None], nth: int = 0, of: int = 1) -> None:
         self._settings = settings
         self._check = check
-        self._starting: set[str] = set()
+        self._starting: dict[str, int] = {}  # release whose files are read -> the port that it will have
         tables = [settings.data / "controller" / f"replicas{f'-{n + 1}' if n else ''}.json" for n in range(of)]
         self._table, self._others = tables[nth], [*tables[:nth], *tables[nth + 1 :]]
         first = settings.port_base + PORT_OFFSETS["first_replica"]
@@ -176,7 +176,7 @@ class ProcessLauncher:
 
     async def _spawn(self, replica: Replica) -> None:
         """Check the release, then start a process of it. One that is refused is down, and is checked again later."""
-        self._starting.add(replica.release)
+        self._starting[replica.release] = replica.port
         try:
             await asyncio.to_thread(self._check, replica.release)
         except InputRejected as err:
@@ -186,7 +186,7 @@ class ProcessLauncher:
             self._update(replica.release, state="down", pid=0, message=f"refused: {err}")
             return
         finally:
-            self._starting.discard(replica.release)
+            del self._starting[replica.release]
         known = self._replicas.get(replica.release)
         if known is not None and known.state == "stopping":
             return  # asked to stop while its files were read
@@ -239,7 +239,7 @@ class ProcessLauncher:
     def _free_port(self, last: int | None) -> int:
         """The port this release had last time, if it is free: then the router's clusters stay as they are."""
         own = self._own_ports
-        used = {replica.port for replica in self._replicas.values()}
+        used = {replica.port for replica in self._replicas.values()} | set(self._starting.values())
         for port in [*([last] if last else []), *own]:
             if port not in used and not is_taken(port):
                 return port

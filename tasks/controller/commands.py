@@ -72,10 +72,7 @@ class Commands:
             Unavailable: the row is written, the router has not confirmed. It is applied as soon as the router answers.
         """
         began = time.monotonic()
-        row = self._loop.log.find(idempotency_key)
-        if row is not None and row.kind not in (Kind.ROLLBACK, Kind.ABORT):
-            used = f"{row.kind} at revision {row.rev}"
-            raise Conflict(f"idempotency key {idempotency_key!r} was used for {used}; use a new key")
+        row = self._pressed_before(idempotency_key, Kind.ROLLBACK, Kind.ABORT)
         for _ in range(TRIES):
             if row is not None:
                 break
@@ -84,15 +81,16 @@ class Commands:
             if draft is None:
                 assert state.champion is not None
                 return _nothing_to_do(state.champion.release, state)
-            if draft.kind is Kind.ROLLBACK:
-                await self._warm(str(draft.to_release))
             try:
+                if draft.kind is Kind.ROLLBACK:
+                    await self._warm(str(draft.to_release))
                 row = self._append(draft, state)
             except Conflict:
                 continue
+            finally:  # from here on the log names it, or nobody waits for it
+                self._loop.held.discard(str(draft.to_release))
         if row is None:
             raise Unavailable("the rollout log changed with each try; press again")
-        self._loop.held.discard(str(row.to_release))
         await self._follow(row)
         seconds = round(time.monotonic() - began, 3)
         moved = (short(row.from_release), short(row.to_release), seconds)
@@ -101,7 +99,7 @@ class Commands:
         return told | {"reason": row.reason, "revision": row.rev}
 
     async def abort(self, *, actor: str, reason: str, idempotency_key: str) -> dict[str, Any]:
-        row = self._loop.log.find(idempotency_key)
+        row = self._pressed_before(idempotency_key, Kind.ABORT)
         if row is None:
             state = self._loop.state()
             row = self._append(rollout_commands.stop(state, op=idempotency_key, actor=actor, reason=reason), state)
@@ -109,9 +107,10 @@ class Commands:
         return {"rollout": row.rollout, "from": row.from_release, "to": row.to_release, "revision": row.rev}
 
     def freeze(self, *, on: bool, actor: str, reason: str, idempotency_key: str) -> dict[str, Any]:
+        row = self._pressed_before(idempotency_key, Kind.FREEZE if on else Kind.UNFREEZE)
         state = self._loop.state()
         draft = rollout_commands.freeze(state, op=idempotency_key, actor=actor, reason=reason, on=on)
-        if draft is not None and self._loop.log.find(idempotency_key) is None:
+        if draft is not None and row is None:
             self._append(draft, state)
         state = self._loop.state()
         return {"frozen": state.frozen, "revision": state.revision}
@@ -182,6 +181,16 @@ class Commands:
             "because": moved[-1].model_dump(mode="json") if moved else None,
         }
 
+    def _pressed_before(self, idempotency_key: str, *kinds: Kind) -> Row | None:
+        """The row of this very press. Raises Conflict for a key of another change: nobody may be told that it stopped something."""
+        row = self._loop.log.find(idempotency_key)
+        if row is not None and row.kind not in kinds:
+            used = f"{row.kind} at revision {row.rev}"
+            raise Conflict(
+                f"idempotency key {idempotency_key!r} was used for {used}; nothing was changed, use a new key"
+            )
+        return row
+
     async def _warm(self, release: str) -> None:
         """The target must be ready before the log names it: a rollback to nothing would be worse than none."""
         until = time.monotonic() + COLD_S
@@ -193,7 +202,6 @@ class Commands:
                 self._loop.held.add(release)
                 await self._loop.provide()
             if time.monotonic() > until:
-                self._loop.held.discard(release)
                 why = replica.message if replica else "it is not on this machine and was not pulled"
                 raise Unavailable(f"{short(release)} is not ready after {COLD_S:g} s ({why}); nothing was changed")
             await asyncio.sleep(0.1)

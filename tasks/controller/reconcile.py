@@ -57,8 +57,8 @@ class Reconciler:
         self._routing = asyncio.Lock()
         self._confirmed: tuple[Traffic, datetime] | None = None
         self._watched: tuple[tuple[str, int, datetime], datetime] | None = None  # which step, and since when
-        self._begun: tuple[tuple[str, int, datetime], int] | None = (
-            None  # which step, and restarts when it was first seen
+        self._begun: tuple[tuple[str, int, datetime], datetime, int] | None = (
+            None  # which step, since when it is seen, and restarts by then
         )
         self._evidence: tuple[tuple[str, int, datetime, bool], Evidence] | None = None
         self._copying = Copying()
@@ -211,21 +211,23 @@ class Reconciler:
         """What is known about the current step, and since when it was watched."""
         if active.step == PENDING:
             return self._readiness(active), active.entered
-        key = (active.id, active.step, active.entered)
+        key, now = (active.id, active.step, active.entered), self.clock()
         if self._begun is None or self._begun[0] != key:
             replicas = self.launcher.replicas().get(active.release)
-            self._begun = (key, sum(one.restarts for one in replicas.all) if replicas else 0)
+            restarts = sum(one.restarts for one in replicas.all) if replicas else 0
+            self._begun = (key, max(active.entered, now), restarts)
         if not self.is_routed(state) or state.champion is None:
             unknown = Judgement(outcome=Outcome.INCONCLUSIVE, findings=())
-            return unknown, active.entered
-        now = self.clock()
+            # not since the step was entered: a night without a controller is no fault of the challenger
+            since = self._watched[1] if self._watched and self._watched[0] == key else self._begun[1]
+            return unknown, min(now, warm_at(active, since))
         if self._watched is None or self._watched[0] != key:
             # after a restart the window begins again, and so does its bake time
             self._watched = (key, max(active.entered, now))
         warm = warm_at(active, self._watched[1])
         part = (*key, now < warm)  # what was slow or refused with empty caches is not held against it: a new window
         if self._evidence is None or self._evidence[0] != part:
-            self._evidence = (part, Evidence(active.release, state.champion.release, self._begun[1]))
+            self._evidence = (part, Evidence(active.release, state.champion.release, self._begun[2]))
         evidence = self._evidence[1]
         try:
             counts = await self.router.observe()

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -162,7 +163,9 @@ class Spool:
         return None
 
     def _used(self) -> int:
-        return sum(path.stat().st_size for path in self._root.glob("*/*.jsonl") if path.exists())
+        """Bytes of all segments, other replicas' too. What an uploader takes away while we look counts for nothing: an error
+        here would end the thread that asks, and with it all feedback. `Path.glob` raises for a folder that goes."""
+        return sum(_size(self._root / segment) for segment in glob("*/*.jsonl", root_dir=self._root))
 
     def _flush_loop(self) -> None:
         while not self._stop.wait(self._flush_every_s):
@@ -185,6 +188,13 @@ class Spool:
             log.warning("feedback_upload=failed spool_bytes=%d %s", self._used(), " ".join(why.split())[-300:])
         self._metrics.uploads.labels(outcome).inc()
         self._metrics.spool_bytes.set(self._used())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # uploaded and removed meanwhile
+        return 0
 
 
 def _text(path: Path) -> str:

@@ -211,6 +211,16 @@ def test_abort_freeze_and_unfreeze(door: Door) -> None:
     assert door.submit(C)["rollout"]
 
 
+def test_a_key_of_another_change_stops_nothing_and_says_so(door: Door) -> None:
+    door.promote(A)
+    door.submit(B)
+    door.passes(3)
+    for change in (door.client.abort, door.client.rollback, door.client.freeze, door.client.unfreeze):
+        with pytest.raises(Conflict, match=r"'k-bbbb' was used for start at revision \d+; nothing was changed"):
+            change(actor="on-call", reason="odd", idempotency_key="k-bbbb")
+    assert door.client.status()["challenger"]["release"] == B and not door.client.status()["frozen"]
+
+
 def test_what_served_when_and_why(door: Door) -> None:
     door.promote(A)
     then = door.world.clock().isoformat()

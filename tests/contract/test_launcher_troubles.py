@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,5 +54,22 @@ def test_stopping_a_refused_release_signals_nobody(tmp_path: Path, monkeypatch: 
         await launcher.stop("a" * 64)
         await until(launcher, lambda found: not found, "it is forgotten")
         assert sent == []
+
+    asyncio.run(scenario())
+
+
+def test_two_releases_that_start_at_once_get_ports_of_their_own(tmp_path: Path) -> None:
+    """The loop starts one, a rollback to another one comes while its files are read: neither has a process yet."""
+    both_are_read = threading.Barrier(2)
+
+    def refuse(release: str) -> None:
+        both_are_read.wait(timeout=10)
+        raise InputRejected("model/model.bin has another sha256")
+
+    async def scenario() -> None:
+        launcher = ProcessLauncher(Settings(home=tmp_path, port_base=free_port_base()), refuse)
+        await asyncio.gather(*(launcher.start(digit * 64, tmp_path, tmp_path) for digit in "ab"))
+        first, second = launcher.replicas().values()
+        assert first.port != second.port
 
     asyncio.run(scenario())

@@ -9,8 +9,8 @@ import pytest
 
 from tasks.adapters.envoy import Traffic
 from tasks.adapters.router import Counts
-from tasks.domain.errors import Unavailable
-from tests.rollout_builders import A, B, C
+from tasks.domain.errors import Conflict, Unavailable
+from tests.rollout_builders import A, B, C, D
 from tests.rollout_world import Crash, CrashPoints, World
 
 POINTS = 24
@@ -187,6 +187,48 @@ def test_time_that_nobody_watched_does_not_count_as_baked() -> None:
     asyncio.run(scenario())
 
 
+def test_time_that_nobody_watched_is_not_held_against_the_challenger() -> None:
+    """After a night off the first passes find no replica ready; after a restart in a step the router may not answer once."""
+
+    async def scenario() -> None:
+        world = await in_shadow()
+        world.clock.advance(8 * 3600)
+        for release, replica in world.replicas.items():
+            world.replicas[release] = replica.model_copy(update={"state": "starting"})
+        ready, world.launcher.tick = world.launcher.tick, _nothing  # type: ignore[method-assign]
+        world.start()
+        await world.passes(2)
+        world.launcher.tick = ready  # type: ignore[method-assign]
+        await world.passes(3)
+        world.router.down = True
+        world.clock.advance(10)
+        await world.passes(1)
+        world.router.down = False
+        assert world.state.rollout is not None and world.state.rollout.state == "shadow", world.state.ended[-1].reason
+        await world.passes(40)
+        assert world.state.champion is not None and world.state.champion.release == B
+
+    asyncio.run(scenario())
+
+
+def test_a_router_that_stays_away_ends_a_rollout_at_its_deadline() -> None:
+    async def scenario() -> None:
+        world = await in_shadow()
+        world.router.down = True
+        world.clock.advance(10)
+        world.start()
+        await world.passes(10)
+        assert world.state.rollout is not None
+        await world.passes(10)
+        assert world.state.rollout is None and world.state.ended[-1].state == "rolled_back"
+
+    asyncio.run(scenario())
+
+
+async def _nothing() -> None:
+    return None
+
+
 def test_a_release_damaged_on_disk_is_not_promoted() -> None:
     async def scenario() -> None:
         world = World(A, B)
@@ -302,3 +344,30 @@ def test_a_cold_release_is_warmed_before_the_log_names_it() -> None:
         world.is_what_the_log_says()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("trouble", ["a rollout begins meanwhile", "no port is free"])
+def test_a_release_that_nobody_goes_back_to_any_more_is_not_kept_running(trouble: str) -> None:
+    async def scenario() -> None:
+        world = World(A, B, C, D)
+        await champion(world, A, B, C)
+        await world.passes(10)
+        if trouble == "no port is free":
+            world.launcher.start = _no_port  # type: ignore[method-assign]
+        press = asyncio.create_task(
+            world.commands.roll_back(to=A, actor="on-call", reason="all bad", idempotency_key="press")
+        )
+        await asyncio.sleep(0)
+        if trouble == "a rollout begins meanwhile":
+            world.submit(D)
+        with pytest.raises((Conflict, Unavailable)):
+            await press
+        await world.passes(10)
+        assert A not in world.replicas and world.state.champion is not None and world.state.champion.release != A
+        world.is_what_the_log_says()
+
+    asyncio.run(scenario())
+
+
+async def _no_port(*given: object) -> None:
+    raise Unavailable("ports 28020 to 28035 are all taken")
