@@ -61,7 +61,7 @@ def test_nothing_may_talk_but_what_is_allowed(case):
     labels = [one["spec"]["podSelector"]["matchLabels"] for one in policies if one is not deny]
     chosen = {one.get("app.kubernetes.io/component") or f"tier {one['tier']}" for one in labels}
     airflow = {"airflow": {"tier airflow"}, "training": {"tier airflow", "trainer"}}
-    assert chosen == {"controller", "ranker", "mlflow"} | airflow.get(case, set())
+    assert chosen == {"controller", "ranker", "mlflow", "pruner"} | airflow.get(case, set())
     for one in policies:
         for rule in one["spec"].get("ingress", []):
             assert rule["from"] and rule["ports"], "an empty rule would let everybody in"
@@ -124,6 +124,26 @@ def test_the_rollout_log_is_on_a_disk_or_in_postgresql_by_a_secret_file():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 1, "a missing key must not fall back to a log on the pod's own disk"
+
+
+def test_the_store_is_pruned_by_who_may_and_a_volume_of_trainings_too():
+    def pruner(case: str) -> dict[str, Any]:
+        (one,) = kinds(case, "CronJob")
+        assert (one["spec"]["concurrencyPolicy"], one["spec"]["schedule"]) == ("Forbid", "0 3 * * *")
+        return pod_template(one)["spec"]
+
+    plain, training = pruner("pinned"), pruner("training")
+    assert plain["containers"][0]["command"] == ["freshrank", "prune", "--only", "store"]
+    assert training["containers"][0]["command"] == ["freshrank", "prune"]
+    assert [set(one) - {"name"} for one in plain["volumes"]] == [{"emptyDir"}] * 2, "it needs no secret"
+    assert training["volumes"][2]["persistentVolumeClaim"] == {"claimName": "freshrank-training"}
+    assert {"name": "shared", "mountPath": "/var/lib/freshrank/data"} in training["containers"][0]["volumeMounts"]
+    (account,) = [
+        one["metadata"] for one in kinds("pinned", "ServiceAccount") if one["metadata"]["name"] == "freshrank-pruner"
+    ]
+    assert plain["serviceAccountName"] == account["name"] and "role/freshrank-pruner" in str(account["annotations"])
+    trusted = (ROOT / "infra/terraform/aws/roles.tf").read_text()
+    assert 'pruner     = ["${var.name}-pruner"]' in trusted, "else the role would not let the CronJob's pods in"
 
 
 def test_argo_asks_the_judge_before_every_next_weight():
