@@ -285,6 +285,27 @@ def test_a_ranker_is_started_with_options_that_it_has():
     assert (args.host, args.port, options.expected_digest) == ("0.0.0.0", 8080, "2" * 64)
 
 
+def test_a_ranker_starts_with_the_rules_of_now_and_an_old_release_without(tmp_path):
+    """The pod's own command line, with `echo` for python, where a release's code knows rules and where it does not."""
+    for case, kind in (("pinned", "Deployment"), ("argo", "Rollout")):
+        (one, *_) = [one for one in kinds(case, kind) if "ranker" in one["metadata"]["name"]]
+        pod = pod_template(one)["spec"]
+        rules, (ranker,) = pod["initContainers"][-1], pod["containers"]
+        folder = rules["command"][-1]
+        assert rules["command"][:3] == ["python", "-m", "tasks.controller.rules"]
+        assert rules["restartPolicy"] == "Always" and rules["startupProbe"]["exec"]["command"] == ["test", "-d", folder]
+        assert [mount["name"] for mount in rules["volumeMounts"]] == ["home", "tmp"], "no secret; the pod's own disk"
+        line = [*("echo" if part == "python" else part for part in ranker["command"]), *ranker["args"]]
+        for known in (False, True):
+            src = tmp_path / case / str(known)
+            (src / "tasks" / "serving").mkdir(parents=True)
+            if known:
+                (src / "tasks" / "serving" / "merchandise.py").touch()
+            started = subprocess.run(line, cwd=src, capture_output=True, text=True, check=True).stdout.split()
+            assert started[:3] == ["-B", "-m", "bentos.ranker"]
+            assert started[3:] == [*ranker["args"], *([f"--merchandising={folder}"] if known else [])]
+
+
 @pytest.mark.parametrize("check", ["images", "compose", "chart"])
 def test_the_validators_find_nothing(check):
     assert said_by("-m", "infra.check", check) == f"{check}: ok\n"
