@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._table import RESULTS
+from benchmarks._table import Row, below, publish
 from tasks.adapters.store import MemoryStore, S3Store
 from tasks.domain.errors import InputRejected
 from tasks.explain.story import made_by
@@ -27,6 +27,7 @@ from tasks.steps import step_named
 
 AGAIN = ("finetune", "compress", "package")
 MADE_AGAIN = tuple(f"runs/{step}/" for step in AGAIN)
+CELERY = "celery worker"
 WAYS = {"one local process": 1, "two training processes": 2}
 
 
@@ -54,7 +55,7 @@ def main(home: str, day: str) -> int:
     store = S3Store(settings)
     given = {step: _manifest(store, step, day) for step in ("build_dataset", "resolve_champion")}
     recipe = read_manifest(store, given["build_dataset"]).params["recipe"]
-    told: dict[str, Any] = {"day": day, "recipe": recipe, "code": code_version(), "lock": lock_digest()}
+    told: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         ways = {name: _aside(settings, Path(folder) / str(n), n) for name, n in WAYS.items()}
         made = {name: given | _run(way, day, given, ("finetune", "compress")) for name, way in ways.items()}
@@ -62,20 +63,30 @@ def main(home: str, day: str) -> int:
         by_celery = made_by(store, package)
         if by_celery["build_dataset"][0] != given["build_dataset"]:
             raise InputRejected(f"the release of {day} was made of another data set than {given['build_dataset']}")
-        told["celery worker"] = _row(store, {step: by_celery[step][1].summary for step in AGAIN})
+        told[CELERY] = _row(store, {step: by_celery[step][1].summary for step in AGAIN})
         for name, (elsewhere, aside) in ways.items():
             inputs = made[name] | {"gate": by_celery["gate"][0]}
             made[name] |= _run((elsewhere, aside), day, inputs, ("package",))
             told[name] = _row(aside, {step: read_manifest(aside, made[name][step]).summary for step in AGAIN})
-    celery, *others = (told[name] for name in ("celery worker", *WAYS))
-    told["same"] = all(row["release"] == celery["release"] for row in others)
-    for row in others:
-        row["differing_files"] = sorted(n for n, sha in row["files"].items() if celery["files"].get(n) != sha)
-    for row in (celery, *others):
+    for row in told.values():
+        row["differing_files"] = sorted(n for n, sha in row["files"].items() if told[CELERY]["files"].get(n) != sha)
+    for row in told.values():
         row["files"] = len(row["files"])
-    (RESULTS / "same_release.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told, indent=1))
-    return 0 if told["same"] else 1
+    facts = {"day": day, "recipe": recipe, "code": code_version(), "lock": lock_digest()}
+    return (
+        0
+        if publish("same_release", bars(told), ("torch", "openvino", "celery"), evidence=facts | {"made": told})
+        else 1
+    )
+
+
+def bars(told: dict[str, dict[str, Any]]) -> list[Row]:
+    releases = {row["release"] for row in told.values()}
+    differing = sum(len(row["differing_files"]) for row in told.values())
+    return [
+        below(f"releases made of one day, code and seed by {', '.join(told)}", len(releases), "releases", 1),
+        below("files that differ from the Celery worker's", differing, f"of {told[CELERY]['files']} files", 0),
+    ]
 
 
 def _manifest(store: S3Store, step: str, day: str, patience_s: float = 0) -> str:

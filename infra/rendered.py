@@ -54,8 +54,11 @@ def render(values: Manifest) -> list[Manifest]:
 
 def pod_template(manifest: Manifest) -> Manifest | None:
     """The pods that a manifest makes, if it makes any."""
-    template: Manifest | None = manifest.get("spec", {}).get("template")
-    return template if manifest["kind"] in ("Deployment", "StatefulSet", "Job", "Rollout") else None
+    spec = manifest.get("spec", {})
+    if manifest["kind"] == "CronJob":
+        spec = spec["jobTemplate"]["spec"]
+    template: Manifest | None = spec.get("template")
+    return template if manifest["kind"] in ("Deployment", "StatefulSet", "Job", "CronJob", "Rollout") else None
 
 
 if __name__ == "__main__":

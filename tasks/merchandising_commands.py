@@ -1,4 +1,4 @@
-"""`freshrank items ...`: what may be shown, and what comes first, whichever release serves. In force within two seconds."""
+"""`freshrank items ...`: what may be shown, and what comes first, whichever release serves. In force within seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="ITEM...", help="item i
 FromFile = Annotated[
     Path | None, typer.Option("--file", help="a file with an item id on each line; - reads what is piped in")
 ]
-WAIT_S = 5.0
+WAIT_S = 10.0
 
 
 @items_app.command("block")
@@ -156,7 +156,9 @@ def _in_force(settings: Settings, number: int) -> dict[str, Any]:
     try:
         replicas = ControllerClient(settings).replicas()
     except FreshrankError:
-        return {"sentence": "kept; the controller does not answer, so nobody knows of replicas (they look each second)"}
+        return {
+            "sentence": "kept; the controller does not answer, so nobody knows of replicas (they look by themselves)"
+        }
     waiting, obeying, deaf = dict(replicas), [], set()
     with httpx.Client(timeout=2) as client:
         while waiting and time.monotonic() - began < WAIT_S:

@@ -173,6 +173,10 @@ class Settings(BaseSettings):
     controller_url: str | None = Field(default=None, description="empty means the local one")
     router_url: str | None = Field(default=None, description="where requests enter; empty means the local Envoy")
     valkey_url: str | None = Field(default=None, description="empty means the local one")
+    merchandising: Literal["disk", "store"] = Field(
+        default="disk",
+        description="where `freshrank items` keeps rules: this disk, or the store, where replicas of other machines look",
+    )
     router_rate: int = Field(
         default=0,
         ge=0,

@@ -84,8 +84,10 @@ def chosen(table: dict[str, ServiceSpec], only: tuple[str, ...]) -> dict[str, Se
 
 
 def base_environment(settings: Settings, inherited: dict[str, str]) -> dict[str, str]:
-    """What every child gets: the caller's environment without what could redirect a service, and our own on top."""
-    kept = {k: v for k, v in inherited.items() if not k.startswith(("AIRFLOW", "MLFLOW_", "_MLFLOW", "PYTHONPATH"))}
+    """What every child gets: the caller's environment without what could redirect or slow down a service, and our own on top."""
+    # compiling Airflow again at every start would take a third of it
+    left_out = ("AIRFLOW", "MLFLOW_", "_MLFLOW", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in inherited.items() if not name.startswith(left_out)}
     return kept | {
         "PATH": os.pathsep.join([str(binaries.VENV_BIN), inherited.get("PATH", os.defpath)]),
         "FRESHRANK_HOME": str(settings.home),

@@ -1,7 +1,7 @@
-"""Merchandising rules on this machine's disk: a numbered file for each change, made once and never written again.
+"""Merchandising rules: a numbered file for each change, made once and never written again, on this disk or in the store.
 
-The next number is taken by whoever links a file there first, so two people at once both get their change in; replicas look
-for a higher number each second. That needs no service to be up.
+The next number is taken by whoever writes a file of that number first, so two people at once both get their change in;
+replicas look for a higher number each second. On a disk that needs no service to be up.
 """
 
 from __future__ import annotations
@@ -9,19 +9,100 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
+from tasks.adapters.store import Store, open_store
 from tasks.atomic import write_first
 from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.domain.merchandising import Merchandising, Revision
-from tasks.serving.merchandise import path_of, revisions
+from tasks.serving.merchandise import number_of, path_of, revisions
 from tasks.settings import Settings
 
 KEPT = 500  # revisions that `freshrank items restore` can go back to; a stock feed makes one every few minutes
 TRIES = 50
 BUSY = f"others changed the merchandising rules {TRIES} times in this moment; nothing was changed, try again"
+
+
+IN_STORE = Path("control/merchandising")
+
+
+class Kept(Protocol):
+    """The files by their numbers."""
+
+    def numbers(self) -> list[int]: ...
+
+    def read(self, number: int) -> bytes | None:
+        """None where there is no such file."""
+        ...
+
+    def write_first(self, number: int, content: bytes) -> bool:
+        """Whether this call was the first to write that number. Raises Unavailable; nothing was changed."""
+        ...
+
+    def drop(self, number: int) -> None: ...
+
+
+class OnDisk:
+    """In a folder that the replicas of this machine look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def numbers(self) -> list[int]:
+        return revisions(self._folder)
+
+    def read(self, number: int) -> bytes | None:
+        try:
+            return path_of(self._folder, number).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_first(self, number: int, content: bytes) -> bool:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return write_first(path_of(self._folder, number), content)
+        except OSError as err:
+            raise Unavailable(
+                f"the merchandising rules could not be written: {err.strerror}; nothing was changed"
+            ) from err
+
+    def drop(self, number: int) -> None:
+        path_of(self._folder, number).unlink(missing_ok=True)
+
+
+class InStore:
+    """In the object store, from where replicas on other machines get them (tasks.controller.rules)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def numbers(self) -> list[int]:
+        keys = self._store.list(f"{IN_STORE.as_posix()}/")
+        return [number for key in keys if (number := number_of(Path(key).name)) is not None]
+
+    def read(self, number: int) -> bytes | None:
+        try:
+            return self._store.get(_key(number))
+        except InputRejected:
+            return None
+
+    def write_first(self, number: int, content: bytes) -> bool:
+        try:
+            self._store.put_new(_key(number), content)
+        except Conflict:
+            return False
+        return True
+
+    def drop(self, number: int) -> None:
+        self._store.delete(_key(number))
+
+
+def kept(settings: Settings) -> Kept:
+    in_store = settings.merchandising == "store"
+    return InStore(open_store(settings)) if in_store else OnDisk(merchandising_folder(settings))
 
 
 def merchandising_folder(settings: Settings) -> Path:
@@ -30,29 +111,30 @@ def merchandising_folder(settings: Settings) -> Path:
 
 def current(settings: Settings) -> tuple[int, Merchandising]:
     """(0, no rules) before the first change."""
-    present = revisions(merchandising_folder(settings))
+    present = kept(settings).numbers()
     return (max(present), read(settings, max(present)).rules) if present else (0, Merchandising())
 
 
 def read(settings: Settings, number: int) -> Revision:
     """Raises InputRejected: there is no such revision (any more), or its file was changed by hand."""
-    folder = merchandising_folder(settings)
-    try:
-        return Revision.model_validate_json(path_of(folder, number).read_bytes())
-    except FileNotFoundError:
-        present = revisions(folder)
+    files = kept(settings)
+    content = files.read(number)
+    if content is None:
+        present = files.numbers()
         known = f"there are {min(present)} to {max(present)}" if present else "there is none yet"
-        raise InputRejected(f"there is no revision {number} of the merchandising rules; {known}") from None
+        raise InputRejected(f"there is no revision {number} of the merchandising rules; {known}")
+    try:
+        return Revision.model_validate_json(content)
     except ValidationError as err:
         raise InputRejected(
-            f"revision {number} of the merchandising rules cannot be read ({err.error_count()} errors in"
-            f" {path_of(folder, number).name}); go back to another: freshrank items restore NUMBER --reason TEXT"
+            f"revision {number} of the merchandising rules cannot be read ({err.error_count()} errors); go back to"
+            " another: freshrank items restore NUMBER --reason TEXT"
         ) from None
 
 
 def history(settings: Settings) -> list[Revision]:
     """Newest first."""
-    return [read(settings, number) for number in sorted(revisions(merchandising_folder(settings)), reverse=True)]
+    return [read(settings, number) for number in sorted(kept(settings).numbers(), reverse=True)]
 
 
 def change(
@@ -75,7 +157,7 @@ def replace(settings: Settings, actor: str, reason: str, seen: int, rules: Merch
     if number == seen and rules == present:
         return number, False
     if number != seen or not _write(settings, number + 1, actor, reason, rules):
-        now = read(settings, max(revisions(merchandising_folder(settings))))
+        now = read(settings, max(kept(settings).numbers()))
         raise Conflict(
             f"your file starts from revision {seen}, {now.actor} made {now.revision} since ({now.reason}); nothing was"
             " changed: print them again with `freshrank items rules`, and change that"
@@ -87,7 +169,7 @@ def restore(settings: Settings, actor: str, reason: str, number: int) -> int:
     """Put what revision `number` said in force again, as a new revision, whatever became of the newest one."""
     rules = read(settings, number).rules
     for _ in range(TRIES):
-        new = max(revisions(merchandising_folder(settings))) + 1
+        new = max(kept(settings).numbers()) + 1
         if _write(settings, new, actor, reason, rules):
             return new
     raise Unavailable(BUSY)
@@ -95,16 +177,15 @@ def restore(settings: Settings, actor: str, reason: str, number: int) -> int:
 
 def _write(settings: Settings, number: int, actor: str, reason: str, rules: Merchandising) -> bool:
     """Whether this call was the first to write that number."""
-    folder = merchandising_folder(settings)
+    files = kept(settings)
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     told = Revision(revision=number, at=at, actor=actor, reason=reason, rules=rules)
-    content = canonical_json(told.model_dump(mode="json"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        first = write_first(path_of(folder, number), content)
-    except OSError as err:
-        raise Unavailable(f"the merchandising rules could not be written: {err.strerror}; nothing was changed") from err
-    for old in revisions(folder):
+    first = files.write_first(number, canonical_json(told.model_dump(mode="json")))
+    for old in files.numbers():
         if old <= number - KEPT:
-            path_of(folder, old).unlink(missing_ok=True)
+            files.drop(old)
     return first
+
+
+def _key(number: int) -> str:
+    return path_of(IN_STORE, number).as_posix()

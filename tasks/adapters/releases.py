@@ -55,14 +55,8 @@ def publish(store: Store, kind: Kind, digest: str, directory: Path) -> str:
     Raises:
         Unavailable: it is being pruned at this moment.
     """
-    files = _files(directory)
-    key = f"{kind}/{digest}.json"
     _keep_from_pruning(store, kind, digest)
-    if not store.exists(key):
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda name: store.put_new(f"{kind}/{digest}/{name}", directory / name), files))
-        store.put_new(key, canonical_json(DirectoryManifest(digest=digest, files=files).model_dump()))
-    return store.uri(key)
+    return _upload(store, kind, digest, directory)
 
 
 def _keep_from_pruning(store: Store, kind: Kind, digest: str) -> None:
@@ -80,12 +74,22 @@ def _keep_from_pruning(store: Store, kind: Kind, digest: str) -> None:
 
 def publish_release(store: Store, digest: str, src: Path, key_id: str) -> str:
     """Publish a signed release, its signature first. Each key has a signature of its own, so that keys can change."""
-    _keep_from_pruning(store, "releases", digest)
+    _keep_from_pruning(store, "releases", digest)  # before the signature: one that was found there could still go
     try:
         store.put_new(_signature_key(digest, key_id), signature_of(src))
     except Conflict:
         pass  # a retry: another signature of the same key, as good as this one
-    return publish(store, "releases", digest, src)
+    return _upload(store, "releases", digest, src)
+
+
+def _upload(store: Store, kind: Kind, digest: str, directory: Path) -> str:
+    files = _files(directory)
+    key = f"{kind}/{digest}.json"
+    if not store.exists(key):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: store.put_new(f"{kind}/{digest}/{name}", directory / name), files))
+        store.put_new(key, canonical_json(DirectoryManifest(digest=digest, files=files).model_dump()))
+    return store.uri(key)
 
 
 def fetch_release(store: Store, digest: str, target: Path, keys: PublicKeys) -> Path:

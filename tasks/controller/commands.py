@@ -165,7 +165,7 @@ class Commands:
     def targets(self) -> list[dict[str, Any]]:
         """The replicas to scrape, in the form of Prometheus' HTTP service discovery."""
         replicas = [one for group in self._loop.launcher.replicas().values() for one in group.all]
-        return [{"targets": [f"127.0.0.1:{r.port}"], "labels": {"release": r.release[:12]}} for r in replicas]
+        return [{"targets": [f"{r.host}:{r.port}"], "labels": {"release": r.release[:12]}} for r in replicas]
 
     def served_at(self, moment: datetime) -> dict[str, Any]:
         """What served then, and the row that made it so."""

@@ -38,8 +38,8 @@ from tasks.progress import Progress
 from tasks.prune.stacks import STACKS
 
 log = logging.getLogger("freshrank.prune")
-# what a release that is gone leaves behind: what it was, for lineage and for `served-at`
-RECORD = ("/release/release.json", "/release/provenance.json")
+# what a release that is gone leaves behind: what it was, for lineage, for `served-at` and for bundles of what was compared with it
+RECORD = ("/release/release.json", "/release/provenance.json", "/release/model/config.json")
 PUBLISHED = re.compile(
     r"(?P<key>(?:releases|views)/(?P<digest>[0-9a-f]{64}))(?P<rest>(?:-\d{6})?\.json|\.[^/]+\.sig\.json|/.+)"
 )

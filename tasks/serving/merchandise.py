@@ -152,6 +152,12 @@ def path_of(folder: Path, number: int) -> Path:
 def revisions(folder: Path) -> list[int]:
     """Numbers of the revisions in a folder; none where it is missing."""
     try:
-        return [int(found[1]) for name in folder.iterdir() if (found := NAME.fullmatch(name.name))]
+        return [number for path in folder.iterdir() if (number := number_of(path.name)) is not None]
     except FileNotFoundError:
         return []
+
+
+def number_of(name: str) -> int | None:
+    """Of the revision that a file of this name holds."""
+    found = NAME.fullmatch(name)
+    return int(found[1]) if found else None

@@ -61,7 +61,7 @@ def test_nothing_may_talk_but_what_is_allowed(case):
     labels = [one["spec"]["podSelector"]["matchLabels"] for one in policies if one is not deny]
     chosen = {one.get("app.kubernetes.io/component") or f"tier {one['tier']}" for one in labels}
     airflow = {"airflow": {"tier airflow"}, "training": {"tier airflow", "trainer"}}
-    assert chosen == {"controller", "ranker", "mlflow"} | airflow.get(case, set())
+    assert chosen == {"controller", "ranker", "mlflow", "pruner"} | airflow.get(case, set())
     for one in policies:
         for rule in one["spec"].get("ingress", []):
             assert rule["from"] and rule["ports"], "an empty rule would let everybody in"
@@ -124,6 +124,26 @@ def test_the_rollout_log_is_on_a_disk_or_in_postgresql_by_a_secret_file():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 1, "a missing key must not fall back to a log on the pod's own disk"
+
+
+def test_the_store_is_pruned_by_who_may_and_a_volume_of_trainings_too():
+    def pruner(case: str) -> dict[str, Any]:
+        (one,) = kinds(case, "CronJob")
+        assert (one["spec"]["concurrencyPolicy"], one["spec"]["schedule"]) == ("Forbid", "0 3 * * *")
+        return pod_template(one)["spec"]
+
+    plain, training = pruner("pinned"), pruner("training")
+    assert plain["containers"][0]["command"] == ["freshrank", "prune", "--only", "store"]
+    assert training["containers"][0]["command"] == ["freshrank", "prune"]
+    assert [set(one) - {"name"} for one in plain["volumes"]] == [{"emptyDir"}] * 2, "it needs no secret"
+    assert training["volumes"][2]["persistentVolumeClaim"] == {"claimName": "freshrank-training"}
+    assert {"name": "shared", "mountPath": "/var/lib/freshrank/data"} in training["containers"][0]["volumeMounts"]
+    (account,) = [
+        one["metadata"] for one in kinds("pinned", "ServiceAccount") if one["metadata"]["name"] == "freshrank-pruner"
+    ]
+    assert plain["serviceAccountName"] == account["name"] and "role/freshrank-pruner" in str(account["annotations"])
+    trusted = (ROOT / "infra/terraform/aws/roles.tf").read_text()
+    assert 'pruner     = ["${var.name}-pruner"]' in trusted, "else the role would not let the CronJob's pods in"
 
 
 def test_argo_asks_the_judge_before_every_next_weight():
@@ -263,6 +283,27 @@ def test_a_ranker_is_started_with_options_that_it_has():
     (ranker,) = pod_template(pinned)["spec"]["containers"]
     options, args = _options(ranker["args"])
     assert (args.host, args.port, options.expected_digest) == ("0.0.0.0", 8080, "2" * 64)
+
+
+def test_a_ranker_starts_with_the_rules_of_now_and_an_old_release_without(tmp_path):
+    """The pod's own command line, with `echo` for python, where a release's code knows rules and where it does not."""
+    for case, kind in (("pinned", "Deployment"), ("argo", "Rollout")):
+        (one, *_) = [one for one in kinds(case, kind) if "ranker" in one["metadata"]["name"]]
+        pod = pod_template(one)["spec"]
+        rules, (ranker,) = pod["initContainers"][-1], pod["containers"]
+        folder = rules["command"][-1]
+        assert rules["command"][:3] == ["python", "-m", "tasks.controller.rules"]
+        assert rules["restartPolicy"] == "Always" and rules["startupProbe"]["exec"]["command"] == ["test", "-d", folder]
+        assert [mount["name"] for mount in rules["volumeMounts"]] == ["home", "tmp"], "no secret; the pod's own disk"
+        line = [*("echo" if part == "python" else part for part in ranker["command"]), *ranker["args"]]
+        for known in (False, True):
+            src = tmp_path / case / str(known)
+            (src / "tasks" / "serving").mkdir(parents=True)
+            if known:
+                (src / "tasks" / "serving" / "merchandise.py").touch()
+            started = subprocess.run(line, cwd=src, capture_output=True, text=True, check=True).stdout.split()
+            assert started[:3] == ["-B", "-m", "bentos.ranker"]
+            assert started[3:] == [*ranker["args"], *([f"--merchandising={folder}"] if known else [])]
 
 
 @pytest.mark.parametrize("check", ["images", "compose", "chart"])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters import merchandising
+from tasks.adapters.merchandising import InStore
 from tasks.adapters.registry import MemoryRegistry
 from tasks.adapters.releases import publish, publish_release
 from tasks.adapters.signing import public_keys
@@ -18,7 +20,9 @@ from tasks.adapters.store import S3Store
 from tasks.clock import drop_anchor, newest_partition
 from tasks.controller.fetch import fetch
 from tasks.controller.pull import ReleaseLibrary
+from tasks.controller.rules import bring
 from tasks.domain.behaviour import pseudonym
+from tasks.domain.merchandising import Merchandising
 from tasks.domain.prune import RetentionPolicy
 from tasks.erasure.erase import erase, look_for
 from tasks.ingest import ingest
@@ -71,9 +75,11 @@ def calls(store_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
         ReleaseLibrary(home / "controller", lambda: store, keys).pull(release)
         status = {"champion": {"release": release}, "challenger": None, "previous": None}
         assert mirror_serving(MemoryRegistry(), store, status)
+        _say_rules(settings)
     with recorded() as seen["ranker"]:
         fetch(ReleaseLibrary(home / "pod", lambda: S3Store(settings), keys), release, home / "pod" / "current")
         _upload_feedback(settings, home)
+        assert bring(InStore(S3Store(settings)), home / "pod" / "merchandising", listed=True)
     elsewhere = settings.model_copy(update={"store_bucket": "freshrank-iam-erase"})
     S3Store(elsewhere).create_bucket()
     with recorded() as seen["eraser"]:
@@ -82,6 +88,16 @@ def calls(store_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
         for _ in range(2):  # marked, then deleted; nothing serves, and months have passed
             prune_store(S3Store(settings), dict, RetentionPolicy(), datetime.now(UTC) + timedelta(days=400))
     return seen
+
+
+def _say_rules(settings: Settings) -> None:
+    """More changes than are kept."""
+    in_store = settings.model_copy(update={"merchandising": "store"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merchandising, "KEPT", 1)
+        for item in ("a", "b"):
+            rules = Merchandising(blocked=frozenset({item}))
+            merchandising.change(in_store, "test", "recall", lambda _, rules=rules: rules)
 
 
 def _upload_feedback(settings: Settings, home: Path) -> None:
@@ -154,7 +170,19 @@ FORBIDDEN = [
     ("controller", of_object("s3:PutObject", "releases/a.json")),
     ("controller", of_object("s3:PutObject", "feedback/dt=2017-03-24/a.parquet")),
     ("controller", of_object("s3:GetObject", "users/a.parquet")),
-    ("controller", Asked("kms:GenerateDataKey", KMS_KEY)),
+    ("controller", of_object("s3:PutObject", "control/released/2017-03-24.json")),
+    ("controller", of_object("s3:DeleteObject", "control/erased/a.json")),
+    # what may not be shown is said where the controller runs, and nowhere else
+    *(
+        (role, of_object("s3:PutObject", "control/merchandising/00000001.json"))
+        for role in ROLES
+        if role != "controller"
+    ),
+    *(
+        (role, of_object("s3:DeleteObject", "control/merchandising/00000001.json"))
+        for role in ROLES
+        if role != "controller"
+    ),
     # who trains decides neither what a person let pass nor who was erased
     ("steps", of_object("s3:PutObject", "control/released/2017-03-24.json")),
     ("steps", of_object("s3:PutObject", "control/erased/a.json")),

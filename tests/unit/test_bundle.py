@@ -6,16 +6,21 @@ import json
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tasks.adapters.releases import publish
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.manifest import canonical_json
+from tasks.domain.prune import RetentionPolicy
 from tasks.explain import bundle as bundles
 from tasks.explain.bundle import INDEX, bundle, read_bundle, replay
-from tests.decision_builders import a_run
+from tasks.prune.store import prune_store
+from tasks.run import Step, run
+from tests.decision_builders import DAY, MODEL, RELEASE, a_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,6 +153,30 @@ def test_a_first_champion_and_a_run_without_its_benchmark_are_decided_again_too(
         path = tmp_path / f"{name}.zip"
         path.write_bytes(bundle(store, uris["gate"]))
         assert replay(read_bundle(path))["evidence"] == "identical"
+
+
+def test_the_bundle_of_what_serves_outlives_the_release_that_it_was_compared_with(tmp_path):
+    store, settings, uris = a_run(tmp_path)
+    champion, serves = tmp_path / "champion" / "release", "5" * 64
+    (champion / "model").mkdir(parents=True)
+    (champion / "release.json").write_text("{}")
+    (champion / "model" / "config.json").write_text(json.dumps(MODEL))
+    (champion / "model" / "weights.bin").write_text("weights")
+    publish(store, "releases", RELEASE, champion.parent)
+    run(
+        Step("package", ("gate",), lambda call: {"release": serves}), DAY, {"gate": uris["gate"]}, settings, store=store
+    )
+    later = Step("resolve_champion", (), lambda call: {"release": serves})
+    run(later, "2017-09-01", {}, settings, store=store)
+    before = bundle(store, uris["gate"])
+
+    now = datetime.now(UTC) + timedelta(days=400)
+    for _ in range(2):
+        prune_store(store, lambda: {serves: "serves"}, RetentionPolicy(), now)
+    assert not store.exists(f"releases/{RELEASE}.json") and not store.exists(
+        f"releases/{RELEASE}/release/model/weights.bin"
+    )
+    assert bundle(store, uris["gate"]) == before
 
 
 def test_only_a_gate_has_a_bundle(run_of):

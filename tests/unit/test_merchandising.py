@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.adapters import merchandising
-from tasks.domain.errors import Conflict, InputRejected
+from tasks.adapters.store import MemoryStore
+from tasks.controller import rules
+from tasks.domain.errors import Conflict, InputRejected, Unavailable
 from tasks.domain.manifest import canonical_json
 from tasks.domain.merchandising import Cap, Merchandising, Pinned, Revision, read_rules, write_rules
 from tasks.domain.requests import convert_rank
 from tasks.ranker.rank import Ranking
 from tasks.serving.engine import Asked, Engine
-from tasks.serving.merchandise import Merchandiser, Watch, capped, revisions
+from tasks.serving.merchandise import Merchandiser, Watch, capped, path_of, revisions
 from tasks.serving.release import verify
 from tasks.settings import Settings
 from tests.serving_builders import ITEMS, a_release
@@ -141,12 +143,14 @@ def test_no_rules_change_nothing(engine: Engine) -> None:
     assert same.scores.tolist() == [3, 2, 1]
 
 
-# the folder of revisions
+# the files of revisions, on a disk and in the store
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path)
+@pytest.fixture(params=["disk", "store"])
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    store = MemoryStore()
+    monkeypatch.setattr(merchandising, "open_store", lambda settings: store)
+    return Settings(home=tmp_path, merchandising=request.param)
 
 
 def test_changes_made_at_once_are_all_in_force(home: Settings) -> None:
@@ -189,8 +193,7 @@ def test_the_same_rules_again_make_no_revision(home: Settings) -> None:
 
 def test_an_earlier_revision_comes_back_as_a_new_one_also_past_a_damaged_file(home: Settings) -> None:
     merchandising.change(home, "a", "r", lambda _: Merchandising(blocked=frozenset({"a"})))
-    folder = merchandising.merchandising_folder(home)
-    (folder / "00000002.json").write_bytes(b"{")
+    assert merchandising.kept(home).write_first(2, b"{")
     with pytest.raises(InputRejected, match=r"revision 2 .* cannot be read .* freshrank items restore"):
         merchandising.current(home)
     assert merchandising.restore(home, "a", "r", 1) == 3
@@ -203,7 +206,51 @@ def test_old_revisions_go(home: Settings, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(merchandising, "KEPT", 3)
     for n in range(6):
         merchandising.change(home, "a", "r", lambda _, n=n: Merchandising(blocked=frozenset({f"i{n}"})))
-    assert sorted(revisions(merchandising.merchandising_folder(home))) == [4, 5, 6]
+    assert sorted(merchandising.kept(home).numbers()) == [4, 5, 6]
+
+
+def test_rules_reach_another_machine_and_the_newest_counts(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change() -> None:
+        merchandising.change(home, "a", "r", lambda now: Merchandising(blocked=now.blocked | {f"i{len(now.blocked)}"}))
+
+    kept, pod, used = merchandising.kept(home), tmp_path / "pod", list[int]()
+    watch = Watch(pod, lambda told: used.append(told.revision))
+    assert not rules.bring(kept, pod, listed=True) and pod.is_dir(), "asked, and there is none: a replica may start"
+    for _ in range(2):
+        change()
+        assert rules.bring(kept, pod, listed=False) and not rules.bring(kept, pod, listed=False)
+        watch.look()
+    monkeypatch.setattr(merchandising, "KEPT", 3)
+    for _ in range(6):
+        change()
+    assert not rules.bring(kept, pod, listed=False), "the next one is gone already"
+    assert rules.bring(kept, pod, listed=True) and not rules.bring(kept, pod, listed=True)
+    watch.look()
+    assert used == [1, 2, 8] and sorted(revisions(pod)) == [8]
+    assert path_of(pod, 8).read_bytes() == kept.read(8)
+
+
+def test_a_store_that_does_not_answer_leaves_the_rules_of_before_and_is_asked_again(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merchandising.change(home, "a", "r", lambda _: Merchandising(blocked=frozenset({"a"})))
+    kept, pod, left, asked = merchandising.kept(home), tmp_path / "pod", threading.Event(), list[bool]()
+    numbers = kept.numbers
+
+    def at_first_none() -> list[int]:
+        asked.append(pod.exists())
+        if len(asked) < 3:
+            raise Unavailable("the object store did not answer")
+        left.set()
+        return numbers()
+
+    monkeypatch.setattr(rules, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(kept, "numbers", at_first_none)
+    rules.follow(kept, pod, left)
+    assert asked[:3] == [False] * 3, "who waits for the folder starts with no rules unknown"
+    assert revisions(pod) == [1]
 
 
 def test_a_watch_uses_the_newest_that_can_be_read_and_each_once(tmp_path: Path) -> None:

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-from tasks.adapters.releases import fetch, publish
+from tasks.adapters.releases import fetch, publish, publish_release
 from tasks.adapters.store import MemoryStore
 from tasks.domain.errors import Forbidden, InputRejected, Unavailable
 from tasks.domain.prune import GOING, RetentionPolicy, mark_of
 from tasks.prune.commands import NotHere, of_machine, of_store
 from tasks.prune.store import prune_store
+from tasks.serving.signature import signature_of
 from tasks.settings import Settings
 from tests.prune_builders import digest_of
 from tests.unit.test_prune_store import a_log
 
 POLICY = RetentionPolicy(decision_days=30)
 LATER = datetime.now(UTC) + timedelta(days=40)
-DIGEST = digest_of("spare")
+DIGEST, KEY_ID = digest_of("spare"), "0123456789abcdef"
 OPERATIONS = ("put_new", "replace", "get", "exists", "stat", "delete")
 
 
@@ -76,11 +77,12 @@ def directory(tmp_path: Path) -> Path:
     for name in ("release/release.json", "model.bin", "table.bin"):
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / name).write_text("{}" if name.endswith("json") else name)
+    signature_of(tmp_path / "src").write_text("{}")
     return tmp_path / "src"
 
 
 def marked(store: MemoryStore, directory: Path, whole: bool) -> None:
-    publish(store, "releases", DIGEST, directory)
+    publish_release(store, DIGEST, directory, KEY_ID)
     if not whole:  # what a publication that died left
         store.delete(f"releases/{DIGEST}.json")
     prune_store(store, dict, POLICY, LATER)
@@ -93,16 +95,17 @@ def test_a_release_that_is_published_while_it_is_pruned_is_whole_in_every_order(
 ) -> None:
     outcomes = set()
     for pruned in range(18):
-        for published in range(0, 9):
+        for published in range(0, 10):
             store = TurnStore(pruned, published)
             marked(store, directory, whole)
             refused = played(store, directory)
             outcomes.add((refused, store.exists(mark_of(f"releases/{DIGEST}"))))
             if refused:  # as Airflow does: it tries again
-                publish(store, "releases", DIGEST, directory)
+                publish_release(store, DIGEST, directory, KEY_ID)
             target = tmp_path / f"{pruned}-{published}"
             fetch(store, "releases", DIGEST, target)
             assert {path.name for path in target.rglob("*")} >= {"model.bin", "table.bin", "release.json"}
+            assert store.exists(f"releases/{DIGEST}.{KEY_ID}.sig.json")
             assert store.list(GOING) == []
     assert {refused for refused, _ in outcomes} == {True, False}, "both sides gave way somewhere"
 
@@ -121,7 +124,7 @@ def played(store: TurnStore, directory: Path) -> bool:
 
     threads = [
         threading.Thread(name="prune", target=act, args=(lambda: prune_store(store, dict, POLICY, LATER),)),
-        threading.Thread(name="publish", target=act, args=(lambda: publish_alone(store, directory),)),
+        threading.Thread(name="publish", target=act, args=(lambda: publish_release(store, DIGEST, directory, KEY_ID),)),
     ]
     for thread in threads:
         thread.start()
@@ -131,13 +134,10 @@ def played(store: TurnStore, directory: Path) -> bool:
     return bool(told)
 
 
-def publish_alone(store: TurnStore, directory: Path) -> None:
-    """`publish`, whose uploads run in this thread: threads of a pool would have no turn."""
-    publish(store, "releases", DIGEST, directory)
-
-
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of a pool would have no turn."""
+
     class Inline:
         def __init__(self, *given: object) -> None: ...
 

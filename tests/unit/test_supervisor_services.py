@@ -114,8 +114,9 @@ def test_every_child_has_every_telemetry_switch(settings: Settings) -> None:
     assert "-master.telemetry=false" in services(settings)["store"].argv  # SeaweedFS reads no variable
 
 
-def test_the_callers_variables_cannot_redirect_a_service(settings: Settings) -> None:
+def test_the_callers_variables_cannot_redirect_or_slow_down_a_service(settings: Settings) -> None:
     inherited = {"AIRFLOW__CORE__EXECUTOR": "X", "AIRFLOW_HOME": "/x", "MLFLOW_TRACKING_URI": "x", "PYTHONPATH": "/x"}
+    inherited["PYTHONDONTWRITEBYTECODE"] = "1"
     environment = base_environment(settings, inherited | {"PATH": "/usr/bin", "LANG": "C", "FRESHRANK_RECIPE": "tiny"})
     assert not inherited.items() & environment.items()
     assert environment["LANG"] == "C"

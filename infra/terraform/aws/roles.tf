@@ -7,7 +7,7 @@ locals {
     ranker     = ["${var.name}-ranker"]
     mlflow     = ["${var.name}-mlflow"]
     steps      = ["${var.name}-airflow-worker", "${var.name}-finetune"] # the second with training.enabled of the chart
-    pruner     = ["${var.name}-pruner"]
+    pruner     = ["${var.name}-pruner"] # the chart's CronJob: steps cannot delete, so the task `store` of the DAG skips here
   }
   policies = toset(["controller", "ranker", "mlflow", "steps", "eraser", "pruner"])
 }
@@ -62,8 +62,6 @@ data "aws_iam_policy_document" "pod" {
     }
   }
 }
-
-# `pruner` is for a CronJob that runs `freshrank prune --only store`: steps cannot delete, so that DAG's task `store` skips here
 
 # taken by a person, with a second factor, to run `freshrank erase` and `freshrank retention`
 resource "aws_iam_role" "eraser" {

@@ -64,6 +64,8 @@ resource "aws_s3_bucket_ownership_controls" "store" {
   }
 }
 
+# By age nothing goes but what was deleted already: a champion may serve for a year, and what led to it must be there to explain it.
+# What nothing needs goes by role `pruner`.
 resource "aws_s3_bucket_lifecycle_configuration" "store" {
   bucket     = aws_s3_bucket.store.id
   depends_on = [aws_s3_bucket_versioning.store]
@@ -91,19 +93,6 @@ resource "aws_s3_bucket_lifecycle_configuration" "store" {
 
     expiration {
       expired_object_delete_marker = true
-    }
-  }
-
-  rule {
-    id     = "runs"
-    status = "Enabled"
-
-    filter {
-      prefix = "runs/"
-    }
-
-    expiration {
-      days = var.run_days
     }
   }
 

@@ -116,17 +116,6 @@ variable "lock_days" {
   }
 }
 
-variable "run_days" {
-  description = "How long step outputs (runs/) are kept; releases and landed days have no such limit."
-  type        = number
-  default     = 180
-
-  validation {
-    condition     = var.run_days >= 91
-    error_message = "run_days is at least 91: the production policy promises that decisions of 90 days can be explained and repeated."
-  }
-}
-
 variable "database_instance_class" {
   description = "Size of the PostgreSQL of Airflow and MLflow."
   type        = string

@@ -52,6 +52,7 @@ securityContext:
 {{- end }}
 - {name: FRESHRANK_PUBLIC_KEYS, value: /etc/freshrank/keys/public-keys.pem}
 - {name: FRESHRANK_CONTROLLER_URL, value: "http://{{ .Release.Name }}-controller:28001"}
+- {name: FRESHRANK_MERCHANDISING, value: store}
 - {name: FRESHRANK_MLFLOW_URL, value: "http://{{ .Release.Name }}-mlflow:28002"}
 - {name: DO_NOT_TRACK, value: "true"}
 {{- end }}
@@ -89,12 +90,34 @@ spec:
         - {name: home, mountPath: /var/lib/freshrank}
         - {name: keys, mountPath: /etc/freshrank/keys, readOnly: true}
         - {name: tmp, mountPath: /tmp}
+    - name: rules   # what may not be shown, seconds after `freshrank items` said so; runs beside the ranker, and before it
+      restartPolicy: Always
+      image: {{ include "freshrank.image" (dict "root" .root "role" "orchestrator") }}
+      {{- include "freshrank.container" .root | nindent 6 }}
+      command: [python, -m, tasks.controller.rules, /var/lib/freshrank/merchandising]
+      env:
+        {{- include "freshrank.env" .root | nindent 8 }}
+      startupProbe: {exec: {command: [test, -d, /var/lib/freshrank/merchandising]}, periodSeconds: 1, failureThreshold: 120}
+      resources: {requests: {cpu: 20m, memory: 128Mi}, limits: {cpu: 500m, memory: 512Mi}}
+      volumeMounts:
+        - {name: home, mountPath: /var/lib/freshrank}
+        - {name: tmp, mountPath: /tmp}
   containers:
     - name: ranker
       image: {{ include "freshrank.image" (dict "root" .root "role" "serving") }}
       {{- include "freshrank.container" .root | nindent 6 }}
       workingDir: /var/lib/freshrank/current/src
-      command: [python, -B, -m, bentos.ranker]
+      # a release of before merchandising rules refuses the argument
+      command:
+        - /bin/sh
+        - -c
+        - >-
+          test ! -f tasks/serving/merchandise.py || set -- "$@" --merchandising=/var/lib/freshrank/merchandising;
+          exec "$0" "$@"
+        - python
+        - -B
+        - -m
+        - bentos.ranker
       args:
         - --release=/var/lib/freshrank/current/src/release
         - --view=/var/lib/freshrank/current/view
