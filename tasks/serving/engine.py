@@ -26,7 +26,7 @@ from tasks.ranker.profile import Profile
 from tasks.ranker.rank import LOWEST, Slate, rank_profile, rank_together
 from tasks.ranker.rank import Ranking as Ordered
 from tasks.ranker.retrieve import similar_to
-from tasks.ranker.runtime import OpenVinoScorer, Scorer
+from tasks.ranker.runtime import Prepares, Scorer
 from tasks.ranker.state import ItemState, UserHistory, history_from_events
 from tasks.serving.merchandise import Merchandiser
 from tasks.serving.metrics import Metrics
@@ -83,7 +83,7 @@ class Guarded:
 
     def prepare(self) -> None:
         """What can be done before the first request."""
-        if isinstance(self._scorer, OpenVinoScorer | PartsScorer):
+        if isinstance(self._scorer, Prepares):
             self._scorer.prepare()
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
