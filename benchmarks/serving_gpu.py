@@ -28,7 +28,8 @@ from tasks.ranker.arrays import iso_day
 from tasks.ranker.cuda import CudaScorer
 from tasks.ranker.device import CUDA, is_here
 from tasks.ranker.state import ItemState
-from tasks.serving.engine import FOREVER, Asked, Engine
+from tasks.serving.asked import FOREVER, Asked
+from tasks.serving.engine import Engine
 
 BATCHES = (1, 8, 32)
 ROUNDS = 1_000

@@ -188,12 +188,12 @@ def _write_provenance(release: Path, dataset: Path, told: Mapping[str, Any]) -> 
 def _record_golden(release: Path) -> None:
     from tasks.ranker.device import CUDA, device_of, reference_scorer
     from tasks.ranker.state import ItemState
-    from tasks.ranker.text import QueryEncoder
-    from tasks.serving.engine import Engine, open_search
+    from tasks.serving.engine import Engine
     from tasks.serving.golden import TOLERANCE, TOLERANCE_OF_CUDA, record
+    from tasks.serving.search import open_encoder, open_search
 
     items = ItemState.load(release / "items")
-    encoder = QueryEncoder(release / "text") if (release / "text" / "encoder.xml").exists() else None
+    encoder = open_encoder(release)
     engine = Engine(items, reference_scorer(release / "model"), encoder, search=open_search(release))
     requests = golden_requests(items)
     if encoder is None:

@@ -17,8 +17,9 @@ from tasks.ranker.cuda import BASE_ROWS, FULL_ROWS, WEIGHTS, CudaScorer
 from tasks.ranker.device import CPU, CUDA, is_here, open_scorer, reference_scorer
 from tasks.ranker.rank import RESCORED
 from tasks.ranker.runtime import PARENT, TorchScorer
-from tasks.serving.engine import Engine, Guarded
+from tasks.serving.engine import Engine
 from tasks.serving.golden import TOLERANCE_OF_CUDA, record, replay
+from tasks.serving.guarded import Guarded
 from tests.serving_builders import a_morning, a_network, golden_requests, rows_to_score
 
 without_a_device = pytest.mark.skipif(is_here(CUDA), reason="this machine has a CUDA device")
