@@ -48,7 +48,7 @@ class Exact(nn.Module):
 def in_half(model: Ranker) -> Ranker:
     """Products in bf16 and their weights in two bytes, except in the layers whose outputs add up to the score."""
     for member in model.members:
-        member.base_out, member.skip = Exact(member.base_out), Exact(member.skip)  # type: ignore[assignment,arg-type]
+        member.base_out, member.skip = Exact(member.base_out), Exact(member.skip)  # type: ignore[assignment]
         member.delta[-1] = Exact(member.delta[-1])  # type: ignore[arg-type]
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -20,6 +20,7 @@ from tasks.ranker.runtime import PARENT, TorchScorer
 from tasks.serving.engine import Engine
 from tasks.serving.golden import TOLERANCE_OF_CUDA, record, replay
 from tasks.serving.guarded import Guarded
+from tasks.serving.launch import launch_environment
 from tests.serving_builders import a_morning, a_network, golden_requests, rows_to_score
 
 without_a_device = pytest.mark.skipif(is_here(CUDA), reason="this machine has a CUDA device")
@@ -114,3 +115,8 @@ def test_lost_weights_are_said_by_name(variants, tmp_path):
     shutil.copytree(variants["fp32"], tmp_path / "model", ignore=shutil.ignore_patterns(WEIGHTS))
     with pytest.raises(InputRejected, match=f"holds no {WEIGHTS}; run compress"):
         CudaScorer.load(tmp_path / "model", CPU)
+
+
+def test_a_replica_computes_on_the_cards_that_its_launcher_was_given(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert launch_environment()["CUDA_VISIBLE_DEVICES"] == "1"
