@@ -27,10 +27,10 @@ from benchmarks._bodies import GOOD, ITEMS, PATHS, Body, breaks_schema, by_hand,
 from benchmarks._processes import free_port, leave_on_sigterm, running
 from benchmarks._table import Row, below, publish
 from bentos.ranker.openapi import document
-from tasks.serving.engine import KEPT_QUERIES
 from tasks.serving.launch import launch_command, launch_environment
 from tasks.serving.replica import KEPT_RECORDS, KEPT_SLATE_ITEMS
 from tasks.serving.rings import SLATE_WEIGHT
+from tasks.serving.search import KEPT_QUERIES
 from tasks.serving.user_view import KEPT_USERS
 from tests.serving_builders import a_release, write_secrets
 

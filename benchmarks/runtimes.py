@@ -91,11 +91,12 @@ class Onnx:
 
 
 def made(recipe_of_demo: Any) -> tuple[Path, Path]:
-    """(dataset, compressed) of the demo, trained where it is not kept."""
+    """(dataset, compressed) of the demo for the recipe's device, trained where it is not kept."""
     from tasks.compress import compress
     from tasks.finetune import finetune
 
-    data, model, out = dataset(WORK, recipe_of_demo, PARTITION), WORK / "runtimes-model", WORK / "runtimes-compressed"
+    data, model = dataset(WORK, recipe_of_demo, PARTITION), WORK / "runtimes-model"
+    out = WORK / f"runtimes-compressed-{recipe_of_demo.compression.device}"
     if not (out / "model").exists():
         for folder in (model, out):
             folder.mkdir(parents=True, exist_ok=True)

@@ -131,7 +131,8 @@ class Bench:
 
         Both back to back: a pause between two requests leaves the processor's caches to others, and costs as much again.
         """
-        from tasks.serving.engine import FOREVER, Asked, Engine
+        from tasks.serving.asked import FOREVER, Asked
+        from tasks.serving.engine import Engine
 
         count = 1_500
         server = psutil.Process(self.ours[0].pid)

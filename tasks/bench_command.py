@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import InputRejected
@@ -24,10 +23,10 @@ from tasks.footprint import Parts
 from tasks.k6 import Load, open_loop
 from tasks.progress import Progress
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen
 
 SHARES = (0.5, 0.8, 1.0)  # of the design rate
 CANDIDATE = "candidate"
-screen = Console(markup=False, highlight=False, soft_wrap=True)
 Release = "digest of a release on this machine, or a folder: its src, or what holds src/ and view/"
 
 
@@ -42,7 +41,7 @@ def bench(
     key: Annotated[
         bool, typer.Option("--key", help="with --url: send this home's API key to that address too")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Is the candidate slower than the champion? Both are timed in turns on this machine until the bounds are clear.
 
@@ -63,7 +62,7 @@ def bench(
         told = two_releases(settings, champion or _serving(settings), candidate, policy or settings.policy)
         ok, show = told["outcome"] == Outcome.PASS, _show
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
     else:
         show(told)
     if not ok:

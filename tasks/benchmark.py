@@ -245,7 +245,8 @@ def _summary(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def loading(parts: Parts, threads: int) -> Callable[[], Answer]:
-    from tasks.ranker.runtime import OpenVinoScorer
+    from tasks.ranker.device import device_of, reference_scorer, require_here
     from tasks.ranker.state import ItemState, View
 
-    return lambda: System(OpenVinoScorer(parts.model, threads), ItemState.load(parts.items), View(parts.view)).answer
+    require_here(device_of(parts.model))  # times of another device say nothing
+    return lambda: System(reference_scorer(parts.model, threads), ItemState.load(parts.items), View(parts.view)).answer

@@ -6,8 +6,6 @@ object store and Valkey stopped.
 
 from __future__ import annotations
 
-import getpass
-import json
 import logging
 import sys
 import uuid
@@ -34,13 +32,12 @@ from tasks.oncall_commands import console, keys_app, pin, releases, unpin
 from tasks.prune.commands import prune
 from tasks.release_commands import diff, lineage, served_in_words
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen, this_actor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="api-keys")
 app.add_typer(items_app, name="items")
-screen = Console(markup=False, highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept in the rollout log forever")]
 
 
@@ -55,14 +52,6 @@ def main() -> None:
         sentence, code = command_errors.told(err)
         sys.stderr.write(sentence + "\n")
         sys.exit(code)
-
-
-def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def _actor() -> str:
-    return f"cli:{getpass.getuser()}"
 
 
 @app.command()
@@ -80,7 +69,7 @@ def status(as_json: AsJson = False) -> None:
             _show_services(services(settings))
         raise
     if as_json:
-        return _emit(told)
+        return emit(told)
     table = Table(title="freshrank", show_header=True, header_style="bold")
     for column in ("role", "version", "release", "weight", "since"):
         table.add_column(column)
@@ -135,13 +124,13 @@ def refresh(
     run_id = start_refresh(settings, {"partition": partition, "candidates": candidates, "recipe": recipe})
     if not wait:
         return (
-            _emit({"run": run_id})
+            emit({"run": run_id})
             if as_json
             else screen.print(f"started {run_id}; `freshrank status` shows what serves")
         )
     result = follow_refresh(settings, run_id, Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
     if as_json:
-        _emit(result)
+        emit(result)
     else:
         screen.print(result["sentence"])
     if not result["ok"]:
@@ -158,9 +147,11 @@ def rollback(
     from tasks.controller.client import ControllerClient, told_of_rollback
 
     # a key for one press: a retry of this very request inside the client changes nothing
-    done = ControllerClient(Settings()).rollback(to=to, actor=_actor(), reason=reason, idempotency_key=uuid.uuid4().hex)
+    done = ControllerClient(Settings()).rollback(
+        to=to, actor=this_actor(), reason=reason, idempotency_key=uuid.uuid4().hex
+    )
     if as_json:
-        return _emit(done)
+        return emit(done)
     screen.print(told_of_rollback(done))
 
 
@@ -169,9 +160,9 @@ def abort(reason: Reason, as_json: AsJson = False) -> None:
     """Stop the rollout that is under way; the champion keeps all traffic."""
     from tasks.controller.client import ControllerClient
 
-    done = ControllerClient(Settings()).abort(actor=_actor(), reason=reason)
+    done = ControllerClient(Settings()).abort(actor=this_actor(), reason=reason)
     left, serves = (str(done[side] or "nothing")[:12] for side in ("from", "to"))
-    _emit(done) if as_json else screen.print(f"stopped {done['rollout']}: {left} loses its traffic, {serves} serves")
+    emit(done) if as_json else screen.print(f"stopped {done['rollout']}: {left} loses its traffic, {serves} serves")
 
 
 @app.command()
@@ -179,8 +170,8 @@ def freeze(reason: Reason, as_json: AsJson = False) -> None:
     """Refuse every promotion until `unfreeze`. Rollback still works."""
     from tasks.controller.client import ControllerClient
 
-    done = ControllerClient(Settings()).freeze(actor=_actor(), reason=reason)
-    _emit(done) if as_json else screen.print("frozen: nothing is promoted until `freshrank unfreeze --reason TEXT`")
+    done = ControllerClient(Settings()).freeze(actor=this_actor(), reason=reason)
+    emit(done) if as_json else screen.print("frozen: nothing is promoted until `freshrank unfreeze --reason TEXT`")
 
 
 @app.command()
@@ -188,8 +179,8 @@ def unfreeze(reason: Reason, as_json: AsJson = False) -> None:
     """Allow promotions again."""
     from tasks.controller.client import ControllerClient
 
-    done = ControllerClient(Settings()).unfreeze(actor=_actor(), reason=reason)
-    _emit(done) if as_json else screen.print("promotions are allowed again")
+    done = ControllerClient(Settings()).unfreeze(actor=this_actor(), reason=reason)
+    emit(done) if as_json else screen.print("promotions are allowed again")
 
 
 @app.command("served-at")
@@ -205,7 +196,7 @@ def served_at(
         raise InputRejected(f"{moment!r} is not a time; write it as 2026-11-21T03:00:00Z") from None
     asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
     told = ControllerClient(Settings()).served_at(asked.isoformat())
-    _emit(told) if as_json else screen.print("\n".join(served_in_words(told)))
+    emit(told) if as_json else screen.print("\n".join(served_in_words(told)))
 
 
 @app.command()
@@ -239,12 +230,12 @@ def replay(
 
         settings = Settings()
         told = rehearse(settings, day, inject, strength, settings.data / "rehearsals" / f"{day}-{inject}")
-        return _emit(told) if as_json else screen.print(as_text(told))
+        return emit(told) if as_json else screen.print(as_text(told))
     from tasks.replay import replay_day
 
     result = replay_day(Settings(), day, rate=rate, seconds=seconds)
     if as_json:
-        _emit(result)
+        emit(result)
     else:
         screen.print(
             f"{result['requests']} requests, {result['failed']} failed, p95 {result['p95_ms']:.1f} ms, "
@@ -258,16 +249,14 @@ def _draw_freshness(path: Path, as_json: bool) -> None:
 
     rows = freshness(open_store(Settings()))
     path.write_text(page(rows))
-    _emit(rows) if as_json else screen.print(f"{path}: {len(rows)} days, {rows[0]['day']} to {rows[-1]['day']}")
+    emit(rows) if as_json else screen.print(f"{path}: {len(rows)} days, {rows[0]['day']} to {rows[-1]['day']}")
 
 
 def _show_kinds(as_json: bool) -> None:
     from tasks.red_team import KINDS
 
     if as_json:
-        return _emit(
-            [{"kind": k.name, "what": k.what, "strength": k.strength, "published": k.published} for k in KINDS]
-        )
+        return emit([{"kind": k.name, "what": k.what, "strength": k.strength, "published": k.published} for k in KINDS])
     table = Table(show_header=True, header_style="bold")
     for column in ("kind", "what goes wrong", "strength", "promised at"):
         table.add_column(column)
@@ -283,7 +272,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine(Settings())
     if as_json:
-        _emit(findings)
+        emit(findings)
     else:
         for finding in findings:
             mark = "ok  " if finding["ok"] else "FAIL"

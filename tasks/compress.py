@@ -36,8 +36,9 @@ from tasks.progress import Progress
 from tasks.ranker.arrays import Floats
 from tasks.ranker.corpus import Corpus
 from tasks.ranker.dataset import Dataset
+from tasks.ranker.device import is_here, reference_scorer
 from tasks.ranker.judge import Judged, Row, judge, mean_of, prepare
-from tasks.ranker.runtime import OpenVinoScorer, Scorer, TorchScorer
+from tasks.ranker.runtime import Scorer, TorchScorer
 
 log = logging.getLogger("freshrank.compress")
 QUALITY = "ndcg_at_10[all]"
@@ -81,29 +82,31 @@ def compress(model: Path, dataset: Path, recipe: Recipe, cache: Path, out: Path,
     names: tuple[str, ...] = plan.variants
     for name in names:
         try:
-            told[name] = cached_variant(name, model, calibration, plan.rank, cache, out / "variants" / name)
-            OpenVinoScorer(out / "variants" / name)
+            into = out / "variants" / name
+            told[name] = cached_variant(name, model, calibration, plan.rank, cache, into, plan.device)
+            reference_scorer(into)
         except Exception as err:  # converters and runtimes raise what they like; one variant less is no broken run
             dropped[name] = f"could not be made or loaded here: {_first_line(err)}"
             log.warning("variant=%s dropped: %s", name, dropped[name])
         else:
-            directories[name] = out / "variants" / name
+            directories[name] = into
     if not directories:
         why = f"no variant of the model could be made ({_listed(dropped)}); `freshrank doctor` checks openvino"
         return _nothing_left(why, [], plan, len(judged), dropped, out)
     costs = kept_costs(directories, judged[: min(len(judged), 24)], cache)
     variants = []
     for name, directory in directories.items():
-        scorer = OpenVinoScorer(directory)
+        scorer = reference_scorer(directory)
         rows, mates = _judge_all(name, scorer, judged), batch_dependence(scorer, judged[0])
         variants.append(_variant(name, told[name], rows, parent, judged, mates, costs[name]))
-    variants = [with_reason(variant, variants, plan) for variant in variants]
+    timed = is_here(plan.device)
+    variants = [with_reason(variant, variants, plan, timed=timed) for variant in variants]
     best = choose(variants)
     if best is None:
         whys = _listed({variant.name: variant.reason for variant in variants} | dropped)
         why = f"no variant of the model can serve ({whys}); look at the validation days and the margin"
         return _nothing_left(why, variants, plan, len(judged), dropped, out)
-    losses = lost_by_stage(OpenVinoScorer(directories[best.name]), TorchScorer.load(model), judged, parent)
+    losses = lost_by_stage(reference_scorer(directories[best.name]), TorchScorer.load(model), judged, parent)
     losses["all"] = {name: best.quality[name] - best.parent[name] for name in best.quality}
     shutil.copytree(directories[best.name], out / "model")
     shutil.rmtree(out / "variants")
@@ -189,14 +192,14 @@ def lost_by_stage(small: Scorer, parent: Scorer, judged: list[Judged], rows: lis
     return lost
 
 
-def with_reason(variant: Variant, variants: list[Variant], plan: Compression) -> Variant:
-    """The variant with the first reason that rules it out, if there is one."""
+def with_reason(variant: Variant, variants: list[Variant], plan: Compression, *, timed: bool = True) -> Variant:
+    """The variant with the first reason that rules it out, if there is one. Not timed on its own device, none is too slow."""
     fastest = min(other.cost.cpu_ms_1000 for other in variants)
     if variant.batch_dependence > TOLERANCE:
         reason = f"a score depends on its batch mates by {variant.batch_dependence:.1e}, allowed {TOLERANCE:.0e}"
     elif variant.bound < -plan.margin:
         reason = f"may lose {-variant.bound:.4f} {QUALITY} against its parent, allowed {plan.margin:.4f}"
-    elif variant.cost.cpu_ms_1000 > plan.cpu_limit * fastest:
+    elif variant.cost.cpu_ms_1000 > plan.cpu_limit * fastest and timed:
         reason = (
             f"takes {variant.cost.cpu_ms_1000 / fastest:.1f} times the CPU of the fastest, allowed {plan.cpu_limit:.1f}"
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from tasks.terminal import AsJson, emit, screen, this_actor
 
 if TYPE_CHECKING:
     from tasks.own_data.check import Problem, Report
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at behaviour data: your own files, or what has landed.")
-screen = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 @data_app.command("check")
@@ -23,14 +21,14 @@ def check_files(
     path: Annotated[Path, typer.Argument(help="a Parquet or JSON lines file, or a folder of them")],
     table: Annotated[str, typer.Option(help="events, plan, items or users, where the names do not say")] = "",
     rows: Annotated[int, typer.Option(min=0, max=100_000, help="how many rows of each problem to name")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Do my files meet the contract? 0: yes, 1: no, 2: a file cannot be read. Needs no stack and changes nothing."""
     from tasks.own_data.check import check
 
     report = check(path, table, rows)
     if as_json:
-        sys.stdout.write(json.dumps(report.as_json(), indent=1) + "\n")
+        emit(report.as_json())
     else:
         _show(report)
     if report.exit_code:
@@ -90,7 +88,7 @@ def _what_next(report: Report) -> str:
 
 @data_app.command("rules")
 def show_rules(
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every rule that a day is judged by: what it does, how much it lets pass, and why it is there."""
     from expectations.day_rules import DAY_RULES
@@ -105,7 +103,7 @@ def show_rules(
     ]
     told += [{"rule": rule.name, "action": policy.days[rule.name].action, "why": rule.reason} for rule in DAY_RULES]
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
         return
     table = Table(header_style="bold")
     for column in ("rule", "does", "why"):
@@ -122,7 +120,7 @@ def show_rules(
 @data_app.command("quarantine")
 def show_quarantine(
     day: Annotated[str, typer.Argument(help="a landed day, YYYY-MM-DD")],
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What the rules caught of a landed day, and why it passed or did not. Changes nothing."""
     from tasks.adapters.store import open_store
@@ -140,10 +138,9 @@ def release_rows(
     day: Annotated[str, typer.Argument(help="a landed day, YYYY-MM-DD")],
     rule: Annotated[list[str], typer.Option("--rule", help="may be given several times")],
     reason: Annotated[str, typer.Option("--reason", help="one sentence; it is kept with the day")],
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let a rule pass for one day: its rows come back, or the day that it stopped is used after all."""
-    import getpass
 
     from tasks.adapters.store import open_store
     from tasks.quarantine import release
@@ -152,7 +149,7 @@ def release_rows(
 
     settings = Settings()
     out = settings.data / "quarantine" / day
-    actor, store = f"cli:{getpass.getuser()}", open_store(settings)
+    actor, store = this_actor(), open_store(settings)
     _tell(release(store, checked_day(day), rule, actor, reason, load_policy(), out), out, as_json)
 
 
@@ -164,7 +161,7 @@ def checked_day(day: str) -> str:
 
 def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+        emit(summary)
         return
     screen.print((out / "report.md").read_text().rstrip())
     for rule, told in summary["released"].items():
@@ -175,7 +172,7 @@ def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
 @data_app.command("report")
 def show_report(
     manifest: Annotated[str, typer.Argument(help="what `python -m tasks validate_data` printed: s3://...json")],
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What validate_data found, for a person with a minute. report.html beside it has the plots."""
     from rich.markdown import Markdown
@@ -190,6 +187,6 @@ def show_report(
     if "report.md" not in told.outputs:
         raise InputRejected(f"{manifest} is a manifest of {told.step}; a data report comes from validate_data")
     if as_json:
-        sys.stdout.write(json.dumps(told.summary, indent=1, sort_keys=True) + "\n")
+        emit(told.summary)
     else:
         screen.print(Markdown(store.get(store.key(told.outputs["report.md"].uri)).decode()))

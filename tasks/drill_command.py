@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.settings import Settings
-
-screen = Console(markup=False, highlight=False, soft_wrap=True)
+from tasks.terminal import AsJson, emit, screen
 
 
 def drill(
     kind: Annotated[list[str] | None, typer.Option(help="one or more; default: all of them")] = None,
     rate: Annotated[float, typer.Option(min=1, max=1000, help="requests per second of the drill's own")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rehearse: deploy bad releases (wrong order, constant, NaN, slow, crash loop, memory hog) and press rollback once.
 
@@ -29,7 +25,7 @@ def drill(
 
     results = rehearse(Settings(), kind or list(KINDS), rate=rate)
     if as_json:
-        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        emit([asdict(result) for result in results])
     else:
         table = Table(show_header=True, header_style="bold")
         for column in (

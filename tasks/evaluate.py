@@ -36,6 +36,7 @@ from tasks.progress import Progress
 from tasks.ranker.arrays import Ints, iso_day
 from tasks.ranker.build import Morning
 from tasks.ranker.dataset import Dataset
+from tasks.ranker.device import reference_scorer
 from tasks.ranker.judge import (
     Judged,
     Row,
@@ -49,7 +50,7 @@ from tasks.ranker.judge import (
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import Ranking, rank_profile, rank_slate
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer, Scorer
+from tasks.ranker.runtime import Scorer
 from tasks.ranker.state import NOBODY, ItemState, View
 from tasks.ranker.text import QueryEncoder
 
@@ -155,7 +156,7 @@ def _see(seen: Predictions, kind: str, system: str, one: Judged, ranking: Rankin
 def _weights(
     data: Dataset, candidate: Path, champion: Path, seen: Predictions, groups: Groups, previous: Path | str
 ) -> Told:
-    new, old = OpenVinoScorer(candidate / "model"), OpenVinoScorer(champion / "release" / "model")
+    new, old = reference_scorer(candidate / "model"), reference_scorer(champion / "release" / "model")
     sides = _ranked_by(new, "weights", "candidate", seen), _ranked_by(old, "weights", "champion", seen)
     models, items = (candidate / "model", champion / "release" / "model"), len(data.whole.log.items.ids)
     shared = shared_labels(data.directory, *models, items)
@@ -164,7 +165,7 @@ def _weights(
 
 
 def _first_champion(data: Dataset, candidate: Path, seen: Predictions, groups: Groups) -> Told:
-    scorer = OpenVinoScorer(candidate / "model")
+    scorer = reference_scorer(candidate / "model")
     sides = _ranked_by(scorer, "bootstrap", "candidate", seen), _counting()
     asked = searches(data, "validation", candidate, None)
     return _compare(data, data.split.validation_days, sides, scorer, candidate, groups, asked=asked)
@@ -229,7 +230,7 @@ def _stock(sides: tuple[Side, Side], morning: Morning) -> None:
 
 def _state(data: Dataset, dataset: Path, champion: Path, view: Path, seen: Predictions, groups: Groups) -> Told:
     """The champion's weights on its released state against the same weights on this morning's, on the partition's day."""
-    scorer = OpenVinoScorer(champion / "release" / "model")
+    scorer = reference_scorer(champion / "release" / "model")
     released, histories = ItemState.load(champion / "release" / "items"), View(view)
     day = data.split.partition
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen
 
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
-screen = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluate(
@@ -25,7 +23,7 @@ def evaluate(
         typer.Option(help="digest of a release on this machine, or a folder: its src, or what holds src/ and view/"),
     ],
     data: Annotated[Path, typer.Option(help="events that meet the contract, or judged queries: query, item_id, grade")],
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a release on events or judged queries that it has never seen. Needs no stack and changes nothing."""
     from tasks.evaluation.outside import evaluate_release
@@ -35,7 +33,7 @@ def evaluate(
     src, view = pulled(serving, release) if DIGEST.fullmatch(release) else parts_of(Path(release))
     told = evaluate_release(verify(src), view, data)
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
     else:
         _show(told)
 

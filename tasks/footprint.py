@@ -89,11 +89,15 @@ def _peak_kib() -> int:
 
 
 def main(model: str, items: str, view: str, threads: str) -> None:
+    from tasks.ranker.device import reference_scorer
     from tasks.ranker.rank import recommend
-    from tasks.ranker.runtime import OpenVinoScorer
     from tasks.ranker.state import ItemState, View
 
-    scorer, state, histories = OpenVinoScorer(Path(model), int(threads)), ItemState.load(Path(items)), View(Path(view))
+    scorer, state, histories = (
+        reference_scorer(Path(model), int(threads)),
+        ItemState.load(Path(items)),
+        View(Path(view)),
+    )
     for user in json.load(sys.stdin):
         recommend(scorer, state, histories.get(user))
     sys.stdout.write(str(_peak_kib()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,19 +10,17 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.merchandising import Merchandising, first_problem, read_rules, write_rules
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen, this_actor
 
 items_app = typer.Typer(
     no_args_is_help=True,
     help="Take items off, put them first, cap brands: for whichever release serves, within seconds.",
 )
-screen = Console(markup=False, highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Reason = Annotated[str, typer.Option("--reason", help="one sentence; it is kept with the revision")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ITEM...", help="item ids, as the catalogue spells them")]
 FromFile = Annotated[
@@ -70,7 +66,7 @@ def rules(as_json: AsJson = False) -> None:
     if as_json:
         import yaml
 
-        return _emit(yaml.safe_load(text))
+        return emit(yaml.safe_load(text))
     sys.stdout.write(text)
 
 
@@ -85,7 +81,7 @@ def apply(
 
     seen, wanted = read_rules(_text(file), file.name)
     settings = Settings()
-    _tell(settings, *replace(settings, _actor(), reason, seen, wanted), as_json)
+    _tell(settings, *replace(settings, this_actor(), reason, seen, wanted), as_json)
 
 
 @items_app.command("history")
@@ -95,7 +91,7 @@ def history(as_json: AsJson = False) -> None:
 
     revisions = told(Settings())
     if as_json:
-        return _emit(
+        return emit(
             [one.model_dump(mode="json", exclude={"rules"}) | {"rules": one.rules.sentence} for one in revisions]
         )
     table = Table("revision", header_style="bold")
@@ -119,14 +115,14 @@ def restore(
     settings = Settings()
     if revision == 0:
         return _change(reason, lambda _: Merchandising(), as_json)
-    _tell(settings, merchandising.restore(settings, _actor(), reason, revision), True, as_json)
+    _tell(settings, merchandising.restore(settings, this_actor(), reason, revision), True, as_json)
 
 
 def _change(reason: str, edit: Callable[[Merchandising], Merchandising], as_json: bool) -> None:
     from tasks.adapters.merchandising import change
 
     settings = Settings()
-    _tell(settings, *change(settings, _actor(), reason, lambda rules: checked(edit(rules))), as_json)
+    _tell(settings, *change(settings, this_actor(), reason, lambda rules: checked(edit(rules))), as_json)
 
 
 def checked(rules: Merchandising) -> Merchandising:
@@ -143,7 +139,7 @@ def _tell(settings: Settings, number: int, changed: bool, as_json: bool) -> None
     """Wait until every replica that can says it obeys revision `number`, and say so."""
     told = {"revision": number, "changed": changed} | (_in_force(settings, number) if changed else {})
     if as_json:
-        return _emit(told)
+        return emit(told)
     screen.print(
         f"revision {number}: {told['sentence']}" if changed else f"nothing to do: revision {number} says so already"
     )
@@ -209,11 +205,3 @@ def _text(file: Path) -> str:
         raise InputRejected(
             f"{file.name} cannot be read: {getattr(err, 'strerror', None) or 'it is not UTF-8'}"
         ) from None
-
-
-def _actor() -> str:
-    return f"cli:{getpass.getuser()}"
-
-
-def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

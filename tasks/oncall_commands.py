@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen, this_actor
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys of the service's callers. Without any, everybody may call.")
-screen = Console(markup=False, highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Named = Annotated[str, typer.Argument(metavar="RELEASE", help="a digest, or its first digits")]
 
 
@@ -55,7 +50,7 @@ def releases(as_json: AsJson = False) -> None:
         for one in shelf.held()
     ]
     if as_json:
-        return _emit(told)
+        return emit(told)
     table = Table("release", "MB", "role", "pinned", header_style="bold")
     for row in told:
         pinned = row["pinned"]
@@ -68,7 +63,7 @@ def pin(named: Named, reason: Annotated[str, typer.Option("--reason", help="why 
     """Keep a release on this machine whatever happens, for `rollback --to` with the store down."""
     from tasks.adapters.shelf import Shelf
 
-    release = Shelf(Settings().data / "serving").pin(named, f"cli:{getpass.getuser()}", reason)
+    release = Shelf(Settings().data / "serving").pin(named, this_actor(), reason)
     screen.print(f"{release[:12]} stays until `freshrank unpin {release[:12]}`")
 
 
@@ -90,7 +85,7 @@ def create_key(
 
     made = api_keys.create(Settings(), client)
     if as_json:
-        return _emit(made.model_dump())
+        return emit(made.model_dump())
     screen.print(
         f"id      {made.id}\nsecret  {made.secret}\nin force within 10 s; callers send it as user and password"
     )
@@ -112,7 +107,7 @@ def list_keys(as_json: AsJson = False) -> None:
 
     found = api_keys.keys(Settings())
     if as_json:
-        return _emit([{"id": key.id, "client": key.client, "created": key.created} for key in found])
+        return emit([{"id": key.id, "client": key.client, "created": key.created} for key in found])
     for key in found:
         screen.print(f"{key.id:<24} {key.client:<16} {key.created}")
     if not found:
@@ -127,7 +122,3 @@ def _roles(settings: Settings) -> dict[str, str]:
     except FreshrankError:
         return {}
     return {status[role]["release"]: role for role in ("previous", "challenger", "champion") if status[role]}
-
-
-def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

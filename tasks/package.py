@@ -186,19 +186,20 @@ def _write_provenance(release: Path, dataset: Path, told: Mapping[str, Any]) -> 
 
 
 def _record_golden(release: Path) -> None:
-    from tasks.ranker.device import reference_scorer
+    from tasks.ranker.device import CUDA, device_of, reference_scorer
     from tasks.ranker.state import ItemState
-    from tasks.ranker.text import QueryEncoder
-    from tasks.serving.engine import Engine, open_search
-    from tasks.serving.golden import record
+    from tasks.serving.engine import Engine
+    from tasks.serving.golden import TOLERANCE, TOLERANCE_OF_CUDA, record
+    from tasks.serving.search import open_encoder, open_search
 
     items = ItemState.load(release / "items")
-    encoder = QueryEncoder(release / "text") if (release / "text" / "encoder.xml").exists() else None
+    encoder = open_encoder(release)
     engine = Engine(items, reference_scorer(release / "model"), encoder, search=open_search(release))
     requests = golden_requests(items)
     if encoder is None:
         requests = [request for request in requests if request["surface"] != "search"]
-    (release / "golden.json").write_bytes(record(engine, requests))
+    tolerance = TOLERANCE_OF_CUDA if device_of(release / "model") == CUDA else TOLERANCE
+    (release / "golden.json").write_bytes(record(engine, requests, tolerance))
 
 
 def _runtime(choice: str, champion: Path | None, release: Path) -> tuple[str, list[Trial]]:
@@ -298,7 +299,7 @@ def _compare(port: int, digest: str, number: int, case: Any, tolerance: float) -
 def _require_no_skew(port: int, release: Path, view: Path) -> Check:
     """The service against the evaluator's own path, on the histories of users that the view knows."""
     from tasks.evaluation.skew import evaluator_scores, skew_check
-    from tasks.ranker.runtime import OpenVinoScorer
+    from tasks.ranker.device import reference_scorer
     from tasks.ranker.state import ItemState, View
 
     def ask(request: dict[str, Any]) -> tuple[list[str], list[float]]:
@@ -308,7 +309,7 @@ def _require_no_skew(port: int, release: Path, view: Path) -> Check:
         answered = json.loads(body)["items"]
         return [item["item_id"] for item in answered], [item["score"] for item in answered]
 
-    scored = evaluator_scores(OpenVinoScorer(release / "model"), ItemState.load(release / "items"), View(view))
+    scored = evaluator_scores(reference_scorer(release / "model"), ItemState.load(release / "items"), View(view))
     check = skew_check(scored, ask)
     if not check.ok:
         raise InputRejected(f"train/serve skew: {check.sentence}; not released")

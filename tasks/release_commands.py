@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.domain.errors import FreshrankError
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen
 
-screen = Console(markup=False, highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 DAYS_SHOWN = 3
 
@@ -45,10 +42,10 @@ def lineage(
     if in_toto:
         if DAY.fullmatch(named):
             raise typer.BadParameter("--in-toto states where a release comes from; name a release, not a day")
-        return _emit(in_toto_statement(told))
+        return emit(in_toto_statement(told))
     told["served"] = _served(settings, made)
     if as_json:
-        return _emit(told)
+        return emit(told)
     for line in _of_partition(told) if "partition" in told and "release" not in told else _of_release(told):
         screen.print(line)
 
@@ -66,7 +63,7 @@ def diff(
     store = open_store(Settings())
     told = compared(store, find_release(store, before), find_release(store, after))
     if as_json:
-        return _emit(told)
+        return emit(told)
     for line in _of_diff(told):
         screen.print(line)
 
@@ -181,7 +178,3 @@ def _range(days: list[str]) -> str:
 
 def _said(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -18,8 +18,9 @@ from tasks.domain.runtime_choice import DEFAULT, Trial, choose
 from tasks.ranker.device import RUNTIMES, TORCH, open_scorer
 from tasks.ranker.runtime import read_config
 from tasks.ranker.state import ItemState
-from tasks.serving.engine import Engine, Guarded
+from tasks.serving.engine import Engine
 from tasks.serving.golden import Golden, first_difference
+from tasks.serving.guarded import Guarded
 
 log = logging.getLogger("freshrank.package")
 ROUNDS = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from tasks.ranker.arrays import epoch_day
 from tasks.ranker.build import Morning, StateBuilder, TextTable
 from tasks.ranker.features import FEATURES
 from tasks.ranker.log import EventLog, Items, Plans
+from tasks.ranker.runtime import PARENT
 from tasks.ranker.state import save_view
-from tasks.ranker.tokens import MAX_TOKENS, TOKEN
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN, TOKEN_WIDTH
 from tasks.serving.golden import record
 from tasks.serving.release import seal, seal_view
 
@@ -150,6 +152,44 @@ def a_release(root: Path, seed: int = 0, key_id: str | None = None) -> tuple[Pat
     facts = {"kind": "bootstrap", "partition": "2017-07-01", "created": "2017-07-01", "view": seal_view(view, USERS)}
     seal(src, {**facts, "key_id": key_id})
     return src, view
+
+
+def a_candidate(root: Path) -> tuple[Path, Path]:
+    """(candidate, dataset) as compress and build_dataset leave them."""
+    src, view = a_release(root)
+    candidate, dataset = root / "candidate", root / "dataset"
+    for name in ("model", "text"):
+        shutil.copytree(src / "release" / name, candidate / name)
+    shutil.copytree(src / "release" / "items", dataset / "items")
+    shutil.copytree(view, dataset / "view", ignore=shutil.ignore_patterns("view.json"))
+    (dataset / "dataset.json").write_text(json.dumps({"train_end": "2017-06-16"}))
+    (dataset / "partitions.json").write_text(json.dumps({"2017-06-30": "a" * 64}))
+    return candidate, dataset
+
+
+def a_network(model: Path) -> None:
+    """A model directory as finetune leaves it: an untrained network of recipe tiny."""
+    from safetensors.torch import save_file
+    from torch import manual_seed
+
+    from tasks.domain.recipe import load_recipe
+    from tasks.ranker.model import Ranker
+
+    network = load_recipe("tiny").network
+    manual_seed(0)
+    model.mkdir(parents=True, exist_ok=True)
+    save_file(Ranker(network).state_dict(), model / PARENT)
+    config = {"features": list(FEATURES), "token": list(TOKEN), "max_tokens": MAX_TOKENS}
+    (model / "config.json").write_text(json.dumps(config | {"network": network.model_dump(mode="json")}))
+
+
+def rows_to_score(count: int) -> tuple[np.ndarray, ...]:
+    """(features, text vectors, tokens, mask) of made-up candidates, with histories of any length."""
+    draws = np.random.default_rng(0)
+    shapes = ((count, len(FEATURES)), (count, WIDTH), (count, MAX_TOKENS, TOKEN_WIDTH))
+    x, item_vec, tokens = (draws.normal(size=shape).astype(np.float32) for shape in shapes)
+    mask = (np.arange(MAX_TOKENS) < draws.integers(0, MAX_TOKENS + 1, count)[:, None]).astype(np.float32)
+    return x, item_vec, tokens * mask[:, :, None], mask
 
 
 def write_secrets(path: Path) -> Path:

@@ -34,7 +34,12 @@ pip install torch==2.13.0 --index-url "${{TORCH_INDEX:-https://download.pytorch.
 TEMPLATE = "Dockerfile.template"
 # the image starts the fast entry, as the launcher does; BentoML's own would be `bentoml serve`. What is given to
 # `docker run` behind the image's name is appended: --view, --secrets, --valkey, --spool
-ENTRYPOINT = """{% extends bento_base_template %}
+# and a base by digest alone, as in infra/images (ADR 29): whoever builds the image says which bytes it trusts
+DOCKERFILE = """{% extends bento_base_template %}
+{% block SETUP_BENTO_BASE_IMAGE %}
+ARG BASE_DIGEST
+{{ super() | replace(" as base-container", "@${BASE_DIGEST} as base-container") }}
+{% endblock %}
 {% block SETUP_BENTO_ENTRYPOINT %}
 EXPOSE 3000
 ENV PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TF_BUILD=1
@@ -124,7 +129,7 @@ def _context(src: Path, folder: Path) -> tuple[Path, dict[str, object]]:
     """
     context = folder / "src"
     shutil.copytree(src, context, copy_function=shutil.copyfile)
-    (context / TEMPLATE).write_text(ENTRYPOINT)
+    (context / TEMPLATE).write_text(DOCKERFILE)
     docker: dict[str, object] = {"dockerfile_template": TEMPLATE, "system_packages": SYSTEM_PACKAGES}
     on_cuda = device_of(src / "release" / "model") == CUDA
     if on_cuda or _runtime(src) == TORCH:

@@ -10,7 +10,10 @@ import numpy as np
 from openvino import Core
 
 from tasks.machine import told_by
-from tasks.ranker.runtime import compiled, trees_in
+from tasks.ranker.device import reference_scorer
+from tasks.ranker.runtime import read_config
+from tasks.ranker.text import WIDTH
+from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
 WITHIN_S = 300  # it takes one or two
 ROWS = {"base": 1_000, "full": 150}  # of the largest request
@@ -34,12 +37,11 @@ def _run(arguments: list[str]) -> int:
 def main(arguments: list[str]) -> None:
     Core()
     for directory in map(Path, arguments):
-        trees = trees_in(directory)
+        scorer, features = reference_scorer(directory), len(read_config(directory)["features"])
         for stage, rows in ROWS.items():
-            request = compiled(directory / f"{stage}.xml", 1).create_infer_request()
-            shapes = [port.get_partial_shape() for port in request.get_compiled_model().inputs]
-            request.infer([np.ones((rows, *(side.get_length() for side in list(of)[1:])), np.float32) for of in shapes])
-        del trees
+            shapes = [(rows, features), (rows, WIDTH), (rows, MAX_TOKENS, TOKEN_WIDTH), (rows, MAX_TOKENS)]
+            x, item_vec, tokens, mask = (np.ones(shape, np.float32) for shape in shapes)
+            scorer.base(x, item_vec) if stage == "base" else scorer.full(x, item_vec, tokens, mask)
     peak = next(
         line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )

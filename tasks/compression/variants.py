@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.atomic import drafted_folder, write_first
+from tasks.compression.for_cuda import make_for_cuda
 from tasks.compression.low_rank import with_low_rank_head
 from tasks.compression.peak_memory import peak_bytes
 from tasks.compression.quantise import Inputs, save_graph, to_int8, to_openvino
@@ -22,10 +23,12 @@ from tasks.domain.manifest import Record
 from tasks.machine import processor
 from tasks.ranker import rank
 from tasks.ranker.corpus import Corpus
+from tasks.ranker.cuda import WEIGHTS
+from tasks.ranker.device import CPU, CUDA, is_here, reference_scorer
 from tasks.ranker.judge import Judged
 from tasks.ranker.model import load_model
 from tasks.ranker.profile import Profile
-from tasks.ranker.runtime import BLEND, PARENT, TREES, OpenVinoScorer, Scorer, in_bf16
+from tasks.ranker.runtime import BLEND, PARENT, TREES, Scorer, in_bf16
 from tasks.ranker.tokens import tokenise
 
 SMALL, LARGE = 100, 1_000  # candidates of the requests that are timed
@@ -38,7 +41,7 @@ class Cost(Record):
     """What one request costs on this machine, features included, one thread; the bytes of the weights and of a process.
 
     CPU is a median; p50, p95 and p99 are of the elapsed time of a request of 1,000. `peak_bytes` is a process that loaded the
-    variant and answered once, less one that only imported its runtime.
+    variant and answered once, less one that only imported OpenVINO.
     """
 
     cpu_ms_100: float
@@ -52,26 +55,29 @@ class Cost(Record):
 
 
 def cached_variant(
-    name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, cache: Path, out: Path
+    name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, cache: Path, out: Path, device: str = CPU
 ) -> str:
     """make_variant, its graphs taken from `cache` where the same parent was turned into it before, with the same tools."""
-    folder = cache / "variants" / variant_digest(name, parent, calibration, rank_kept)
+    folder = cache / "variants" / variant_digest(name, parent, calibration, rank_kept, device)
     if not in_use(folder / TOLD, cache / "variants"):
         with drafted_folder(folder) as draft:
             (draft / TOLD).parent.mkdir(parents=True, exist_ok=True)
-            told = make_variant(name, parent, calibration, rank_kept, draft)
+            told = make_variant(name, parent, calibration, rank_kept, draft, device)
             (draft / TOLD).write_text(told)
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns(TOLD))
     return (folder / TOLD).read_text()
 
 
-def variant_digest(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int) -> str:
+def variant_digest(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, device: str = CPU) -> str:
     """Of all that a variant is made of: weights, calibration rows, settings, and the versions of what makes it."""
     digest = hashlib.sha256()
     made_by = [f"{package} {version(package)}" for package in ("openvino", "nncf", "torch")]
-    code = [Path(__file__).with_name(f"{module}.py").read_text() for module in ("variants", "quantise", "low_rank")]
+    code = [
+        Path(__file__).with_name(f"{module}.py").read_text()
+        for module in ("variants", "for_cuda", "quantise", "low_rank")
+    ]
     rank_of = str(rank_kept) if name == "int8-low-rank" else ""  # what no other variant reads
-    digest.update("\n".join([name, rank_of, *made_by, *code]).encode())
+    digest.update("\n".join([name, device, rank_of, *made_by, *code]).encode())
     for part in (PARENT, "config.json", TREES, BLEND):
         if (parent / part).exists():
             digest.update((parent / part).read_bytes())
@@ -81,8 +87,22 @@ def variant_digest(name: str, parent: Path, calibration: Sequence[Inputs], rank_
     return digest.hexdigest()[:32]
 
 
-def make_variant(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, out: Path) -> str:
-    """Write base.xml, full.xml and the parent's config under `out`; returns a sentence about what was done."""
+def make_variant(
+    name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, out: Path, device: str = CPU
+) -> str:
+    """Write what the device runs (graphs, on CUDA weights), config and parent under `out`; returns what was done, a sentence."""
+    if device == CUDA:
+        told = make_for_cuda(name, parent, out)
+    else:
+        told = _make_graphs(name, parent, calibration, rank_kept, out)
+        shutil.copyfile(parent / "config.json", out / "config.json")
+    for kept in (PARENT, TREES, BLEND):
+        if (parent / kept).exists():
+            shutil.copyfile(parent / kept, out / kept)
+    return told
+
+
+def _make_graphs(name: str, parent: Path, calibration: Sequence[Inputs], rank_kept: int, out: Path) -> str:
     model, told = load_model(parent), "the parent's weights, unquantised"
     convert: Callable[[Any, Sequence[Inputs]], Any] = to_int8
     if name == "int8-low-rank":
@@ -98,10 +118,6 @@ def make_variant(name: str, parent: Path, calibration: Sequence[Inputs], rank_ke
         samples = [inputs[:width] for inputs in calibration]
         graph = to_openvino(model, stage, tuple(part[:8] for part in samples[0]))
         save_graph(convert(graph, samples), out / f"{stage}.xml")
-    shutil.copyfile(parent / "config.json", out / "config.json")
-    for name in (PARENT, TREES, BLEND):
-        if (parent / name).exists():
-            shutil.copyfile(parent / name, out / name)
     return told
 
 
@@ -131,7 +147,9 @@ def batch_dependence(scorer: Scorer, judged: Judged) -> float:
 
 def kept_costs(directories: dict[str, Path], judged: Sequence[Judged], cache: Path) -> dict[str, Cost]:
     """measure_costs, once for the same files on one kind of machine: a step that runs again, or twice at once, chooses the same."""
-    digest = hashlib.sha256(f"{processor()} {version('openvino')} {Path(__file__).read_text()}".encode())
+    digest = hashlib.sha256(
+        f"{processor()} {version('openvino')} {is_here(CUDA)} {Path(__file__).read_text()}".encode()
+    )
     for name, directory in directories.items():
         for path in sorted(directory.iterdir()):
             digest.update(f"{name}/{path.name}".encode() + path.read_bytes())
@@ -147,7 +165,7 @@ def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dic
     scorers, loads = {}, {}
     for name, directory in directories.items():
         began = time.perf_counter()
-        scorers[name] = OpenVinoScorer(directory)
+        scorers[name] = reference_scorer(directory)
         loads[name] = 1_000 * (time.perf_counter() - began)
     spent: dict[tuple[str, int], list[float]] = {(name, size): [] for name in scorers for size in (SMALL, LARGE)}
     elapsed: dict[str, list[float]] = {name: [] for name in scorers}
@@ -170,7 +188,9 @@ def measure_costs(directories: dict[str, Path], judged: Sequence[Judged]) -> dic
             p50_ms=p50,
             p95_ms=p95,
             p99_ms=p99,
-            bytes=sum(path.stat().st_size for path in directory.glob("*.bin")),
+            bytes=sum(
+                path.stat().st_size for path in directory.iterdir() if path.suffix == ".bin" or path.name == WEIGHTS
+            ),
             peak_bytes=peaks[name],
             load_ms=round(loads[name], 1),
         )

@@ -167,6 +167,9 @@ Variant = Literal["fp32", "bf16", "int8", "int8-low-rank"]
 class Compression(Record):
     """Which variants are tried, and how much of the parent's validation quality one may lose."""
 
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="what releases of this recipe serve on; cuda takes the variants fp32 and bf16"
+    )
     variants: tuple[Variant, ...]
     margin: float = Field(gt=0, description="NDCG@10 that the lower bound of the paired difference may not fall below")
     calibration_slates: int = Field(ge=1)

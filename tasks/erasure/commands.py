@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen, this_actor
 
 if TYPE_CHECKING:
     from tasks.adapters.store import Store
     from tasks.domain.erasure import Erased
     from tasks.erasure.erase import Holdings
 
-screen = Console(markup=False, highlight=False, soft_wrap=True)
 LONGEST_REASON = 500
 
 
@@ -31,7 +28,7 @@ def erase(
     reason: Annotated[str, typer.Option(help="one sentence without personal data; it is kept")] = "asked for",
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is there, change nothing")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Take one user out of every landed day, dataset and view, and keep the user out. Run it again to resume it."""
     from tasks.adapters.store import open_store
@@ -46,7 +43,7 @@ def erase(
     if not as_json:
         _show(holdings)
     if (holdings.nothing and holdings.record is None) or dry_run:
-        return _emit(_as_json(holdings)) if as_json else None
+        return emit(_as_json(holdings)) if as_json else None
     if not yes and not (sys.stdin.isatty() and typer.confirm("Erase? This cannot be undone")):
         raise InputRejected("nothing was erased; say --yes where nobody can be asked")
     done = erase_user(
@@ -54,18 +51,18 @@ def erase(
         settings,
         ValkeyOnlineStore(settings.url("valkey"), PUBLISH_TIMEOUT_S),
         holdings,
-        actor=f"cli:{getpass.getuser()}",
+        actor=this_actor(),
         reason=reason[:LONGEST_REASON],
         now=datetime.now(UTC),
     )
-    _emit(_as_json(holdings) | {"done": done.model_dump()}) if as_json else _tell(done)
+    emit(_as_json(holdings) | {"done": done.model_dump()}) if as_json else _tell(done)
 
 
 def retention(
     keep_days: Annotated[int, typer.Option(help="keep the newest landed day and so many days with it")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is there, change nothing")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete the rows of days that are older than that, and what steps made from them. Run it again to resume it."""
     from tasks.adapters.store import open_store
@@ -80,11 +77,11 @@ def retention(
     if not dry_run and (found.days or found.objects):
         if not yes and not (sys.stdin.isatty() and typer.confirm("Delete? This cannot be undone")):
             raise InputRejected("nothing was deleted; say --yes where nobody can be asked")
-        retire(store, found, settings.data, keep_days, f"cli:{getpass.getuser()}", datetime.now(UTC))
+        retire(store, found, settings.data, keep_days, this_actor(), datetime.now(UTC))
         if not as_json:
             screen.print("deleted; those days are not landed, judged or trained on again")
     if as_json:
-        _emit(found.model_dump())
+        emit(found.model_dump())
 
 
 def _pseudonym(user: str | None, given: str | None, settings: Settings, store: Store) -> str:
@@ -138,7 +135,3 @@ def _tell(done: Erased) -> None:
     for sentence in done.remains:
         screen.print(f"remains: {sentence}")
     screen.print("next: `freshrank refresh --partition DAY` makes state and weights without the user")
-
-
-def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")

@@ -23,10 +23,10 @@ from tasks.evaluation.facts import ItemFacts
 from tasks.own_data.check import check
 from tasks.ranker import rank
 from tasks.ranker.arrays import iso_day
+from tasks.ranker.device import reference_scorer
 from tasks.ranker.judge import Judged, Row, full_row_of, mean_of, personal_then_popular
 from tasks.ranker.profile import Profile
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer
 from tasks.ranker.slates import Slate
 from tasks.ranker.state import NOBODY, ItemState, UserHistory, View
 from tasks.serving.engine import Engine
@@ -139,7 +139,7 @@ def _on_events(release: Release, view: Path | None, data: Path) -> dict[str, Any
     items = ItemState.load(release.directory / "items")
     events, left_out = _purchases(data, items)
     histories = View(view) if view is not None else None
-    known, scorer, answers = ItemFacts(items), OpenVinoScorer(release.directory / "model"), Answers()
+    known, scorer, answers = ItemFacts(items), reference_scorer(release.directory / "model"), Answers()
     answers.stock(items.ids[: items.size])
     rows, baseline, facts, users = [], [], [], set()
     for number, user, day, slate_events, earlier in _slates(events, items):

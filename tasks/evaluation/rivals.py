@@ -15,6 +15,7 @@ import numpy as np
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.dataset import Dataset
+from tasks.ranker.device import reference_scorer
 from tasks.ranker.fitted import Inputs
 from tasks.ranker.judge import (
     Judged,
@@ -25,7 +26,7 @@ from tasks.ranker.judge import (
     of_ten,
     personal_then_popular_order,
 )
-from tasks.ranker.runtime import OpenVinoScorer, TorchScorer
+from tasks.ranker.runtime import Scorer, TorchScorer
 
 MOST_ROWS = 200_000  # of the newest training days: seconds, on any recipe
 TREES = 60
@@ -136,11 +137,11 @@ def _newest_rows(data: Dataset, inputs: Inputs) -> tuple[Floats, np.ndarray, Flo
     return np.concatenate(x), np.concatenate(grade), np.concatenate(weight), np.concatenate(sizes)
 
 
-def _scorer_before(previous: Path | str) -> tuple[OpenVinoScorer | None, str]:
+def _scorer_before(previous: Path | str) -> tuple[Scorer | None, str]:
     """The model that served before the champion, or why it is not compared."""
     if isinstance(previous, str):
         return None, previous
     try:
-        return OpenVinoScorer(previous / "release" / "model"), ""
+        return reference_scorer(previous / "release" / "model"), ""
     except InputRejected as err:  # other features than this code makes: it stands for nothing today
         return None, str(err)

@@ -61,7 +61,7 @@ def _row(scores: Floats, relevant: np.ndarray) -> Row:
 
 
 def _scores(release: Path, items: ItemState) -> Score | None:
-    """As the service scores given candidates, see tasks.serving.engine. None where there is no trained ranker."""
+    """As the service scores given candidates, see tasks.serving.search. None where there is no trained ranker."""
     if not (release / "search").is_dir():
         return None
     ranker = SearchRanker.open(release / "search")

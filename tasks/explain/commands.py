@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ from rich.console import Console
 
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen
 
-screen = Console(markup=False, highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -44,7 +42,7 @@ def explain(
 
         page.write_text(html(told))
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1, default=str) + "\n")
+        emit(told)
     elif sys.stdout.isatty():
         Console(highlight=False).print(Markdown(as_markdown(told)))  # a console that wraps softly would cut its lines
     else:
@@ -71,7 +69,7 @@ def bundle(
     made = read_bundle(path)  # what is handed out has been read back
     told = {"bundle": str(path), "sha256": made.digest, "bytes": len(content), "run": uri}
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
     else:
         screen.print(f"{path}: {len(content):,} bytes, sha256 {made.digest}")
         screen.print(f"decide it again anywhere: freshrank explain {path} --replay")
@@ -90,7 +88,7 @@ def reproduce(
     store = open_store(settings)
     told = train_again(store, find_gate(store, run), settings)
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
     else:
         screen.print(told["sentence"])
     if not told["reproduced"]:

@@ -17,11 +17,12 @@ import numpy as np
 
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats, iso_day
+from tasks.ranker.device import reference_scorer
 from tasks.ranker.features import columns, feature_names
 from tasks.ranker.profile import Profile
 from tasks.ranker.rank import rank_profile
 from tasks.ranker.retrieve import candidates_of
-from tasks.ranker.runtime import OpenVinoScorer, Scorer
+from tasks.ranker.runtime import Scorer
 from tasks.ranker.state import NOBODY, ItemState, UserHistory, View
 from tasks.ranker.tokens import tokenise
 from tasks.serving.release import Release
@@ -71,7 +72,7 @@ def why(release: Release, view: Path | None, pseudonym: str, item: str) -> dict[
             f"times in 90 days"
         )
     user = View(view).get(pseudonym) if view is not None else None
-    scorer = OpenVinoScorer(release.directory / "model")
+    scorer = reference_scorer(release.directory / "model")
     told = explained(scorer, items, user, row)
     return {
         "release": release.digest,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.settings import Settings
-
-screen = Console(markup=False, highlight=False, soft_wrap=True)
+from tasks.terminal import AsJson, emit, screen
 
 
 def why(
@@ -20,7 +16,7 @@ def why(
     item: Annotated[str, typer.Argument(help="the item's id")],
     pseudonym: Annotated[bool, typer.Option("--pseudonym", help="USER is a pseudonym: 64 hex digits")] = False,
     release: Annotated[str | None, typer.Option(help="a digest or a folder; default: what serves")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Why ITEM stands where it stands for USER: what each kind of feature adds, and the purchases that are most like it."""
     from pathlib import Path
@@ -36,7 +32,7 @@ def why(
     src, view = pulled(settings.data / "serving", wanted) if DIGEST.fullmatch(wanted) else parts_of(Path(wanted))
     told = taken_apart(verify(src), view, hashed, item)
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
     else:
         _show(told)
 

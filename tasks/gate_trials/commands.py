@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tasks.settings import Settings
-
-screen = Console(markup=False, highlight=False, soft_wrap=True)
+from tasks.terminal import AsJson, emit, screen
 
 
 def gate_error_rates(
     run: Annotated[str | None, typer.Argument(help="a day whose run trained weights; default: the latest")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train other seeds and damaged models of a run, and count how often the gate errs on them. Takes as long as ten trainings."""
     from tasks.adapters.store import open_store
@@ -32,7 +29,7 @@ def gate_error_rates(
     store = open_store(settings)
     told = json.loads(store.get(store.key(read_manifest(store, uri).outputs[REPORT].uri)))
     if as_json:
-        sys.stdout.write(json.dumps(told | {"run": uri}, indent=1) + "\n")
+        emit(told | {"run": uri})
     else:
         screen.print(f"{told['sentence']}.")
         screen.print(rates_table(told["table"]))

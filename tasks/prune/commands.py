@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.domain.errors import Forbidden, InputRejected, Unavailable
 from tasks.settings import Settings
+from tasks.terminal import AsJson, emit, screen
 
 if TYPE_CHECKING:
     from tasks.prune.machine import Freed
     from tasks.prune.store import Pruned
 
 log = logging.getLogger("freshrank.prune")
-screen = Console(markup=False, highlight=False, soft_wrap=True)
 MACHINE, STORE = "machine", "store"
 AHEAD = timedelta(minutes=5)  # of the store's clock; what is a month old by a clock that jumped may be a day old
 
@@ -33,7 +30,7 @@ def prune(
     only: Annotated[
         str | None, typer.Option(help="machine: copies and logs here; store: outputs, releases, views")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let go what nothing needs any more, as the DAG `prune` does every day: in the store a day after it was marked."""
     if only not in (None, MACHINE, STORE):
@@ -51,7 +48,7 @@ def prune(
         if not as_json:
             screen.print("\n".join(in_words(pruned, dry_run)))
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        emit(told)
 
 
 def of_machine(settings: Settings, *, dry_run: bool = False) -> Freed:

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Floats
 from tasks.ranker.head_parts import openvino_scorer
-from tasks.ranker.runtime import FULL_SHAPES, Scorer, TorchScorer
+from tasks.ranker.runtime import FULL_SHAPES, OpenVinoScorer, Scorer, TorchScorer
 
 CPU, CUDA = "cpu", "cuda"
 OPENVINO, TORCH = "openvino", "torch"
@@ -54,6 +54,15 @@ def is_here(device: str) -> bool:
     return bool(torch.cuda.is_available())
 
 
+def require_here(device: str) -> None:
+    """Raises InputRejected where this machine has no such device."""
+    if not is_here(device):
+        raise InputRejected(
+            "this release is for a CUDA device and this machine shows none; serve a release for the CPU here, or start it "
+            "on a GPU machine (README, GPU machines)"
+        )
+
+
 def open_scorer(model: Path, threads: int = 1, runtime: str = OPENVINO) -> Scorer:
     """The model on its own device, on the CPU by `runtime`.
 
@@ -63,12 +72,10 @@ def open_scorer(model: Path, threads: int = 1, runtime: str = OPENVINO) -> Score
     device = device_of(model)
     if device == CPU:
         return _on_cpu(model, threads, runtime)
-    if not is_here(device):
-        raise InputRejected(
-            "this release is for a CUDA device and this machine shows none; serve a release for the CPU here, or start it "
-            "on a GPU machine (README, GPU machines)"
-        )
-    return TorchScorer.load(model).moved(device)
+    require_here(device)
+    from tasks.ranker.cuda import CudaScorer
+
+    return CudaScorer.load(model, device)
 
 
 def _on_cpu(model: Path, threads: int, runtime: str) -> Scorer:
@@ -84,6 +91,11 @@ def _on_cpu(model: Path, threads: int, runtime: str) -> Scorer:
         ) from None
 
 
-def reference_scorer(model: Path) -> Scorer:
-    """What the model answers where its device is not at hand: the unquantised weights on the CPU."""
-    return open_scorer(model) if is_here(device_of(model)) else TorchScorer.load(model)
+def reference_scorer(model: Path, threads: int = 1) -> Scorer:
+    """What a model is judged by: its own graphs or weights, and where its device is not at hand the same arithmetic on the CPU."""
+    device = device_of(model)
+    if device == CPU:
+        return OpenVinoScorer(model, threads)
+    from tasks.ranker.cuda import CudaScorer
+
+    return CudaScorer.load(model, device if is_here(device) else CPU)

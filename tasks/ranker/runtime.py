@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,14 @@ class Scorer(Protocol):
 
     def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
         """Stage 2, [n]: the base score and what the history transformer adds to it."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A scorer that compiles something."""
+
+    def prepare(self) -> None:
+        """Compile it now, not in the first request that needs it."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -222,11 +230,6 @@ class TorchScorer:
 
         torch.set_num_threads(1)  # single slates: more threads only wait for each other
         return cls(load_model(directory, zeroed=zeroed), inputs_of(read_config(directory)), trees_in(directory))
-
-    def moved(self, device: str) -> TorchScorer:
-        """Itself, with its weights on another device; inputs and scores stay numpy."""
-        self._model.to(device)
-        return self
 
     def base(self, x: Floats, item_vec: Floats) -> Floats:
         from tasks.ranker.model import as_numpy

@@ -1,109 +1,46 @@
 """A checked request in, an ordered and scored list out: user view -> candidates -> the cascade of tasks.ranker.
 
-The cascade is the one that evaluation ran; nothing here changes a score except for search, whose formula is below.
+The cascade is the one that evaluation ran; nothing here changes a score except for search (tasks.serving.search).
 Used by one thread. Never raises for what a caller sent, except to say that it cannot be answered (400).
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from tasks.domain.merchandising import Revision
-from tasks.domain.requests import DEFAULT_K, HistoryEvent, RankRequest, Reason, RequestRefused
+from tasks.domain.requests import DEFAULT_K, RankRequest, Reason
 from tasks.ranker.arrays import Floats, Ints
 from tasks.ranker.device import OPENVINO, open_scorer
-from tasks.ranker.features import FEATURES
 from tasks.ranker.head_parts import PartsScorer
 from tasks.ranker.profile import Profile
-from tasks.ranker.rank import LOWEST, Slate, rank_profile, rank_together
 from tasks.ranker.rank import Ranking as Ordered
-from tasks.ranker.retrieve import similar_to
-from tasks.ranker.runtime import OpenVinoScorer, Scorer
-from tasks.ranker.state import ItemState, UserHistory, history_from_events
+from tasks.ranker.rank import Slate, rank_together
+from tasks.ranker.runtime import Scorer
+from tasks.ranker.state import ItemState
+from tasks.serving.asked import FOREVER, Asked, Ranking
+from tasks.serving.guarded import Guarded
 from tasks.serving.merchandise import Merchandiser
 from tasks.serving.metrics import Metrics
-from tasks.serving.prepared import Prepared, PreparedUsers
-from tasks.serving.reasons import EXPLAINED, reasons_of, strongest
+from tasks.serving.prepared import Prepared
+from tasks.serving.reasons import reasons_of
 from tasks.serving.recent import Purchases
 from tasks.serving.release import Release
+from tasks.serving.search import Encoder, Search, open_encoder, open_search
 from tasks.serving.stage_budget import Budget, StageTimes
 from tasks.serving.user_view import UserView, open_view
+from tasks.serving.users import Users
 
 if TYPE_CHECKING:
     from tasks.ranker.search.ranker import SearchRanker
 
-KEPT_QUERIES = 4_096
 KEPT_LENGTHS = 4  # of a user's recommendation: callers ask for one or two
-NEAREST = 300  # items that a query retrieves before they are ranked
-PERSONAL_WEIGHT = 0.1
-FOREVER = float("inf")
-
-
-class Encoder(Protocol):
-    def encode(self, text: str) -> Floats: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Items best first; scores finite and never rising. `view_source` is empty where no user was named."""
-
-    items: list[str]
-    scores: list[float]
-    stage: str
-    user_known: bool
-    view_source: str
-    cut_short: bool = False  # the deadline left a stage out
-    reasons: list[list[Reason]] | None = None  # of the items, where the caller asked
-    kept: bool = False  # worked out for an earlier request
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, who it is of, and by when it is to be answered; `named` says that the caller named a user."""
-
-    request: RankRequest
-    pseudonym: str | None
-    deadline: float
-    named: bool
-
-
-class Guarded:
-    """Refuses non-finite numbers at the scorer's door: int8 operators would turn a NaN into a plausible score."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-
-    def prepare(self) -> None:
-        """What can be done before the first request."""
-        if isinstance(self._scorer, OpenVinoScorer | PartsScorer):
-            self._scorer.prepare()
-
-    def base(self, x: Floats, item_vec: Floats) -> Floats:
-        # an optional feature may be unknown: the scorer fills in its NaN, and nothing else's
-        _require_finite(x[:, : len(FEATURES)], "features")
-        _require_finite(np.nan_to_num(x[:, len(FEATURES) :], nan=0, posinf=np.inf, neginf=-np.inf), "features")
-        return _require_finite(self._scorer.base(x, item_vec), "base scores")
-
-    def full(self, x: Floats, item_vec: Floats, tokens: Floats, mask: Floats) -> Floats:
-        _require_finite(tokens, "tokens")
-        return _require_finite(self._scorer.full(x, item_vec, tokens, mask), "full scores")
-
-
-def open_search(release: Path, threads: int = 1) -> SearchRanker | None:
-    """The trained search ranker of a release directory; None where its recipe trained none."""
-    if not (release / "search" / "config.json").exists():
-        return None
-    from tasks.ranker.search.ranker import SearchRanker
-
-    return SearchRanker.open(release / "search", threads)
 
 
 class Engine:
@@ -119,14 +56,11 @@ class Engine:
         self._items = items
         self._scorer = Guarded(scorer)
         self._parts = scorer.parts_of_items(items) if isinstance(scorer, PartsScorer) else None
-        self._encoder = encoder
-        self._trained = search
-        self._users = users
+        self._search = Search(items, self._scorer, encoder, search)
+        self._users = Users(items, users)
         self.metrics: Metrics | None = None
         self.merchandiser: Merchandiser | None = None  # replaced whole, by any thread
         self._clock = clock
-        self._queries: OrderedDict[str, Floats] = OrderedDict()
-        self._prepared = PreparedUsers(items)
         self._times = StageTimes()
         items.row_of  # noqa: B018  # counted now, not in the first request
 
@@ -142,11 +76,7 @@ class Engine:
         """Load a checked release. Raises InputRejected where its parts, or the view, do not belong together."""
         items = ItemState.load(release.directory / "items")
         users = open_view(view, release.record.view, items, valkey_url) if view is not None else None
-        encoder: Encoder | None = None
-        if (release.directory / "text" / "encoder.xml").exists():
-            from tasks.ranker.text import QueryEncoder
-
-            encoder = QueryEncoder(release.directory / "text", threads)
+        encoder = open_encoder(release.directory, threads)
         search = open_search(release.directory, threads)
         scorer = open_scorer(release.directory / "model", threads, str(release.record.notes.get("runtime", OPENVINO)))
         return cls(items, scorer, encoder, users, search=search)
@@ -188,10 +118,9 @@ class Engine:
     def at_once(self, one: Asked) -> Ranking | None:
         """A recommendation that is ready, for any thread: it needs no turn of the engine. None where there is none."""
         request = one.request
-        if one.pseudonym is None or self._users is None or request.candidates or request.explain or request.query:
+        if one.pseudonym is None or request.candidates or request.explain or request.query:
             return None
-        user = self._users.in_memory(one.pseudonym)
-        prepared = self._prepared.in_memory(one.pseudonym, user) if user is not None else None
+        prepared = self._users.in_memory(one.pseudonym)
         if prepared is None or prepared.ranking is None:
             return None
         if self.metrics is not None:
@@ -213,11 +142,15 @@ class Engine:
         """
         self._scorer.prepare()
         began = time.perf_counter()
-        for n, pseudonym in enumerate(self._users.busiest(users) if self._users is not None else []):
+        for n, pseudonym in enumerate(self._users.busiest(users)):
             if time.perf_counter() - began > seconds:
                 return n
             self.rank(RankRequest(surface="recommendation"), pseudonym)
         return users
+
+    def count_in(self, metrics: Metrics) -> None:
+        """From here on what is answered counts."""
+        self.metrics = self._search.metrics = self._users.metrics = metrics
 
     def obey(self, told: Revision) -> None:
         """Any thread may say so: from the next answer on, lists are arranged by these merchandising rules."""
@@ -225,12 +158,11 @@ class Engine:
 
     def heard(self, pseudonym: str, purchases: Purchases) -> None:
         """Any thread may say so: the user bought these just now."""
-        if self._users is not None:
-            self._users.heard(pseudonym, purchases)
+        self._users.heard(pseudonym, purchases)
 
     def _open(self, one: Asked) -> _Open | Ranking:
         """A recommendation up to where the model is needed; a kept one is answered at once."""
-        prepared, source = self._prepared_for(one)
+        prepared, source = self._users.of(one)
         request = one.request
         if not request.candidates:
             if self.metrics is not None:
@@ -262,36 +194,17 @@ class Engine:
         return told
 
     def _search_for(self, one: Asked) -> Ranking:
-        prepared, source = self._prepared_for(one)
+        prepared, source = self._users.of(one)
         budget = Budget(("personal", "base", "full"), one.deadline, self._clock, self._times)
-        rows, scores, stage = self._search(one.request, prepared.profile, budget)
+        given = self._given(one.request.candidates) if one.request.candidates else None
+        rows, scores, stage = self._search.scored(one.request, given, prepared.profile, budget)
         budget.finish()
         order = np.argsort(-scores, kind="stable").astype(np.int32)
         ordered = Ordered(order, scores[order], stage)
         return self._answer(one.request, prepared, rows, ordered, source, cut_short=budget.cut_short)
 
     def close(self) -> None:
-        if self._users is not None:
-            self._users.close()
-
-    def _prepared_for(self, one: Asked) -> tuple[Prepared, str]:
-        user, source = self._user(one.request, one.pseudonym)
-        if self.metrics is not None:
-            if one.named and user is None:
-                self.metrics.unknown_users.inc()
-            if source and source != "request":
-                self.metrics.cached("history", source == "memory")
-        return self._prepared.of(one.pseudonym, user, self.metrics), source
-
-    def _user(self, request: RankRequest, pseudonym: str | None) -> tuple[UserHistory | None, str]:
-        if request.history is not None:
-            return history_from_events(self._items, _purchases(request.history)), "request"
-        if pseudonym is None or self._users is None:
-            return None, ""
-        user, source = self._users.find(pseudonym)
-        if self.metrics is not None:
-            self.metrics.views.labels(source).inc()
-        return user, source
+        self._users.close()
 
     def _given(self, candidates: Sequence[str]) -> Ints:
         rows = self._items.rows(candidates)
@@ -299,63 +212,6 @@ class Engine:
         if unknown and self.metrics is not None:
             self.metrics.unknown_items.inc(unknown)
         return rows
-
-    def _search(self, request: RankRequest, profile: Profile, in_time: Callable[[], bool]) -> tuple[Ints, Floats, str]:
-        """By the trained ranker where the release holds one: then evaluation judged exactly this score.
-
-        Otherwise, and past the deadline: score = cosine(query, item text) + 0.1 x sigmoid(score of the recommendation cascade).
-
-        The second part is below 0.1 and tells near equals apart by what this user buys; past the deadline it is left
-        out, and the stage says `cosine`.
-        """
-        if self._trained is not None and in_time():
-            return self._search_trained(self._trained, request)
-        vector = self._query_vector(request.query or "")
-        if request.candidates:
-            rows = self._given(request.candidates)
-        else:
-            rows = similar_to(self._items, vector, max(request.k or DEFAULT_K, NEAREST))
-        scores = np.full(len(rows), LOWEST, np.float32)
-        found = np.flatnonzero(rows >= 0)
-        scores[found] = self._items.vectors(rows[found]) @ vector
-        if not len(found) or not in_time():
-            return rows, scores, "cosine"
-        ranked = rank_profile(self._scorer, profile, rows[found], in_time)
-        if ranked.stage == "retrieved":
-            return rows, scores, "cosine"
-        scores[found[ranked.order]] += np.float32(PERSONAL_WEIGHT) / (1 + np.exp(-np.clip(ranked.scores, -40, 40)))
-        return rows, scores, "search"
-
-    def _search_trained(self, trained: SearchRanker, request: RankRequest) -> tuple[Ints, Floats, str]:
-        """An item that neither the state nor the ranker's documents know goes last."""
-        query = request.query or ""
-        if request.candidates:
-            rows, documents = self._given(request.candidates), trained.rows(request.candidates)
-        else:
-            found = trained.nearest(query, max(request.k or DEFAULT_K, NEAREST))
-            rows = self._items.rows([trained.documents.ids[row] for row in found.tolist()])
-            rows, documents = rows[rows >= 0], found[rows >= 0]
-        scores = np.full(len(rows), LOWEST, np.float32)
-        known = (rows >= 0) | (documents >= 0)
-        if known.any():
-            told = _require_finite(trained.scores(query, documents[known]), "search scores")
-            scores[known] = np.maximum(told, LOWEST + 1)
-        return rows, scores, "search"
-
-    def _query_vector(self, query: str) -> Floats:
-        kept = self._queries.get(query)
-        if self.metrics is not None:
-            self.metrics.cached("query", kept is not None)
-        if kept is None:
-            if self._encoder is None:
-                raise RequestRefused(400, "this release answers no search; send surface recommendation")
-            kept = _require_finite(self._encoder.encode(query), "query vector")
-            self._queries[query] = kept
-            if len(self._queries) > KEPT_QUERIES:
-                self._queries.popitem(last=False)
-        else:
-            self._queries.move_to_end(query)
-        return kept
 
     def _answer(
         self,
@@ -386,23 +242,7 @@ class Engine:
     ) -> list[list[Reason]]:
         if request.surface == "recommendation":
             return reasons_of(self._scorer, profile, rows, scores, stage)
-        if self._trained is not None and stage == "search":
-            return self._members_of(self._trained, request.query or "", rows)
-        match = self._items.vectors(rows) @ self._query_vector(request.query or "")
-        told = zip(rows.tolist(), match.tolist(), scores.tolist(), strict=True)
-        return [
-            strongest({"query_match": near, "beyond_the_query": score - near}) if row >= 0 else []
-            for row, near, score in told
-        ]
-
-    def _members_of(self, trained: SearchRanker, query: str, rows: Ints) -> list[list[Reason]]:
-        """Of the best items alone, as for recommendations: to score the whole list once more would double what it costs."""
-        shown = np.flatnonzero(rows >= 0)[:EXPLAINED]
-        parts = trained.parts(query, trained.rows([self._items.ids[row] for row in rows[shown].tolist()]))
-        reasons: list[list[Reason]] = [[] for _ in rows]
-        for n, place in enumerate(shown.tolist()):
-            reasons[place] = strongest({name: float(values[n]) for name, values in parts.items()})
-        return reasons
+        return self._search.reasons(request.query or "", rows, scores, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,14 +258,3 @@ class _Open:
 
 def _size_class(n: int) -> str:
     return str(n) if n < 3 else "3-8" if n <= 8 else "9-16"
-
-
-def _purchases(history: Sequence[HistoryEvent]) -> list[dict[str, Any]]:
-    """The model reads purchases only; other events of a history are accepted and count for nothing."""
-    return [msgspec.structs.asdict(event) for event in history if event.event_type == "purchase"]
-
-
-def _require_finite(values: Floats, what: str) -> Floats:
-    if not np.isfinite(values).all():
-        raise ArithmeticError(f"{what} hold a number that is not finite; the request was not answered with it")
-    return values

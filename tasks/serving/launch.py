@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 # the environment of a replica: nothing of ours reaches it but arguments, nothing of it reaches the outside
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "VIRTUAL_ENV")
+KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "VIRTUAL_ENV",
+    "CUDA_VISIBLE_DEVICES",
+)
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

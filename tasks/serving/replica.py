@@ -22,6 +22,7 @@ from tasks.domain.behaviour import pseudonym, visitor_pseudonym
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.domain.merchandising import Revision
 from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest, Reason
+from tasks.serving.asked import Asked, Ranking
 from tasks.serving.events import Shown, event_rows
 from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
@@ -34,7 +35,7 @@ from tasks.serving.rings import FeedbackSeen, Ring, Served, Slate, Slates, user_
 from tasks.serving.worker import Groupable, Worker
 
 if TYPE_CHECKING:
-    from tasks.serving.engine import Asked, Engine, Ranking
+    from tasks.serving.engine import Engine
 
 log = logging.getLogger("freshrank.serving")
 KEPT_RECORDS = 5_000
@@ -148,7 +149,7 @@ class Replica:
             asked = 0  # on this thread, not the worker's: it may have a lower priority, and nobody else asks yet
             for _ in range(WARM_UP_ROUNDS):
                 asked = replay(engine, release.directory / "golden.json")
-            engine.metrics = self.metrics  # from here on: golden requests are nobody's traffic
+            engine.count_in(self.metrics)  # from here on: golden requests are nobody's traffic
             hot = engine.warm_up(HOT_USERS, WARM_UP_S)
             self._recorder = _recorder(options, release, self.metrics)
             if options.merchandising is not None:  # after the golden requests, which ask what the model says
@@ -200,8 +201,6 @@ class Replica:
         self, request: RankRequest, request_id: str | None, shadow: bool, arrived: float, route: str = "rank"
     ) -> RankCall:
         """Hash the user, fix the deadline. Raises NotReady before the golden requests have passed."""
-        from tasks.serving.engine import Asked
-
         engine = self._engine
         if engine is None or self.state not in ("ready", "draining"):
             raise NotReady(f"{self.reason}; try again in a second")

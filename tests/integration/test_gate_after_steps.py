@@ -17,20 +17,10 @@ from tasks.gate_evidence import Compared, changes_between
 from tasks.gate_trials.nightly import REPORT, error_rates
 from tasks.policies import load_policy
 from tasks.ranker.dataset import Dataset
-from tests.integration.test_training import (  # noqa: F401  the fixtures
-    NEXT,
-    PARTITION,
-    RECIPE,
-    built,
-    compressed,
-    dataset,
-    home,
-    model,
-    shop,
-)
+from tests.tiny_training import NEXT, PARTITION, RECIPE, built
 
 
-def test_a_model_against_itself_lacks_nothing_but_its_benchmark(shop, home, dataset, compressed):  # noqa: F811
+def test_a_model_against_itself_lacks_nothing_but_its_benchmark(shop, home, dataset, compressed):
     champion, target, out = home / "serving", home / "judged", home / "decided"
     shutil.copytree(compressed[0], champion / "release")
     shutil.copytree(dataset / "items", champion / "release" / "items")
@@ -57,7 +47,7 @@ def test_a_model_against_itself_lacks_nothing_but_its_benchmark(shop, home, data
     assert compression.outcome is Outcome.PASS and compression.sample == front["slates"]
 
 
-def test_a_model_of_more_labels_is_compared_on_those_that_the_champion_knows(shop, home, dataset, compressed):  # noqa: F811
+def test_a_model_of_more_labels_is_compared_on_those_that_the_champion_knows(shop, home, dataset, compressed):
     champion, target = home / "of-purchases", home / "judged-on-purchases"
     shutil.copytree(compressed[0], champion / "release")
     shutil.copytree(dataset / "items", champion / "release" / "items")
@@ -82,7 +72,7 @@ def test_a_model_of_more_labels_is_compared_on_those_that_the_champion_knows(sho
     assert (change.what, change.counted, change.shared) == ("labels", ("purchase",), ("purchase",))
 
 
-def test_a_night_trains_scores_tries_and_a_killed_one_goes_on(home, dataset, model):  # noqa: F811
+def test_a_night_trains_scores_tries_and_a_killed_one_goes_on(home, dataset, model):
     work, out = home / "night", home / "night-out"
     out.mkdir()
     policy = load_policy("tiny").gate

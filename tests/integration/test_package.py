@@ -17,23 +17,19 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from bentos.ranker.__main__ import _options
-from tasks.adapters.bento import LOCK, _context, build_bento, locked_requirements
+from tasks.adapters.bento import LOCK, _context, locked_requirements
 from tasks.adapters.signing import public_keys, signing_keys
 from tasks.bill_of_materials import SBOM_JSON, bill_of_materials
 from tasks.domain.errors import InputRejected
 from tasks.package import _require_no_skew, package
-from tasks.ranker.device import is_here
-from tasks.serving.engine import Engine
 from tasks.serving.launch import launch_command, launch_environment
-from tasks.serving.release import file_digests, seal, verify
+from tasks.serving.release import file_digests, seal
 from tasks.serving.signature import signature_of
 from tasks.settings import Settings
-from tests.serving_builders import a_release, write_secrets
+from tests.serving_builders import a_candidate, a_release, write_secrets
 
 PROVENANCE = {"partition": "2017-07-01", "code": "c0de", "verdict": {"kind": "bootstrap", "outcome": "pass"}}
 Packed = tuple[dict[str, Any], Path]
@@ -42,17 +38,7 @@ Served = tuple[subprocess.Popen[str], str]
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(candidate, dataset) as compress and build_dataset leave them."""
-    root = tmp_path_factory.mktemp("inputs")
-    src, view = a_release(root)
-    candidate, dataset = root / "candidate", root / "dataset"
-    for name in ("model", "text"):
-        shutil.copytree(src / "release" / name, candidate / name)
-    shutil.copytree(src / "release" / "items", dataset / "items")
-    shutil.copytree(view, dataset / "view", ignore=shutil.ignore_patterns("view.json"))
-    (dataset / "dataset.json").write_text(json.dumps({"train_end": "2017-06-16"}))
-    (dataset / "partitions.json").write_text(json.dumps({"2017-06-30": "a" * 64}))
-    return candidate, dataset
+    return a_candidate(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -149,29 +135,6 @@ def test_the_image_gets_our_lock_and_nothing_else() -> None:
     assert {"bentoml", "openvino", "msgspec", "starlette", "numpy", "lightgbm"} <= names
     assert not names & {"torch", "mlflow", "apache-airflow", "transformers", "pandas", "polars"}
     assert all("--hash=sha256:" in line for line in lines)
-
-
-def test_a_release_for_cuda_asks_for_one_gpu_and_a_cuda_image(packed: Packed, tmp_path: Path) -> None:
-    src = tmp_path / "src"
-    shutil.copytree(packed[1] / "src", src)
-    config = src / "release/model/config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "device": "cuda"}))
-    record = json.loads((src / "release/release.json").read_text())
-    digest = seal(src, {name: record[name] for name in ("kind", "partition", "created", "view")})
-    built = build_bento(src, digest, tmp_path / "bentoml").parent
-    bento = yaml.safe_load((built / "bento.yaml").read_text())
-    assert bento["services"][0]["config"]["resources"] == {"gpu": 1}
-    dockerfile = (built / "env/docker/Dockerfile").read_text()
-    entry = json.loads(re.findall(r"^ENTRYPOINT (.*)$", dockerfile.replace("\\\n", ""), re.MULTILINE)[-1])
-    assert entry[:4] == ["python", "-B", "-m", "bentos.ranker"], "the image starts the fast entry, not `bentoml serve`"
-    options, args = _options([*entry[4:], "--port", "3001"])
-    assert (options.src, args.host, args.port) == (Path.cwd(), "0.0.0.0", 3001)
-    assert (built / "env/docker/Dockerfile.template").exists(), "containerize makes the file anew from it"
-    assert "FROM nvidia/cuda:12.8.1-cudnn-runtime" in dockerfile
-    assert "torch==" in (built / "env/docker/setup_script").read_text()
-    if not is_here("cuda"):
-        with pytest.raises(InputRejected, match="CUDA device and this machine shows none"):
-            Engine.open(verify(src), None)
 
 
 def start(packed: Packed, port: int, **more: Any) -> subprocess.Popen[str]:

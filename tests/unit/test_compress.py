@@ -48,6 +48,12 @@ def test_the_smallest_goes_forward_though_another_is_a_little_faster():
     assert chosen(a_variant("fp32", size=300, cpu=5.0), a_variant("int8", size=100, cpu=6.0)).name == "int8"
 
 
+def test_a_variant_that_was_not_timed_on_its_device_is_never_too_slow():
+    pair = [a_variant("fp32", size=300), a_variant("bf16", size=100, cpu=1e3)]
+    assert with_reason(pair[1], pair, PLAN).reason.startswith("takes 200.0 times")
+    assert with_reason(pair[1], pair, PLAN, timed=False).reason == ""
+
+
 def test_of_two_about_equal_sizes_the_better_goes_forward():
     few_bytes_less = a_variant("int8-low-rank", size=99, bound=-0.002)
     assert chosen(a_variant("fp32", size=300), a_variant("int8", size=100), few_bytes_less).name == "int8"

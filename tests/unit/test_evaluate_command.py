@@ -147,16 +147,13 @@ def test_scores_that_are_no_numbers_are_refused_by_the_name_of_the_metric(releas
     from tasks.evaluation import outside
 
     class Broken:
-        def __init__(self, directory):
-            pass
-
         def base(self, x, item_vec):
             return np.full(len(x), np.nan, np.float32)
 
         def full(self, x, item_vec, tokens, mask):
             return self.base(x, item_vec)
 
-    monkeypatch.setattr(outside, "OpenVinoScorer", Broken)
+    monkeypatch.setattr(outside, "reference_scorer", lambda model: Broken())
     with pytest.raises(InputRejected, match=r"logloss\[all\].* is NaN or infinite"):
         evaluate_release(release, None, a_week(tmp_path))
 

@@ -20,7 +20,8 @@ from tasks.domain.manifest import canonical_json
 from tasks.domain.merchandising import Cap, Merchandising, Pinned, Revision, read_rules, write_rules
 from tasks.domain.requests import convert_rank
 from tasks.ranker.rank import Ranking
-from tasks.serving.engine import Asked, Engine
+from tasks.serving.asked import Asked
+from tasks.serving.engine import Engine
 from tasks.serving.merchandise import Merchandiser, Watch, capped, path_of, revisions
 from tasks.serving.release import verify
 from tasks.settings import Settings
@@ -91,7 +92,7 @@ def test_an_item_that_no_query_would_retrieve_comes_first_where_it_is_pinned(eng
 
 def test_an_answer_that_was_kept_obeys_the_rules_of_now(engine: Engine) -> None:
     engine.merchandiser = None
-    user = next(iter(engine._users.busiest(1)))  # type: ignore[union-attr]
+    user = next(iter(engine._users.busiest(1)))
     one = Asked(asked(k=5), user, 1e9, True)
     first = engine.rank(one.request, user).items
     assert engine.at_once(one).items == first  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from tasks.domain.errors import Unavailable
 
 
 def test_a_variant_that_cannot_be_loaded_is_named_by_its_own_error(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match=r"could not be measured: (.|\n)*base\.xml"):
+    with pytest.raises(Unavailable, match=r"could not be measured: (.|\n)*config\.json"):
         peak_memory.peak_bytes({"int8": tmp_path})
 
 

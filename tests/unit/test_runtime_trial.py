@@ -7,33 +7,19 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from tasks import runtime_trial
 from tasks.compression.variants import make_variant
 from tasks.domain.errors import InputRejected
-from tasks.domain.recipe import load_recipe
 from tasks.ranker.device import ByLength, open_scorer
-from tasks.ranker.features import FEATURES
 from tasks.ranker.head_parts import openvino_scorer
-from tasks.ranker.model import Ranker
 from tasks.ranker.runtime import PARENT, TorchScorer
-from tasks.ranker.tokens import MAX_TOKENS, TOKEN, TOKEN_WIDTH
 from tasks.runtime_trial import try_runtimes
 from tasks.serving.engine import Engine
 from tasks.serving.golden import record
 from tasks.serving.release import seal, verify
-from tests.serving_builders import WIDTH, a_release, golden_requests
-
-
-def rows(n):
-    draws = np.random.default_rng(0)
-    parts = [draws.normal(size=shape) for shape in ((n, len(FEATURES)), (n, WIDTH), (n, MAX_TOKENS, TOKEN_WIDTH))]
-    lengths = draws.integers(0, MAX_TOKENS + 1, n)
-    mask = np.arange(MAX_TOKENS) < lengths[:, None]
-    parts[2] *= mask[:, :, None]
-    return tuple(part.astype(np.float32) for part in (*parts, mask))
+from tests.serving_builders import a_network, a_release, golden_requests, rows_to_score
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +27,10 @@ def src(tmp_path_factory):
     """A release whose model is a network, so that torch can run it too."""
     root = tmp_path_factory.mktemp("runtimes")
     src, _ = a_release(root)
-    release, parent, network = src / "release", root / "parent", load_recipe("tiny").network
-    parent.mkdir()
-    torch.manual_seed(0)
-    save_file(Ranker(network).state_dict(), parent / PARENT)
-    config = {"features": list(FEATURES), "token": list(TOKEN), "max_tokens": MAX_TOKENS}
-    (parent / "config.json").write_text(json.dumps(config | {"network": network.model_dump(mode="json")}))
+    release, parent = src / "release", root / "parent"
+    a_network(parent)
     shutil.rmtree(release / "model")
-    make_variant("fp32", parent, [rows(8)], 4, release / "model")
+    make_variant("fp32", parent, [rows_to_score(8)], 4, release / "model")
     items = Engine.open(verify_again(src), None)._items
     engine = Engine(items, openvino_scorer(release / "model"))
     requests = [request for request in golden_requests() if request["surface"] == "recommendation"]
@@ -63,7 +45,7 @@ def verify_again(src, **notes):
 
 
 def test_histories_of_like_length_together_score_as_all_padded(src):
-    model, given = src / "release" / "model", rows(40)
+    model, given = src / "release" / "model", rows_to_score(40)
     plain = TorchScorer.load(model)
     np.testing.assert_allclose(ByLength(plain).full(*given), plain.full(*given), atol=1e-6)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tasks.domain.behaviour import pseudonym
 from tasks.domain.requests import RankRequest, convert_rank
 from tasks.ranker.state import View as Snapshot
-from tasks.serving.engine import FOREVER, Asked, Engine
+from tasks.serving.asked import FOREVER, Asked
+from tasks.serving.engine import Engine
 from tasks.serving.metrics import Metrics
 from tasks.serving.prepared import PreparedUsers
 from tasks.serving.recent import Purchase
@@ -47,7 +48,7 @@ def told(engine: Engine, *asked: tuple[RankRequest, str | None]) -> list[Any]:
 
 def test_a_kept_recommendation_is_the_one_that_was_made(release: tuple[Path, Path]) -> None:
     engine = an_engine(release)
-    engine.metrics = Metrics("d", "r1")
+    engine.count_in(Metrics("d", "r1"))
     first, again = (engine.rank(recommend(k=30), USERS[1]) for _ in range(2))
     assert (first.items, first.scores, first.stage) == (again.items, again.scores, again.stage)
     assert (first.kept, again.kept) == (False, True)
