@@ -60,12 +60,21 @@ class Exposure(Record):
 
 
 class Augmentation(Record):
-    """Other ways to write item texts, read in training instead of the text as it is; serving never sees one."""
+    """Other ways to write item texts and histories, read in training instead of what there is; serving never sees one."""
 
     views: int = Field(default=0, ge=0, le=8, description="ways for each text, beside the text itself")
     synonyms: dict[str, str] = Field(default={}, description="short: long, in lower case; used in both directions")
     swap_words: float = Field(default=0.5, ge=0, le=1, description="chance that a word with a synonym becomes it")
     drop_words: float = Field(default=0.1, ge=0, lt=1, description="chance that a word is left out")
+    crop_history: float = Field(default=0.0, ge=0, lt=1, description="share of the trips, at most, cut off both ends")
+    mask_history: float = Field(default=0.0, ge=0, lt=1, description="chance that a trip is left out")
+    reorder_history: float = Field(
+        default=0.0, ge=0, le=1, description="share of the trips, one after the other, that exchange their days"
+    )
+
+    @property
+    def alters_histories(self) -> bool:
+        return bool(self.crop_history or self.mask_history or self.reorder_history)
 
 
 class Network(Record):
