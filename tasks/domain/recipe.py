@@ -142,6 +142,9 @@ class Training(Record):
     calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
     base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
     listwise_weight: float = Field(default=1.0, ge=0, description="of the slate softmax; 0 trains row by row")
+    adversarial: float = Field(
+        default=0.0, ge=0, description="length of the worst change to each history, trained on beside it (FGM); 0: none"
+    )
     value_weight: float = Field(
         default=0.0,
         ge=0,
