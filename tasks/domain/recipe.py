@@ -87,7 +87,7 @@ class Network(Record):
     text_width: int = Field(ge=1, description="item text vector after projection")
     head: tuple[int, int] = Field(description="hidden layers of the feature head")
     dropout: float = Field(ge=0, lt=1)
-    pooling: Literal["attention", "mean"] = Field(
+    pooling: Literal["attention", "mean", "gru", "cnn"] = Field(
         default="attention", description="how the purchases behind a candidate become one vector"
     )
     members: int = Field(

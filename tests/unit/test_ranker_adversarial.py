@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_of_both_and_the_change_is_taken_as_given():
     assert tokens.grad is None and not tokens.requires_grad
 
 
-@pytest.mark.parametrize("pooling", ["attention", "mean"])
+@pytest.mark.parametrize("pooling", ["attention", "mean", "gru", "cnn"])
 def test_a_model_keeps_its_weights_and_its_loss_rises_as_it_is_moved(pooling):
     torch.manual_seed(0)
     model = Ranker(load_recipe("tiny").network.model_copy(update={"pooling": pooling}))
