@@ -156,7 +156,8 @@ def main(arguments: list[str]) -> int:
     bench = Bench(options.work, window, start, days, load_recipe(options.recipe), tuple(options.seeds))
     bench.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    names = tuple(dict.fromkeys((REFERENCE, *(options.variants or VARIANTS))))
+    asked = options.variants or VARIANTS
+    names = tuple(dict.fromkeys((REFERENCE, *(VARIANTS[name].against or REFERENCE for name in asked), *asked)))
     made = ablation_parts(bench, names) if options.ablate else parts(bench, options.only)
     for what, make in made if options.only != "none" else ():
         if time.monotonic() - began > options.stop_after:
