@@ -41,15 +41,16 @@ class Variant:
     text: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)  # with this or the next the dataset is made anew
-    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)  # with this the dataset is made anew
+    augmentation: Mapping[str, Any] = field(default_factory=dict)  # texts are written by the dataset, histories are not
     asked: Callable[[Scorer], Scorer] = lambda scorer: scorer
     trained_as: str = ""  # another variant's model
     seeds_on: int = 0  # so many seeds behind the reference's
+    against: str = ""  # another variant than the reference, of the same seed
 
     @property
     def remade(self) -> bool:
-        return bool(self.data or self.augmentation)
+        return bool(self.data or "views" in self.augmentation)
 
     def recipe(self, name: str, whole: Recipe) -> Recipe:
         changed: dict[str, Any] = {"name": name, "trees": None}
@@ -61,9 +62,10 @@ class Variant:
 
 
 REFERENCE = "whole"  # with mean pooling, as the recipe has it
+OTHER_SEED = "the whole, another seed"
 VARIANTS = {
     REFERENCE: Variant(),
-    "the whole, another seed": Variant(seeds_on=1),  # how much a difference may owe to chance alone
+    OTHER_SEED: Variant(seeds_on=1),  # how much a difference may owe to chance alone
     "attention": Variant(network={"pooling": "attention"}),
     "without the history encoder (first stage)": Variant(asked=FirstStage, trained_as=REFERENCE),
     "without text": Variant(silent=("text_similarity",), text=False),
@@ -74,5 +76,12 @@ VARIANTS = {
     "without the listwise loss": Variant(training={"listwise_weight": 0.0}),
     "with gains by value": Variant(training={"value_weight": 0.5}),
     "with hard negatives": Variant(data={"hard_negatives": 20}),
+    "with hard negatives, another seed": Variant(data={"hard_negatives": 20}, seeds_on=1, against=OTHER_SEED),
     "with texts written in other ways": Variant(augmentation={"views": 2}),
+    "with histories cropped": Variant(augmentation={"crop_history": 0.3}),
+    "with trips left out": Variant(augmentation={"mask_history": 0.2}),
+    "with trips reordered": Variant(augmentation={"reorder_history": 0.3}),
+    "with adversarial training": Variant(training={"adversarial": 0.2}),
+    "GRU": Variant(network={"pooling": "gru"}),
+    "CNN": Variant(network={"pooling": "cnn"}),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import _cj1_peers as peers
-from benchmarks._cj1_ablation import REFERENCE
+from benchmarks._cj1_ablation import REFERENCE, VARIANTS
 from benchmarks._cj1_bench import ALL_TREES, BOTH, ONE, SASREC, TREE_PEERS, WIDE, Bench, kept, read
 from benchmarks._cj1_protocol import TASKS, Longs, interval
 from benchmarks._table import Row, below
@@ -42,13 +42,14 @@ def ablation_table(bench: Bench, names: Sequence[str]) -> list[Row]:
     rows = [Row("days", len(days), ""), Row("slates", len(whole["household"]), "")]
     households = whole["household"].astype(np.int64)
     for name, of in found.items():
+        against = VARIANTS[name].against or REFERENCE
         for task in TASKS:
             metric = f"{QUALITY}[{task}]"
-            difference = of[metric] - whole[metric]
+            difference = of[metric] - found[against][metric]
             print(f"{name}, {task}: {np.nanmean(of[metric]):.4f}, {said(difference, households)}")
             low, high = interval(households, difference)
             peers_of = (
-                {} if name == REFERENCE else {"less the whole": float(np.nanmean(difference)), "from": low, "to": high}
+                {} if name == REFERENCE else {f"less {against}": float(np.nanmean(difference)), "from": low, "to": high}
             )
             rows.append(Row(f"{name}: NDCG@10 {task}", float(np.nanmean(of[metric])), "", peers=peers_of))
     return rows

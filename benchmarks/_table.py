@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,23 +48,35 @@ def publish(
     packages: Sequence[str] = (),
     folder: Path = RESULTS,
     evidence: Mapping[str, object] | None = None,
+    *,
+    merged: bool = False,
 ) -> bool:
     """Print the table, write `results/NAME.json`, and say whether every target was reached.
 
-    evidence: what the rows were counted from, written beside them.
+    Args:
+        evidence: what the rows were counted from, written beside them.
+        merged: rows of other bars that the file has stay there; each row then says when it was measured.
     """
+    date, told_rows = datetime.now(UTC).isoformat(timespec="seconds"), [asdict(row) for row in rows]
     told = {
         "name": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": date,
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in packages}},
-        "rows": [asdict(row) for row in rows],
+        "rows": _merged(folder / f"{name}.json", told_rows, date) if merged else told_rows,
         **(evidence or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
     print(as_markdown(rows))
     return all(row.reached is not False for row in rows)
+
+
+def _merged(path: Path, rows: list[dict[str, Any]], date: str) -> list[dict[str, Any]]:
+    """What the file at `path` has, rows of the same bar replaced and new ones behind."""
+    before = json.loads(path.read_bytes()) if path.exists() else {"rows": []}
+    found = {row["bar"]: {"date": before["date"], **row} for row in before["rows"]}
+    return list((found | {row["bar"]: row | {"date": date} for row in rows}).values())
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

@@ -156,7 +156,8 @@ def main(arguments: list[str]) -> int:
     bench = Bench(options.work, window, start, days, load_recipe(options.recipe), tuple(options.seeds))
     bench.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    names = tuple(dict.fromkeys((REFERENCE, *(options.variants or VARIANTS))))
+    asked = options.variants or VARIANTS
+    names = tuple(dict.fromkeys((REFERENCE, *(VARIANTS[name].against or REFERENCE for name in asked), *asked)))
     made = ablation_parts(bench, names) if options.ablate else parts(bench, options.only)
     for what, make in made if options.only != "none" else ():
         if time.monotonic() - began > options.stop_after:
@@ -170,7 +171,8 @@ def main(arguments: list[str]) -> int:
     if options.only == "peers":
         return 0
     if options.ablate:  # also of what is there, by --only none
-        return 0 if publish("ranking_ablation", ablation_table(bench, names), ("torch", "lightgbm")) else 1
+        rows = ablation_table(bench, names)
+        return 0 if publish("ranking_ablation", rows, ("torch", "lightgbm"), merged=True) else 1
     rows = table(bench) + list_task(bench) + times(bench)
     name = "ranking_quality" if window == "dev" else f"ranking_quality_{window}"
     return 0 if publish(name, rows, ("torch", "lightgbm", "numpy", "scipy")) else 1
@@ -186,7 +188,12 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=("all", "peers", "ours", "none"), default="all", help="make only these parts")
     parser.add_argument("--ablate", action="store_true", help="what each part earns; one seed, fewer training days")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="only these of the ablation")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        help="only these of the ablation; rows of the others stay as they are",
+    )
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     return parser
 

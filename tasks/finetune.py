@@ -58,7 +58,7 @@ def finetune(
     """
     device = prepare_torch()
     data = Dataset.open(dataset)
-    corpus = Corpus(data, value_weight=recipe.training.value_weight)
+    corpus = Corpus(data, value_weight=recipe.training.value_weight, augmentation=recipe.augmentation)
     validation = prepare(data.mornings(data.split.validation_days))
     if not validation:
         raise InputRejected(f"the validation days {', '.join(data.split.validation_days)} hold no slate")

@@ -60,12 +60,21 @@ class Exposure(Record):
 
 
 class Augmentation(Record):
-    """Other ways to write item texts, read in training instead of the text as it is; serving never sees one."""
+    """Other ways to write item texts and histories, read in training instead of what there is; serving never sees one."""
 
     views: int = Field(default=0, ge=0, le=8, description="ways for each text, beside the text itself")
     synonyms: dict[str, str] = Field(default={}, description="short: long, in lower case; used in both directions")
     swap_words: float = Field(default=0.5, ge=0, le=1, description="chance that a word with a synonym becomes it")
     drop_words: float = Field(default=0.1, ge=0, lt=1, description="chance that a word is left out")
+    crop_history: float = Field(default=0.0, ge=0, lt=1, description="share of the trips, at most, cut off both ends")
+    mask_history: float = Field(default=0.0, ge=0, lt=1, description="chance that a trip is left out")
+    reorder_history: float = Field(
+        default=0.0, ge=0, le=1, description="share of the trips, one after the other, that exchange their days"
+    )
+
+    @property
+    def alters_histories(self) -> bool:
+        return bool(self.crop_history or self.mask_history or self.reorder_history)
 
 
 class Network(Record):
@@ -78,7 +87,7 @@ class Network(Record):
     text_width: int = Field(ge=1, description="item text vector after projection")
     head: tuple[int, int] = Field(description="hidden layers of the feature head")
     dropout: float = Field(ge=0, lt=1)
-    pooling: Literal["attention", "mean"] = Field(
+    pooling: Literal["attention", "mean", "gru", "cnn"] = Field(
         default="attention", description="how the purchases behind a candidate become one vector"
     )
     members: int = Field(
@@ -133,6 +142,9 @@ class Training(Record):
     calibration_weight: float = Field(ge=0, description="of the binary cross-entropy beside the slate softmax")
     base_weight: float = Field(ge=0, description="of stage 1's loss beside stage 2's")
     listwise_weight: float = Field(default=1.0, ge=0, description="of the slate softmax; 0 trains row by row")
+    adversarial: float = Field(
+        default=0.0, ge=0, description="length of the worst change to each history, trained on beside it (FGM); 0: none"
+    )
     value_weight: float = Field(
         default=0.0,
         ge=0,

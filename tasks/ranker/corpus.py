@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.domain.errors import InputRejected
+from tasks.domain.recipe import Augmentation
 from tasks.ranker.arrays import Floats, Halves, epoch_day, ranges
+from tasks.ranker.augment_history import altered
 from tasks.ranker.dataset import Dataset
 from tasks.ranker.fitted import Fitted
 from tasks.ranker.loss import Answers
-from tasks.ranker.packing import Layout, pack
+from tasks.ranker.packing import Layout, pack, padded
 from tasks.ranker.position_bias import inverse_propensity
 from tasks.ranker.rows import Rows
-from tasks.ranker.tokens import MAX_TOKENS, TOKEN_WIDTH
 
 MOST_WORTH = 10.0  # times the middle price: one television is not fifty breads
 
@@ -41,20 +42,25 @@ class Batch:
 
     def padded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What serving gives a model: x, the text vector of each row, [rows, MAX_TOKENS, TOKEN_WIDTH], and its mask."""
-        lengths = torch.bincount(self.layout.row, minlength=self.layout.candidates)
-        mask = torch.arange(MAX_TOKENS, device=lengths.device) < lengths[:, None]
-        tokens = torch.zeros(*mask.shape, TOKEN_WIDTH, device=lengths.device)
-        tokens[mask] = self.tokens
-        return self.x, self.item_vec[self.text], tokens, mask.float()
+        return self.x, self.item_vec[self.text], *padded(self.tokens, self.layout)
 
 
 class Corpus:
-    def __init__(self, dataset: Dataset, days: tuple[str, ...] | None = None, *, value_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        days: tuple[str, ...] | None = None,
+        *,
+        value_weight: float = 0.0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         """
         Args:
             days: read only these training days.
             value_weight: see recipe.Training.
+            augmentation: how batches that are drawn alter histories. How texts are written, the dataset knows.
         """
+        self.augmentation = augmentation or Augmentation()
         parts = list(dataset.training_rows(days))
         self.ptr = _joined_ptr(parts)
         named = [epoch_day(day) for day in (dataset.split.train_days if days is None else days)]
@@ -93,7 +99,8 @@ class Corpus:
         return len(self.ptr) - 1
 
     def batch(self, slates: NDArray[np.int64], draw: np.random.Generator | None = None) -> Batch:
-        """Rows of whole slates. `draw` chooses how each text is written, where the dataset knows other ways."""
+        """Rows of whole slates. `draw` chooses how each text is written, where the dataset knows other ways, and alters
+        histories, where the recipe wants it."""
         counts = self.ptr[slates + 1] - self.ptr[slates]
         rows = ranges(self.ptr[slates], counts)
         owner = np.repeat(np.arange(len(slates)), counts)
@@ -103,6 +110,8 @@ class Corpus:
             view * self.vectors.shape[1] + self.text[rows] % self.vectors.shape[1], return_inverse=True
         )
         tokens = self.tokens[ranges(self.offset[rows], lengths.astype(np.int64))]
+        if draw is not None and self.augmentation.alters_histories:
+            tokens, lengths = altered(tokens, lengths, owner, self.augmentation, draw)
         return Batch(
             x=torch.from_numpy(self.fitted.inputs.complete(_single(self.x[rows]).numpy(), self.position[rows])),
             item_vec=torch.from_numpy(self.vectors.reshape(-1, self.vectors.shape[2])[texts]),

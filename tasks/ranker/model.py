@@ -17,8 +17,9 @@ from tasks.domain.recipe import Network
 from tasks.ranker.arrays import Floats
 from tasks.ranker.attention import among, asked
 from tasks.ranker.features import FEATURES, FROM_TEXT
-from tasks.ranker.packing import Layout, chosen, rearranged
+from tasks.ranker.packing import Layout, chosen, padded, rearranged
 from tasks.ranker.runtime import PARENT, inputs_of, read_config
+from tasks.ranker.sequence import LastState, Neighbourhoods, mean_of
 from tasks.ranker.text import WIDTH
 from tasks.ranker.tokens import TOKEN_WIDTH
 
@@ -104,7 +105,7 @@ class Attention(nn.Module):
 class HistoryEncoder(nn.Module):
     """Reads [the candidate, its tokens] and answers what the history says about the candidate.
 
-    With pooling `mean` the tokens are averaged, and nothing attends to anything.
+    With a pooling other than `attention` the tokens become one vector whatever the candidate is, and nothing attends to anything.
     """
 
     def __init__(self, network: Network, inputs: int) -> None:
@@ -112,18 +113,20 @@ class HistoryEncoder(nn.Module):
         width = network.width
         self.token = nn.Sequential(nn.Linear(TOKEN_WIDTH, width), nn.GELU(), nn.Linear(width, width))
         self.candidate = nn.Linear(inputs, width)
-        self.pooled = nn.Linear(width, width) if network.pooling == "mean" else None
+        attends = network.pooling == "attention"
+        self.pooled = None if attends else nn.Linear(width, width)
+        sequences = {"gru": LastState, "cnn": Neighbourhoods}
+        self.sequence = sequences[network.pooling](width) if network.pooling in sequences else None
         self.layers = nn.ModuleList(
-            Attention(width, network.heads, network.feed_forward)
-            for _ in range(0 if network.pooling == "mean" else network.layers)
+            Attention(width, network.heads, network.feed_forward) for _ in range(network.layers if attends else 0)
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, candidate: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         if self.pooled is not None:
-            total = (self.token(tokens) * mask[:, :, None]).sum(1)
-            mean = total / mask.sum(1, keepdim=True).clamp(min=1)
-            return self.norm(self.candidate(candidate) + self.pooled(mean))
+            read = self.token(tokens)
+            seen = mean_of(read, mask) if self.sequence is None else self.sequence(read, mask)
+            return self.norm(self.candidate(candidate) + self.pooled(seen))
         state = torch.cat([self.candidate(candidate)[:, None], self.token(tokens)], 1)
         blocked = torch.cat([torch.zeros_like(candidate[:, :1]), (1 - mask) * -1e4], 1)
         for n, layer in enumerate(self.layers):
@@ -134,6 +137,8 @@ class HistoryEncoder(nn.Module):
     def packed(self, candidate: Tensor, tokens: Tensor, layout: Layout) -> Tensor:
         """The same function of packed histories: [candidates, inputs] and [tokens, TOKEN_WIDTH] -> [candidates, width]."""
         read, asking = self.token(tokens), self.candidate(candidate)
+        if self.pooled is not None and self.sequence is not None:
+            return self.norm(asking + self.pooled(self.sequence(*padded(read, layout))))
         if self.pooled is not None:
             total = torch.zeros_like(asking).index_add(0, layout.row, read)
             count = torch.bincount(layout.row, minlength=layout.candidates)[:, None].clamp(min=1)

@@ -105,6 +105,15 @@ def chosen(table: Tensor, rows: Tensor) -> Tensor:
     return found
 
 
+def padded(tokens: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """[tokens, width] of packed rows -> ([candidates, MAX_TOKENS, width], mask), as serving gives them."""
+    lengths = torch.bincount(layout.row, minlength=layout.candidates)
+    valid = torch.arange(MAX_TOKENS, device=tokens.device) < lengths[:, None]
+    table = tokens.new_zeros(*valid.shape, tokens.shape[1])
+    table[valid] = tokens
+    return table, valid.to(tokens.dtype)
+
+
 def pack(lengths: NDArray[Any]) -> Layout:
     """A place for candidates with so many tokens each; the tokens of all lie behind each other in the order of candidates."""
     size = 1 + lengths.astype(np.int64)

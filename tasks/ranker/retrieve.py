@@ -45,7 +45,7 @@ def past_items(profile: Profile) -> Ints:
 
 def similar_to(items: ItemState, vector: Floats, k: int) -> Ints:
     """Catalogue rows whose text is nearest to a query's vector, nearest first; items without text come last."""
-    return top(items.vectors(np.arange(items.size, dtype=np.int32)) @ vector, min(k, items.size))
+    return top(items.similarity(vector), min(k, items.size))
 
 
 def _rankings(profile: Profile) -> list[Floats]:

@@ -97,6 +97,11 @@ class ItemState:
         """Text vector of each row; zeros where an item has no text."""
         return self.texts(self.text[candidates])
 
+    def similarity(self, vector: Floats) -> Floats:
+        """Of the text of each catalogue row to a vector; 0 without text. Each text is read once, where it lies."""
+        found: Floats = (self._vectors @ vector)[self.text[: self.size]]
+        return found
+
     def rows(self, item_ids: Iterable[str]) -> Ints:
         """Row of each item in the catalogue, -1 for an item that cannot be ranked."""
         row_of = self.row_of.get

@@ -121,13 +121,8 @@ def _stream(
     flag: str | None = None,
 ) -> Floats:
     """Tokens of events `at`, each of the candidate `row`; those of one candidate are together, oldest first."""
-    tokens, age = lines.tokens[at], lines.age[at]
-    paired = np.zeros(len(at), bool)
-    paired[1:] = row[1:] == row[:-1]
-    gap = np.where(paired, np.append(0, age[:-1]).astype(np.float32) - age, np.float32(0)) if len(at) else age
-    last = age[np.flatnonzero(np.append(~paired[1:], True))][np.cumsum(~paired) - 1] if len(at) else age
-    tokens[:, GAP] = np.log1p(gap) / 2
-    tokens[:, DUE] = np.where(paired, np.log((last + 0.5) / (gap + 0.5)), 0.0)
+    tokens = lines.tokens[at]
+    tokens[:, GAP], tokens[:, DUE] = rhythm(lines.age[at], row)
     with np.errstate(invalid="ignore"):
         change = lines.log_price[at] - price[row]
     tokens[:, PRICE] = np.where(np.isfinite(change), np.clip(change, -2, 2), 0.0)
@@ -136,6 +131,20 @@ def _stream(
     if flag:
         tokens[:, TOKEN.index(flag)] = 1.0
     return tokens
+
+
+def rhythm(age: NDArray[Any], row: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Columns (gap, due) of events `age` days old; those of one `row` are together, oldest first."""
+    paired = np.zeros(len(age), bool)
+    paired[1:] = row[1:] == row[:-1]
+    gap = np.where(paired, np.append(0, age[:-1]).astype(np.float32) - age, np.float32(0)) if len(age) else age
+    last = age[np.flatnonzero(np.append(~paired[1:], True))][np.cumsum(~paired) - 1] if len(age) else age
+    due = np.where(paired, np.log((last + 0.5) / (gap + 0.5)), 0.0)
+    return _single(np.log1p(gap) / 2), _single(due)
+
+
+def _single(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float32)
 
 
 def _log(price: Floats) -> Floats:

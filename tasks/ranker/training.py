@@ -23,6 +23,7 @@ from tasks.domain.errors import InputRejected
 from tasks.domain.recipe import Training
 from tasks.progress import Progress
 from tasks.ranker import checkpoint, distributed
+from tasks.ranker.adversarial import with_worst
 from tasks.ranker.corpus import Batch, Corpus
 from tasks.ranker.course import Course
 from tasks.ranker.loss import training_loss
@@ -181,11 +182,17 @@ class Run:
         self.save()
 
     def _loss(self, model: Ranker, batch: Batch) -> Tensor:
-        scored = [
-            member.both(batch.x, batch.item_vec, batch.text, batch.tokens, batch.layout) for member in model.members
-        ]
-        losses = [training_loss(base, full, batch.answers, self.training) for base, full in scored]
-        return torch.stack(losses).mean()
+        return torch.stack([self._loss_of(member, batch) for member in model.members]).mean()
+
+    def _loss_of(self, member: Ranker, batch: Batch) -> Tensor:
+        def loss(tokens: Tensor) -> Tensor:
+            base, full = member.both(batch.x, batch.item_vec, batch.text, tokens, batch.layout)
+            return training_loss(base, full, batch.answers, self.training)
+
+        radius = self.training.adversarial
+        if not radius or not len(batch.tokens):
+            return loss(batch.tokens)
+        return with_worst(loss, batch.tokens, batch.layout.row, batch.layout.candidates, radius)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Inside, the model scores on every process, also where each holds a share of it."""

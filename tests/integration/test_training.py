@@ -77,6 +77,42 @@ def test_a_training_killed_twice_in_the_middle_of_an_epoch_ends_as_if_it_had_not
     assert (folder / "out" / "curves.json").read_text() == (model[0] / "curves.json").read_text()
 
 
+def test_altered_histories_and_adversarial_steps_are_drawn_anew_after_a_crash_and_once_for_each_seed(
+    dataset, home, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "freshrank.finetune")
+    augmentation = RECIPE.augmentation.model_copy(
+        update={"crop_history": 0.3, "mask_history": 0.2, "reorder_history": 0.3}
+    )
+    training = RECIPE.training.model_copy(update={"epochs": 1, "adversarial": 0.2})
+    switched = RECIPE.model_copy(update={"augmentation": augmentation, "training": training})
+    backward = Run._backward
+
+    def crashing(self, step, slates):
+        if step == 4:
+            raise MemoryError
+        return backward(self, step, slates)
+
+    digests = []
+    for name, crashes in (("switched", False), ("switched-crashed", True)):
+        folder = home / name
+        folder.mkdir()
+        if crashes:
+            with monkeypatch.context() as patched, pytest.raises(MemoryError):
+                patched.setattr(Run, "_backward", crashing)
+                patched.setattr("tasks.ranker.training.SAVED_EVERY_S", 0)
+                finetune(dataset, switched, folder, folder, seed=1, threads=1)
+            assert (folder / CHECKPOINT).exists()
+        digests.append(finetune(dataset, switched, folder, folder, seed=1, threads=2)["weights_digest"])
+    assert digests[0] == digests[1] and "outcome=resumed epoch=0 step=4" in caplog.text
+    plain = RECIPE.model_copy(update={"training": RECIPE.training.model_copy(update={"epochs": 1})})
+    (home / "one-epoch").mkdir()
+    assert (
+        finetune(dataset, plain, home / "one-epoch", home / "one-epoch", seed=1, threads=1)["weights_digest"]
+        != digests[0]
+    )
+
+
 def test_a_damaged_checkpoint_is_not_resumed(model, dataset, home):
     folder = home / "damaged"
     (folder / "work").mkdir(parents=True)

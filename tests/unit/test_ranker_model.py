@@ -155,6 +155,25 @@ def test_pooled_by_mean_packed_histories_are_the_same_function(averaging, rows):
         assert torch.allclose(full, averaging.full(*rows), atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["gru", "cnn"])
+def test_read_one_after_the_other_tokens_have_an_order_padding_is_not_read_and_packed_they_are_the_same(rows, pooling):
+    torch.manual_seed(0)
+    model = Ranker(load_recipe("tiny").network.model_copy(update={"pooling": pooling})).eval()
+    x, vectors, tokens, mask = rows
+    noisy, swapped = tokens + 100 * (1 - mask)[:, :, None], tokens.clone()
+    swapped[:, [0, 1]] = tokens[:, [1, 0]]
+    short = slice(3, 7)  # two to five tokens: a GRU forgets those further back
+    with torch.inference_mode():
+        scores = model.full(x, vectors, tokens, mask)
+        assert torch.allclose(scores, model.full(x, vectors, noisy, mask), atol=1e-5)
+        assert torch.allclose(scores, model.both(*packed(rows))[1], atol=1e-5)
+        other = model.full(x, vectors, swapped, mask)
+        assert not torch.isclose(scores, other, atol=1e-6)[short].any()
+        assert torch.equal(
+            model.history(model.inputs(x, vectors), tokens, mask)[:2].isfinite(), torch.ones(2, 16).bool()
+        )
+
+
 def test_several_members_score_their_mean_and_start_apart(rows):
     torch.manual_seed(0)
     model = Ranker(load_recipe("tiny").network.model_copy(update={"members": 3})).eval()

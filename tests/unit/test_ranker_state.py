@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.domain.errors import InputRejected
 from tasks.ranker.features import featurise
+from tasks.ranker.retrieve import similar_to
 from tasks.ranker.state import (
     HISTORY_FIELDS,
     NOBODY,
@@ -99,3 +100,14 @@ def test_another_catalogue_is_another_numbering(morning):
 
 def test_nobody_is_empty():
     assert len(NOBODY.rows) == len(NOBODY.cf_rows) == 0 and NOBODY.store.tolist() == [-1]
+
+
+def test_an_item_is_as_similar_to_a_query_as_its_text_and_one_without_text_not_at_all(morning):
+    items = morning.items
+    text = items.text.copy()
+    text[[1, 3]] = -1, text[0]  # one without a text, two that share one
+    items, query = replace(items, text=text), items.text_vectors[4].astype(np.float32)
+    every = np.arange(items.size, dtype=np.int32)
+    assert np.allclose(items.similarity(query), items.vectors(every) @ query, atol=1e-6)
+    assert items.similarity(query)[1] == 0 and items.similarity(query)[3] == items.similarity(query)[0]
+    assert similar_to(items, query, 3)[0] == 4 and len(similar_to(items, query, 99)) == items.size
