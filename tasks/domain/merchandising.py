@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from tasks.domain.errors import InputRejected
+from tasks.domain.exploration import MOST_EXPLORED
 from tasks.domain.manifest import Record
 from tasks.domain.requests import MAX_QUERY_CHARACTERS
 
@@ -53,6 +54,7 @@ class Merchandising(Record):
     unavailable: frozenset[ItemId] = Field(default=frozenset(), max_length=MAX_ITEMS)
     pinned: tuple[Pinned, ...] = Field(default=(), max_length=1_000)
     caps: tuple[Cap, ...] = Field(default=(), max_length=8)
+    explored: float = Field(default=0.0, ge=0, le=MOST_EXPLORED)  # share of lists, see tasks/domain/exploration.py
 
     @field_validator("pinned")
     @classmethod
@@ -80,6 +82,7 @@ class Merchandising(Record):
     def sentence(self) -> str:
         parts = [f"{len(self.blocked):,} blocked", f"{len(self.unavailable):,} unavailable"]
         parts += [f"{len(self.pinned)} lists with pinned items", f"{len(self.caps)} caps"]
+        parts += [f"{self.explored:.1%} of lists explored"] if self.explored else []
         return ", ".join(parts)
 
 
