@@ -108,7 +108,7 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     keyless = envoy_edge.open_to_all(access)
-    asking = [
+    asking: list[dict[str, Any]] = [
         *forced,
         *(
             {"match": {"path": path, "headers": [post], **share}, "route": ranked}

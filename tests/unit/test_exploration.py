@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tasks.adapters.store import MemoryStore
 from tasks.domain.exploration import MOST_EXPLORED, NEAR, drawn, near_ties
-from tasks.domain.merchandising import Cap, Merchandising, Pinned, Revision
+from tasks.domain.merchandising import Cap, Diversity, Merchandising, Pinned, Revision
 from tasks.domain.requests import Feedback as FeedbackSent
 from tasks.domain.requests import FeedbackEvent, convert_rank
 from tasks.ranker.rank import LOWEST
@@ -178,6 +178,14 @@ def test_pins_stay_on_top_and_caps_are_kept_whatever_is_drawn(release: tuple[Pat
         assert items[:2] == ("item-007", "item-003")
         brands = [int(item[-3:]) % 7 for item in items[:10]]
         assert all(brands.count(brand) <= 2 for brand in brands)
+
+
+def test_a_list_that_diversity_arranged_is_not_explored(release: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its scores are levelled: what looks like a tie need not be one."""
+    replica = a_replica(release, tmp_path, explored=MOST_EXPLORED, diversity=Diversity(weight=0.9, first=10))
+    assert len({tuple(ask(replica, f"q{n}")) for n in range(100)}) == 1
+    replica.close()
+    assert set(landed(tmp_path)["propensity"]) == {1.0}
 
 
 def test_a_share_above_five_percent_is_refused() -> None:
