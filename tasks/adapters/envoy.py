@@ -67,7 +67,7 @@ def routes(traffic: Traffic, access: Access = EVERYBODY) -> dict[str, Any]:
         "name": "ranker",
         "domains": ["*"],
         "routes": _routes(traffic, access),
-        "typed_per_filter_config": envoy_edge.per_host(access),
+        "typed_per_filter_config": envoy_edge.per_host(access) | (envoy_tokens.per_host() if access.tokens else {}),
         "request_headers_to_remove": ["authorization"],  # a key is the router's business, not the replicas'
     }
     return {"@type": f"{TYPE}config.route.v3.RouteConfiguration", "name": ROUTES, "virtual_hosts": [virtual_host]}

@@ -60,8 +60,12 @@ def users_of(route_configurations: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def open_to_all(access: Access) -> dict[str, Any]:
-    """What a route needs to be reached without a key: health and documentation."""
-    return {AUTH: {"@type": f"{TYPE}config.route.v3.FilterConfig", "disabled": True}} if access.asked else {}
+    """What a route needs to be reached without a key: health and documentation.
+
+    Nor is it counted: a rate is of a name that the filter of keys vouches for, and here anybody could say any name.
+    """
+    disabled = {"@type": f"{TYPE}config.route.v3.FilterConfig", "disabled": True}
+    return {AUTH: disabled, LIMIT: disabled} if access.asked else {}
 
 
 def filters() -> list[dict[str, Any]]:

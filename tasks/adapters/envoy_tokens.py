@@ -49,6 +49,17 @@ def http_filter(ecds: dict[str, Any]) -> dict[str, Any]:
     return {"name": JWT, "config_discovery": {"config_source": ecds, "type_urls": [CONFIG]}}
 
 
+def asked_by(route_configurations: list[dict[str, Any]]) -> bool | None:
+    """Whether written routes let nobody in without a token or key; None: there are none."""
+    hosts = [host for one in route_configurations for host in one.get("virtual_hosts", [])]
+    return any(JWT in host.get("typed_per_filter_config", {}) for host in hosts) if hosts else None
+
+
+def per_host() -> dict[str, Any]:
+    """Nothing to do but on the routes that say so; it also marks the routes as those of a router that takes tokens."""
+    return {JWT: {"@type": f"{FILTERS}jwt_authn.v3.PerRouteConfig", "disabled": True}}
+
+
 def twice(route: dict[str, Any]) -> list[dict[str, Any]]:
     """A route for requests with a token, which asks for no API key, before the one for all others."""
     match = {**route["match"], "headers": [*route["match"].get("headers", []), BEARER]}

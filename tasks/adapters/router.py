@@ -98,9 +98,11 @@ def write_initial(settings: Settings) -> None:
     if certificate is not None:
         _write_resources(xds / "sds.json", [envoy_tls.secret(certificate)])
     _write_resources(xds / "lds.json", [envoy.listener(settings, xds)])
-    for path, resources in ((xds / "cds.json", envoy.clusters(empty)), (xds / "rds.json", [envoy.routes(empty)])):
-        if not path.exists():
-            _write_resources(path, resources)
+    if not (xds / "cds.json").exists():
+        _write_resources(xds / "cds.json", envoy.clusters(empty))
+    if envoy_tokens.asked_by(_read_resources(xds / "rds.json")) is not edge_files.takes_tokens(settings):
+        # routes of before tokens were set, or unset, would let anybody in until the controller has written its own
+        _write_resources(xds / "rds.json", [envoy.routes(empty, Access(tokens=edge_files.takes_tokens(settings)))])
 
 
 def write_tokens(settings: Settings) -> None:

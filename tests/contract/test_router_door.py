@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 from collections import Counter
@@ -14,9 +15,10 @@ import jwt
 import pytest
 
 from infra.local import preflight
-from tasks.adapters import api_keys, edge_files
+from tasks.adapters import api_keys, edge_files, envoy
 from tasks.adapters.envoy import Traffic
-from tasks.adapters.router import EnvoyFileRouter
+from tasks.adapters.envoy_edge import Access
+from tasks.adapters.router import EnvoyFileRouter, write_initial
 from tasks.doctor import examine
 from tasks.domain.errors import InputRejected
 from tasks.settings import Settings
@@ -209,6 +211,8 @@ def test_keys_of_the_issuer_change_on_open_connections_and_each_subject_has_its_
             limited = EnvoyFileRouter(settings.model_copy(update={"router_rate": 5}))
             await limited.apply(plan)
             posing = {"x-freshrank-client": "search"}
+            pages = await asyncio.gather(*(client.get("/readyz", headers=posing) for _ in range(40)))
+            assert {reply.status_code for reply in pages} == {200}
             first = [client.post("/rank", json={}, headers=bearer(new.token(), **posing)) for _ in range(40)]
             counts = Counter(reply.status_code for reply in await asyncio.gather(*first))
             assert 10 <= counts[200] <= 25 and set(counts) == {200, 429}, counts
@@ -217,6 +221,23 @@ def test_keys_of_the_issuer_change_on_open_connections_and_each_subject_has_its_
             await router.apply(plan)
 
     asyncio.run(scenario())
+
+
+def test_routes_of_before_tokens_were_set_or_unset_let_nobody_in(tmp_path: Path) -> None:
+    plain = Settings(home=tmp_path)
+    asking = Settings(**a_home(tmp_path), home=tmp_path)
+    rds, plan = tmp_path / "data" / "envoy" / "xds" / "rds.json", Traffic(weights={A: 100}, backends={A: (1,)})
+
+    def kept(before: Settings, after: Settings) -> bool:
+        write_initial(before)
+        access = Access(tokens=before is asking)
+        content = {"version_info": "1", "resources": [envoy.routes(plan, access)]}
+        rds.write_text(json.dumps(content))
+        write_initial(after)
+        return envoy.cluster_name(A) in rds.read_text()
+
+    assert kept(plain, plain) and kept(asking, asking), "a router that starts again goes on where it was"
+    assert not kept(plain, asking) and not kept(asking, plain)
 
 
 def a_home(tmp_path: Path) -> dict[str, Path | str]:
