@@ -116,7 +116,7 @@ def write_tokens(settings: Settings) -> None:
         if tokens is None:
             return
         api_keys.ensure_own(settings)
-    except InputRejected as err:
+    except (InputRejected, OSError) as err:  # of a file or a disk: it must not hold up a rollback
         if not path.exists():
             raise
         log.warning("event=token-keys-not-read why=%s; the keys of before stay", err)
