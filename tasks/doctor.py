@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import machine, service_table
+from tasks.adapters import edge_files
 from tasks.adapters.broker import Broker
-from tasks.domain.errors import FreshrankError
+from tasks.domain.errors import FreshrankError, InputRejected
 from tasks.domain.refresh import GPU_STEPS
 from tasks.settings import PORT_OFFSETS, Settings
 
@@ -31,7 +32,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which problems should be solved. A check that breaks is a finding, not an error."""
     findings: list[Finding] = []
-    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _services, _queues, _store, _mirror)
+    checks: tuple[Check, ...] = (_home, _packages, _secrets, _ports, _door, _services, _queues, _store, _mirror)
     for check in checks:
         try:
             findings += check(settings)
@@ -84,6 +85,15 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                 foreign.append(f"port {port} ({name}) is taken by {machine.described(process)}")
     said = "; ".join(foreign) or f"ports {settings.port_base} to {settings.port_base + 99} are free or ours"
     yield _finding("ports", not foreign, said, "stop what holds it, or set FRESHRANK_PORT_BASE to another number")
+
+
+def _door(settings: Settings) -> Iterator[Finding]:
+    try:
+        said = edge_files.check(settings) or ["callers come by plain HTTP"]
+    except InputRejected as err:
+        yield _finding("door", False, str(err), "correct the setting; `make run` refuses to start with it")
+        return
+    yield _finding("door", True, "; ".join(said))
 
 
 def _services(settings: Settings) -> Iterator[Finding]:

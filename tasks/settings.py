@@ -181,8 +181,17 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=1_000_000,
-        description="requests a second of one API key, or one address without keys; 0: any",
+        description="requests a second of one API key or token subject, or one address without keys; 0: any",
     )
+    tls_cert: Path | None = Field(
+        default=None, description="certificate chain (PEM) of the router's door; empty: plain HTTP"
+    )
+    tls_key: Path | None = Field(default=None, description="its private key (PEM); needed with tls_cert")
+    jwt_keys: Path | None = Field(
+        default=None, description="public keys (JWKS) of whose bearer tokens the router takes; empty: none"
+    )
+    jwt_issuer: str | None = Field(default=None, description="their iss; needed with jwt_keys")
+    jwt_audience: str | None = Field(default=None, description="their aud; needed with jwt_keys")
 
     kubernetes_route: str | None = Field(
         default=None, description="HTTPRoute whose weights the controller writes; empty means the local Envoy"

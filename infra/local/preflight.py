@@ -6,6 +6,7 @@ from pathlib import Path
 
 from infra.local.services import ServiceSpec
 from tasks import machine
+from tasks.adapters import edge_files
 from tasks.domain.errors import InputRejected, Unavailable
 from tasks.settings import Settings
 
@@ -16,6 +17,8 @@ def check(table: dict[str, ServiceSpec], settings: Settings) -> None:
     if missing:
         raise InputRejected(f"not installed in this environment: {', '.join(missing)}; run `make setup`")
     enough_space(settings.home)
+    if "envoy" in table:
+        edge_files.check(settings)
     taken = [line for spec in table.values() for line in taken_ports(spec)]
     if taken:
         raise Unavailable(

@@ -77,6 +77,16 @@ def create(settings: Settings, client: str) -> NewKey:
         return made
 
 
+def ensure_own(settings: Settings) -> None:
+    """Where tokens are asked for, our own clients need a key although nobody else has one."""
+    with _alone(settings):
+        present = keys(settings)
+        if not any(key.client == OURS for key in present):
+            added, made = _new(present, OURS)
+            _write(own_file(settings), made.model_dump())
+            _save(settings, [*present, added])
+
+
 def revoke(settings: Settings, key_id: str) -> ApiKey:
     """Raises InputRejected: there is no such key, or it is our own and others still ask for one."""
     with _alone(settings):

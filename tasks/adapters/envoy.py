@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tasks.adapters import envoy_edge
+from tasks.adapters import edge_files, envoy_edge, envoy_tls, envoy_tokens
 from tasks.adapters.envoy_edge import TYPE, Access
 from tasks.domain.manifest import Record, digest_of
 from tasks.settings import Settings
@@ -67,7 +67,7 @@ def routes(traffic: Traffic, access: Access = EVERYBODY) -> dict[str, Any]:
         "name": "ranker",
         "domains": ["*"],
         "routes": _routes(traffic, access),
-        "typed_per_filter_config": envoy_edge.per_host(access),
+        "typed_per_filter_config": envoy_edge.per_host(access) | (envoy_tokens.per_host() if access.tokens else {}),
         "request_headers_to_remove": ["authorization"],  # a key is the router's business, not the replicas'
     }
     return {"@type": f"{TYPE}config.route.v3.RouteConfiguration", "name": ROUTES, "virtual_hosts": [virtual_host]}
@@ -108,7 +108,7 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
     pages = [{"path": path} for path in PAGES] + [{"prefix": folder} for folder in PAGE_FOLDERS]
     to_first = {"cluster": _target(traffic, first), "timeout": TIMEOUT}
     keyless = envoy_edge.open_to_all(access)
-    return [
+    asking: list[dict[str, Any]] = [
         *forced,
         *(
             {"match": {"path": path, "headers": [post], **share}, "route": ranked}
@@ -117,6 +117,11 @@ def _routes(traffic: Traffic, access: Access) -> list[dict[str, Any]]:
         ),
         # feedback must not be stored twice, so it is sent again only if it never arrived
         {"match": feedback | {"headers": [post]}, "route": to_first | {"retry_policy": _retry(NEVER_ARRIVED)}},
+    ]
+    if access.tokens:
+        asking = [one for route in asking for one in envoy_tokens.twice(route)]
+    return [
+        *asking,
         *(
             {"match": page | {"headers": [get]}, "route": to_first, "typed_per_filter_config": keyless}
             for page in pages
@@ -248,6 +253,8 @@ def _pair(release: str, after: str) -> dict[str, Any]:
 
 def listener(settings: Settings, xds: Path) -> dict[str, Any]:
     """Where requests come in. Written once; nothing in it changes with a rollout."""
+    tokens, certificate = edge_files.takes_tokens(settings), edge_files.certificate(settings)
+    asked_first = [envoy_tokens.http_filter(_file(xds / "ecds.json"))] if tokens else []
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": STATS,
@@ -265,17 +272,20 @@ def listener(settings: Settings, xds: Path) -> dict[str, Any]:
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         **envoy_edge.limits(),
-        "local_reply_config": envoy_edge.replies(),
+        "local_reply_config": envoy_edge.replies(tokens),
         "access_log": [_access_log(settings.logs / "router-access.log")],
-        "http_filters": envoy_edge.filters(),
+        "http_filters": [*asked_first, *envoy_edge.filters()],
     }
     network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    chains: dict[str, Any] = {"filter_chains": [{"filters": [network]}]}
+    if certificate is not None:
+        chains = envoy_tls.filter_chains([network], _file(xds / "sds.json"))
     return {
         "@type": f"{TYPE}config.listener.v3.Listener",
         "name": STATS,
         "address": _address(settings.port("router"), settings.bind),
         "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [{"filters": [network]}],
+        **chains,
     }
 
 

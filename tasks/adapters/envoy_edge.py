@@ -17,7 +17,7 @@ TYPE = "type.googleapis.com/envoy."
 FILTERS = f"{TYPE}extensions.filters.http."
 AUTH, LIMIT = "envoy.filters.http.basic_auth", "envoy.filters.http.local_ratelimit"
 CLIENT = "x-freshrank-client"  # which key a request came with; set by the router only
-NOBODY = "nobody:{SHA}"  # no password has this hash
+NOBODY = "nobody:{SHA}" + "A" * 27 + "="  # no password has this hash
 UNLIMITED = {"max_tokens": 2**31, "tokens_per_fill": 2**31, "fill_interval": "1s"}
 MAX_CONNECTIONS = 10_000
 REFUSALS = {
@@ -34,13 +34,18 @@ class Access(Record):
 
     users: tuple[str, ...] = Field(default=(), description="lines of an htpasswd file with {SHA}, sorted")
     rate: int = Field(default=0, ge=0, description="requests a second of one key, or of one address without keys")
+    tokens: bool = Field(default=False, description="bearer tokens are taken: who has no key needs one")
+
+    @property
+    def asked(self) -> bool:
+        return self.tokens or bool(self.users)
 
 
 def per_host(access: Access) -> dict[str, Any]:
     """Settings of the filters for all routes: part of the route configuration."""
     found: dict[str, Any] = {}
-    if access.users:
-        users = {"inline_string": "\n".join(access.users)}
+    if access.asked:
+        users = {"inline_string": "\n".join(access.users or (NOBODY,))}
         found[AUTH] = {"@type": f"{FILTERS}basic_auth.v3.BasicAuthPerRoute", "users": users}
     if access.rate:
         found[LIMIT] = _limit(access)
@@ -55,15 +60,19 @@ def users_of(route_configurations: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def open_to_all(access: Access) -> dict[str, Any]:
-    """What a route needs to be reached without a key: health and documentation."""
-    return {AUTH: {"@type": f"{TYPE}config.route.v3.FilterConfig", "disabled": True}} if access.users else {}
+    """What a route needs to be reached without a key: health and documentation.
+
+    Nor is it counted: a rate is of a name that the filter of keys vouches for, and here anybody could say any name.
+    """
+    disabled = {"@type": f"{TYPE}config.route.v3.FilterConfig", "disabled": True}
+    return {AUTH: disabled, LIMIT: disabled} if access.asked else {}
 
 
 def filters() -> list[dict[str, Any]]:
     """In order: who, how fast, how large, where to. The first two do what the routes tell them."""
     auth = {
         "@type": f"{FILTERS}basic_auth.v3.BasicAuth",
-        "users": {"inline_string": NOBODY + "A" * 27 + "="},
+        "users": {"inline_string": NOBODY},
         "forward_username_header": CLIENT,
     }
     limit = {"@type": f"{FILTERS}local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}
@@ -99,8 +108,11 @@ def limits() -> dict[str, Any]:
     }
 
 
-def replies() -> dict[str, Any]:
+def replies(tokens: bool) -> dict[str, Any]:
     """What the router answers by itself: one sentence, as JSON."""
+    said = REFUSALS | (
+        {401: f"{REFUSALS[401]}, or a token of its issuer that has not ended, as bearer"} if tokens else {}
+    )
     return {
         "mappers": [
             {
@@ -112,7 +124,7 @@ def replies() -> dict[str, Any]:
                 "body": {"inline_string": sentence},
                 **({"headers_to_add": [{"header": {"key": "retry-after", "value": "1"}}]} if status == 429 else {}),
             }
-            for status, sentence in REFUSALS.items()
+            for status, sentence in said.items()
         ],
         "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
     }
@@ -136,7 +148,7 @@ def _limit(access: Access) -> dict[str, Any]:
     # a bucket for each key or address, made when it first shows up; twice the rate may come at once
     bucket = {"max_tokens": 2 * access.rate, "tokens_per_fill": access.rate, "fill_interval": "1s"}
     by: dict[str, Any] = {"remote_address": {}}
-    if access.users:
+    if access.asked:
         by = {"request_headers": {"header_name": CLIENT, "descriptor_key": "client"}}
     return {
         "@type": f"{FILTERS}local_ratelimit.v3.LocalRateLimit",
@@ -145,5 +157,5 @@ def _limit(access: Access) -> dict[str, Any]:
         "filter_enforced": everything,
         "token_bucket": UNLIMITED,
         "rate_limits": [{"actions": [by]}],
-        "descriptors": [{"entries": [{"key": "client" if access.users else "remote_address"}], "token_bucket": bucket}],
+        "descriptors": [{"entries": [{"key": "client" if access.asked else "remote_address"}], "token_bucket": bucket}],
     }

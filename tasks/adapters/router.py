@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from tasks.adapters import api_keys, envoy, envoy_edge
+from tasks.adapters import api_keys, edge_files, envoy, envoy_edge, envoy_tls, envoy_tokens
 from tasks.adapters.envoy import Traffic
 from tasks.adapters.envoy_edge import Access
 from tasks.atomic import drafted
@@ -93,10 +93,37 @@ def write_initial(settings: Settings) -> None:
     xds = settings.data / "envoy" / "xds"
     settings.logs.mkdir(parents=True, exist_ok=True)
     empty = Traffic()
+    write_tokens(settings)
+    certificate = edge_files.certificate(settings)
+    if certificate is not None:
+        _write_resources(xds / "sds.json", [envoy_tls.secret(certificate)])
     _write_resources(xds / "lds.json", [envoy.listener(settings, xds)])
-    for path, resources in ((xds / "cds.json", envoy.clusters(empty)), (xds / "rds.json", [envoy.routes(empty)])):
+    if not (xds / "cds.json").exists():
+        _write_resources(xds / "cds.json", envoy.clusters(empty))
+    if envoy_tokens.asked_by(_read_resources(xds / "rds.json")) is not edge_files.takes_tokens(settings):
+        # routes of before tokens were set, or unset, would let anybody in until the controller has written its own
+        _write_resources(xds / "rds.json", [envoy.routes(empty, Access(tokens=edge_files.takes_tokens(settings)))])
+
+
+def write_tokens(settings: Settings) -> None:
+    """The keys of bearer tokens, where they are new; Envoy takes them for the next request. Unreadable ones change nothing.
+
+    Raises InputRejected: they were never readable.
+    """
+    path = settings.data / "envoy" / "xds" / "ecds.json"
+    try:
+        tokens = edge_files.tokens(settings)
+        if tokens is None:
+            return
+        api_keys.ensure_own(settings)
+    except (InputRejected, OSError) as err:  # of a file or a disk: it must not hold up a rollback
         if not path.exists():
-            _write_resources(path, resources)
+            raise
+        log.warning("event=token-keys-not-read why=%s; the keys of before stay", err)
+        return
+    wanted = [envoy_tokens.resource(tokens)]
+    if _read_resources(path) != wanted:
+        _write_resources(path, wanted)
 
 
 class EnvoyFileRouter:
@@ -110,6 +137,7 @@ class EnvoyFileRouter:
         write_initial(settings)
 
     async def apply(self, traffic: Traffic) -> None:
+        write_tokens(self._settings)
         clusters, routes = envoy.clusters(traffic), [envoy.routes(traffic, self._access())]
         present = _read_resources(self._xds / "cds.json")
         gone = [c for c in present if c["name"] not in {new["name"] for new in clusters}]
@@ -153,7 +181,7 @@ class EnvoyFileRouter:
         except (InputRejected, OSError) as err:
             log.warning("event=keys-not-read why=%s; the keys of before stay", err)
             users = envoy_edge.users_of(_read_resources(self._xds / "rds.json"))
-        return Access(users=users, rate=self._settings.router_rate)
+        return Access(users=users, rate=self._settings.router_rate, tokens=edge_files.takes_tokens(self._settings))
 
     async def _put(self, kind: str, resources: list[dict[str, Any]], warm: list[str]) -> None:
         """Write the file if it says something new, then wait until Envoy uses it, and rejects none of it."""

@@ -170,11 +170,16 @@ class Evidence:
             self._window.unusable += not usable
             self._window.constant += usable and len(scores) > 1 and min(scores) == max(scores)
         user = one.get("user")  # a release of before this was told says nothing
-        if user is not None and release == self.releases[1]:
+        comparable = not one.get("explored")  # else a draw made the order, and the model did not
+        if user is not None and comparable and release == self.releases[1]:
             self._window.asked_by.add(user)
-        self._remember(release, str(one["request_id"]), items, user, shadow=bool(one.get("shadow", False)))
+        shadow, request = bool(one.get("shadow", False)), str(one["request_id"])
+        if comparable:
+            self._pair(release, request, items, user)
+        if not shadow:
+            self._seen(release, request, items)
 
-    def _remember(self, release: str, request: str, items: list[str], user: int | None, *, shadow: bool) -> None:
+    def _pair(self, release: str, request: str, items: list[str], user: int | None) -> None:
         slates = self._slates[release]
         slates[request] = items, user
         if len(slates) > KEPT_SLATES:
@@ -188,12 +193,13 @@ class Evidence:
             if (tau := rank_correlation(items, other)) is not None:
                 self._window.correlated += 1
                 self._window.correlation += tau
-        if not shadow:
-            seen = self._request(request)
-            if seen.release is None:
-                seen.release, seen.items = release, items
-                self._samples[release].shown += 1
-                self._settle(seen)
+
+    def _seen(self, release: str, request: str, items: list[str]) -> None:
+        seen = self._request(request)
+        if seen.release is None:
+            seen.release, seen.items = release, items
+            self._samples[release].shown += 1
+            self._settle(seen)
 
     def _tell(self, one: dict[str, Any]) -> None:
         """Feedback may arrive before its list was read, in parts, and at another release's replica."""

@@ -12,11 +12,13 @@ import yaml
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from tasks.domain.errors import InputRejected
+from tasks.domain.exploration import MOST_EXPLORED
 from tasks.domain.manifest import Record
 from tasks.domain.requests import MAX_QUERY_CHARACTERS
 
 MAX_ITEMS = 200_000  # blocked, or unavailable: a file of about 3 MB
 MAX_PINNED = 20  # on top of one list
+MAX_DIVERSE = 50  # places; each costs a look at all that could take it
 MAX_FIRST = 1_000  # a cap looks at so many places at most, as many as an answer has
 
 ItemId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -46,6 +48,13 @@ class Cap(Record):
         return self
 
 
+class Diversity(Record):
+    """The first `first` places go to items that are good and unlike those above them; the higher `weight`, the more unlike."""
+
+    weight: float = Field(gt=0, lt=1)
+    first: int = Field(ge=2, le=MAX_DIVERSE)
+
+
 class Merchandising(Record):
     """All rules in force. `blocked` is what people said, `unavailable` what the stock said; neither is ever shown."""
 
@@ -53,6 +62,8 @@ class Merchandising(Record):
     unavailable: frozenset[ItemId] = Field(default=frozenset(), max_length=MAX_ITEMS)
     pinned: tuple[Pinned, ...] = Field(default=(), max_length=1_000)
     caps: tuple[Cap, ...] = Field(default=(), max_length=8)
+    diversity: Diversity | None = None
+    explored: float = Field(default=0.0, ge=0, le=MOST_EXPLORED)  # share of lists, see tasks/domain/exploration.py
 
     @field_validator("pinned")
     @classmethod
@@ -80,6 +91,9 @@ class Merchandising(Record):
     def sentence(self) -> str:
         parts = [f"{len(self.blocked):,} blocked", f"{len(self.unavailable):,} unavailable"]
         parts += [f"{len(self.pinned)} lists with pinned items", f"{len(self.caps)} caps"]
+        if self.diversity is not None:
+            parts.append(f"the first {self.diversity.first} diverse by {self.diversity.weight:g}")
+        parts += [f"{self.explored:.1%} of lists explored"] if self.explored else []
         return ", ".join(parts)
 
 

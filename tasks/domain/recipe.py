@@ -54,7 +54,7 @@ class Exposure(Record):
     keep_unseen: float = Field(default=0.0, ge=0, le=1, description="share of candidates not shown that become rows")
     position_bias: Literal["ignored", "weights", "input"] = Field(
         default="ignored",
-        description="answers weigh 1 / propensity, or the place is an input, first place when serving",
+        description="answers weigh 1 / chance of a look at their place, or the place is an input, first place when serving",
     )
     most_weight: float = Field(default=10.0, ge=1, description="no answer weighs more: rare places would decide alone")
 

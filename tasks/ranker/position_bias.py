@@ -64,10 +64,12 @@ def _connected(item: NDArray[np.int64], place: NDArray[np.int64], shown: Counts,
 
 
 def inverse_propensity(position: NDArray[np.int16], propensity: Floats, looked: Floats, most: float) -> Floats:
-    """What one answer weighs: 1 / the logged propensity, else 1 / the chance of a look at its place; `most` at most."""
-    chance = np.ones(len(position), np.float32)
+    """What one answer weighs: 1 / the chance of a look at its place, else 1 / the logged propensity; `most` at most.
+
+    The look goes first: 1 / the chance of being shown at a place is right only where each item may come to each place, and
+    counts an item twice that may come to two of them, as near ties that the service swaps do (ADR 42).
+    """
+    chance = np.where(np.isnan(propensity), np.float32(1), propensity)
     if len(looked):
-        place = np.clip(position, 0, len(looked) - 1)
-        chance = np.where(position >= 0, looked[place], np.float32(1))
-    chance = np.where(np.isnan(propensity), chance, propensity)
+        chance = np.where(position >= 0, looked[np.clip(position, 0, len(looked) - 1)], chance)
     return np.minimum(1 / np.maximum(chance, 1e-6), most).astype(np.float32)

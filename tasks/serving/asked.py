@@ -31,3 +31,4 @@ class Ranking:
     cut_short: bool = False  # the deadline left a stage out
     reasons: list[list[Reason]] | None = None  # of the items, where the caller asked
     kept: bool = False  # worked out for an earlier request
+    explored: bool = False  # near ties changed places

@@ -37,7 +37,7 @@ def event_rows(feedback: Feedback, slate: Slate | None, pseudonym: str | None, n
     return rows
 
 
-class Shown(Struct, frozen=True):
+class Shown(Struct, frozen=True, omit_defaults=True):
     """A served list as one line of a segment; the uploader makes an impression of each item."""
 
     at: str  # ISO 8601, UTC
@@ -48,6 +48,7 @@ class Shown(Struct, frozen=True):
     user_id: str
     shown: list[str]
     scores: list[float]
+    propensities: list[float] | None = None  # of the items at their places, where the list could have been another one
 
 
 def impression_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -55,6 +56,7 @@ def impression_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     The id is the one that `event_rows` gives an impression which a client sends without a time: the two are one event.
     """
+    chances = line.get("propensities") or [None] * len(line["shown"])
     return [
         {
             "event_id": _event_id(line["request_id"], item, "impression", None),
@@ -66,11 +68,12 @@ def impression_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
             "event_type": "impression",
             "position": position,
             "value": None,
+            "propensity": chance,
             "request_id": line["request_id"],
             "release": line["release"],
             "score": score,
         }
-        for position, (item, score) in enumerate(zip(line["shown"], line["scores"], strict=True))
+        for position, (item, score, chance) in enumerate(zip(line["shown"], line["scores"], chances, strict=True))
     ]
 
 

@@ -19,6 +19,7 @@ from tasks.domain.requests import RankRequest
 from tasks.ranker.arrays import Ints
 from tasks.ranker.rank import Ranking
 from tasks.ranker.state import ItemState
+from tasks.serving.diversity import diversified
 
 log = logging.getLogger("freshrank.serving")
 LOOK_EVERY_S = 1.0
@@ -37,9 +38,12 @@ class Merchandiser:
         self._hidden[hidden[hidden >= 0]] = True
         self._pinned = {query_key(one.query): one.items for one in rules.pinned}
         self._caps = [(cap, getattr(items, cap.by)) for cap in rules.caps]
+        self._diversity = rules.diversity
+        self.explored = rules.explored
 
     def arranged(self, request: RankRequest, rows: Ints, ranked: Ranking) -> tuple[Ints, Ranking]:
-        """(rows, ranking) as `ranked` is over `rows`, with hidden items left out, pinned ones first, and caps kept.
+        """(rows, ranking) as `ranked` is over `rows`, with hidden items left out, pinned ones first, the next ones
+        diverse, and caps kept.
 
         Scores of items that moved are levelled with their new neighbours: along a list they never rise.
         """
@@ -50,10 +54,29 @@ class Merchandiser:
             rest = ~np.isin(order, pinned)
             best = np.full(len(pinned), scores[0] if len(scores) else np.float32(0), np.float32)
             order, scores = np.r_[pinned, order[rest]], np.r_[best, scores[rest]]
+        if self._diversity is not None:
+            places = diversified(self._diversity, self._items, rows[order], scores, len(pinned))
+            order, scores = order[places], scores[places]
         for cap, codes in self._caps:
             places = capped(cap, codes, rows[order], len(pinned))
             order, scores = order[places], scores[places]
         return rows, Ranking(order, np.minimum.accumulate(scores), ranked.stage)
+
+    def kept_places(self, request: RankRequest, items: Sequence[str]) -> list[int]:
+        """Places of a list made by `arranged` whose border to the next one exploration leaves alone.
+
+        Rules made the order of diverse lists, pinned items and what is behind a cap: levelled scores are no near ties.
+        """
+        if self._diversity is not None:
+            return list(range(len(items)))
+        wanted = self._wanted(request)
+        pinned = next((place for place, item in enumerate(items) if item not in wanted), len(items))
+        behind = min((cap.first - 1 for cap, _ in self._caps), default=len(items))
+        return [*range(pinned), *range(behind, len(items))]
+
+    def _wanted(self, request: RankRequest) -> tuple[str, ...]:
+        """Items that are pinned to such a request."""
+        return self._pinned.get(query_key(request.query if request.surface == "search" else None), ())
 
     def _may_be_shown(self, candidates: Sequence[str] | None, rows: Ints, order: Ints) -> np.ndarray:
         shown: np.ndarray = ~self._hidden[rows[order]]
@@ -66,8 +89,7 @@ class Merchandiser:
         """Positions of the pinned items, and the rows with those that were not retrieved behind them."""
         if not self._pinned:
             return rows, np.zeros(0, np.int32)
-        query = request.query if request.surface == "search" else None
-        wanted = [item for item in self._pinned.get(query_key(query), ()) if item not in self._hidden_ids]
+        wanted = [item for item in self._wanted(request) if item not in self._hidden_ids]
         if not wanted:
             return rows, np.zeros(0, np.int32)
         if request.candidates is not None:
@@ -126,8 +148,8 @@ class Watch:
     def look(self) -> None:
         new = {number for number in revisions(self._folder) if number > self._used} - self._unreadable
         for number in sorted(new, reverse=True):
-            try:
-                told = Revision.model_validate_json(path_of(self._folder, number).read_bytes())
+            try:  # a rule that only later versions know does not make this release deaf to a recall beside it
+                told = Revision.model_validate_json(path_of(self._folder, number).read_bytes(), extra="ignore")
             except (OSError, ValidationError) as err:
                 self._unreadable.add(number)
                 log.error("merchandising=%d state=unreadable error=%s the one before stays", number, type(err).__name__)

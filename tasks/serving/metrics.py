@@ -40,6 +40,7 @@ class Metrics:
         )
         self.recent = labelled("recent_purchases", "Purchases told to the online store at once", "outcome")
         self.cut_short = counter("cut_short", "Ranked requests whose deadline left a stage out")
+        self.explored = counter("explored", "Lists that were shown with near ties swapped")
         self.together = labelled("ranked_together", "Ranked requests by how many were ranked in one go", "size")
         self.cache = labelled("cache_lookups", "Lookups in memory", "cache", "outcome")
         self.hit_ratio = Gauge(

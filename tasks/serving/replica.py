@@ -24,6 +24,7 @@ from tasks.domain.merchandising import Revision
 from tasks.domain.requests import Feedback, FeedbackAccepted, RankedItem, RankReply, RankRequest, Reason
 from tasks.serving.asked import Asked, Ranking
 from tasks.serving.events import Shown, event_rows
+from tasks.serving.explore import explored
 from tasks.serving.feedback import Spool
 from tasks.serving.golden import replay
 from tasks.serving.merchandise import Watch
@@ -211,6 +212,7 @@ class Replica:
 
     def answered(self, call: RankCall, ranking: Ranking) -> RankReply:
         """Remember the slate, land it, count it; the reply to send."""
+        ranking, propensities = self._explored(call, ranking)
         seconds = time.perf_counter() - call.arrived
         reasons: Sequence[list[Reason] | None] = ranking.reasons or [None] * len(ranking.items)
         reply = RankReply(
@@ -222,23 +224,35 @@ class Replica:
             latency_ms=round(seconds * 1e3, 3),
         )
         slate = Slate(call.request.surface, call.request.query, call.pseudonym, ranking.items)
-        self._slates.remember(call.request_id, slate)
-        if not call.shadow:  # what nobody saw is no impression
-            self._show(call.request_id, slate, ranking.scores)
+        if not call.shadow:  # what nobody saw is no impression, and no feedback belongs to it
+            self._slates.remember(call.request_id, slate)
+            self._show(call.request_id, slate, ranking.scores, propensities)
         self._record(call.request_id, 200, reply.latency_ms, call.shadow, ranking, call.route, call.pseudonym)
         self.metrics.latency.observe(seconds)
         self.metrics.stages.labels(ranking.stage).inc()
         if ranking.cut_short:
             self.metrics.cut_short.inc()
+        if ranking.explored:
+            self.metrics.explored.inc()
         return reply
 
-    def _show(self, request_id: str, slate: Slate, scores: list[float]) -> None:
+    def _explored(self, call: RankCall, ranking: Ranking) -> tuple[Ranking, list[float] | None]:
+        """What to show, and the chance of each place; a copy that nobody sees tells the judge what the model says."""
+        rules = self._engine.merchandiser if self._engine is not None else None
+        if rules is None or not rules.explored or call.shadow:
+            return ranking, None
+        return explored(ranking, call.request_id, rules.explored, rules.kept_places(call.request, ranking.items))
+
+    def _show(self, request_id: str, slate: Slate, scores: list[float], propensities: list[float] | None) -> None:
         visitor = slate.pseudonym or self._visitor(request_id)
         if self._spool is None or visitor is None:
             self.metrics.impressions.labels("not_kept").inc(len(slate.items))
             return
         at = datetime.now(UTC).isoformat()
-        self._spool.show(Shown(at, request_id, self.digest, slate.surface, slate.query, visitor, slate.items, scores))
+        shown = Shown(
+            at, request_id, self.digest, slate.surface, slate.query, visitor, slate.items, scores, propensities
+        )
+        self._spool.show(shown)
 
     def failed(self, request_id: str | None, status: int, arrived: float, shadow: bool, route: str = "rank") -> None:
         self._record(request_id or "", status, round((time.perf_counter() - arrived) * 1e3, 3), shadow, None, route)
@@ -323,6 +337,7 @@ class Replica:
                     shadow=shadow,
                     kept=ranking is not None and ranking.kept,
                     cut_short=ranking is not None and ranking.cut_short,
+                    explored=ranking is not None and ranking.explored,
                     user=user_bucket(pseudonym),
                 )
             )

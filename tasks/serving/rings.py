@@ -29,6 +29,7 @@ class Served(Struct, frozen=True):
     shadow: bool
     kept: bool = False  # the list was worked out for an earlier request
     cut_short: bool = False  # the deadline left a stage out
+    explored: bool = False  # near ties changed places
     user: int = NO_USER  # which of USER_BUCKETS the user is in: enough to count different users, too little to know one
 
 

@@ -93,7 +93,8 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    first = {row["event_id"]: row for row in reversed(rows)}
+    # a caller may send an impression too: the service's row, which knows more, counts
+    first = {row["event_id"]: row for row in sorted(rows, key=lambda row: "release" not in row)[::-1]}
     unique = [{**row, "event_time": datetime.fromisoformat(row["event_time"])} for _, row in sorted(first.items())]
     fields = [field.with_nullable(True) for field in arrow_schema(EVENT)]
     fields += [pa.field("release", pa.string()), pa.field("score", pa.float64())]

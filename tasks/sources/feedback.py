@@ -60,7 +60,10 @@ class Feedback:
         landed = set(landed_days(self._store))
         known = pl.concat([pl.Series([], dtype=pl.String), *(self._ids(one) for one in before if one in landed)])
         late = pl.concat([self._heard(one) for one in before]).filter(~pl.col("event_id").is_in(known.implode()))
-        return pl.concat([late, self._heard(day)]).unique("event_id", keep="first", maintain_order=True).to_arrow()
+        heard = pl.concat([late, self._heard(day)])
+        # a caller may send an impression too: the service's, which knows its propensity, counts
+        known_first = heard.sort("propensity", nulls_last=True, maintain_order=True)
+        return known_first.unique("event_id", keep="first", maintain_order=True).to_arrow()
 
     def plan(self, day: str) -> pa.Table:
         return arrow_schema(PLAN).empty_table()

@@ -109,7 +109,14 @@ def test_the_command_keeps_a_rule_while_nothing_runs(monkeypatch: pytest.MonkeyP
     again = run(app, ["items", "block", "a", "--reason", "recall", "--json"])
     assert json.loads(again.output) == {"revision": 2, "changed": False}
     rules = json.loads(run(app, ["items", "rules", "--json"]).output)
-    assert rules == {"revision": 2, "blocked": ["a", "b"], "unavailable": ["c", "d"], "pinned": [], "caps": []}
+    assert rules == {
+        "revision": 2,
+        "blocked": ["a", "b"],
+        "unavailable": ["c", "d"],
+        "pinned": [],
+        "caps": [],
+        "explored": 0.0,
+    }
     assert run(app, ["items", "restore", "0", "--reason", "over"]).exit_code == 0
     assert [one["rules"][:9] for one in json.loads(run(app, ["items", "history", "--json"]).output)] == [
         "0 blocked",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
+from tasks.domain.exploration import drawn
 from tasks.ranker.corpus import gains
 from tasks.ranker.fitted import Fitted, Inputs
 from tasks.ranker.loss import slate_softmax
@@ -80,14 +81,52 @@ def test_training_on_weighted_clicks_recovers_the_order(clicks, most, right):
     assert found > 0.85 if right else found < 0.7
 
 
-def test_a_logged_propensity_goes_before_the_estimate_and_is_clipped():
+def test_the_look_at_a_place_goes_before_a_logged_propensity_and_is_clipped():
     looked = np.array([1.0, 0.5, 0.01], np.float32)
     position = np.array([0, 1, 2, 1, -1, 9], np.int16)
     logged = np.array([UNKNOWN, UNKNOWN, UNKNOWN, 0.25, UNKNOWN, 1e-9], np.float32)
-    assert inverse_propensity(position, logged, looked, 10).tolist() == [1, 2, 10, 4, 1, 10]
+    assert inverse_propensity(position, logged, looked, 10).tolist() == [1, 2, 10, 2, 1, 10]
+    nowhere = np.full(len(position), -1, np.int16)
+    assert inverse_propensity(nowhere, logged, looked, 10).tolist() == [1, 1, 1, 4, 1, 10]
     nothing = np.zeros(0, np.float32)
     assert inverse_propensity(position, logged, nothing, 10).tolist() == [1, 1, 1, 4, 1, 10]
     assert inverse_propensity(position, logged, looked, 1).tolist() == [1] * 6, "most 1 corrects nothing"
+
+
+def belief_lists(spread):
+    """Lists of a shop that is fairly sure of the opposite of the truth."""
+    rng = np.random.default_rng(7)
+    return rng, np.argsort(12 * LIKE - rng.gumbel(0, spread, (3 * LISTS, ITEMS)), axis=1)[:, :PLACES]
+
+
+def swapped(rng, best):
+    """The service's exploration, of a list whose neighbours are all near ties."""
+    near = np.ones(PLACES - 1, bool)
+    drawn_lists = [drawn(f"request-{n}", 0.05, near) for n in range(len(best))]
+    return np.stack([one[0] for one in drawn_lists]), np.stack([one[1] for one in drawn_lists])
+
+
+def at_random(rng, best):
+    """One list in five in a random order: every item may come to every place."""
+    order = np.where(
+        rng.random((len(best), 1)) < 0.2, rng.permuted(np.arange(PLACES) + 0 * best, axis=1), np.arange(PLACES)
+    )
+    return order, 0.8 * (order == np.arange(PLACES)) + 0.2 / PLACES
+
+
+@pytest.mark.parametrize("explore", [swapped, at_random])
+def test_explored_lists_are_weighed_by_the_look_and_not_by_their_chance(explore):
+    rng, best = belief_lists(0.5)
+    order, chance = explore(rng, best)
+    item, position = (
+        np.take_along_axis(best, order, 1).ravel().astype(np.int32),
+        np.tile(np.arange(PLACES, dtype=np.int16), len(best)),
+    )
+    clicked = rng.random(len(item)) < LOOK[position] * LIKE[item]
+    looked, logged = examination(item, position, clicked), chance.ravel().astype(np.float32)
+    by_look = rate(item, clicked * inverse_propensity(position, logged, looked, 10))
+    by_chance = rate(item, clicked * inverse_propensity(position, logged, np.zeros(0, np.float32), 10))
+    assert agreement(by_chance) < 0.8 < 0.85 < agreement(by_look)
 
 
 def test_places_that_no_item_connects_are_left_alone(clicks):

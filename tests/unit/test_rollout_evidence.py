@@ -247,3 +247,18 @@ def test_a_silent_replica_adds_nothing_but_the_router_counts() -> None:
     scene.counts = {B[:12]: Counts(requests=4, errors=4)}
     window = scene.look()
     assert (window.challenger.slates, window.challenger.errors) == (0, 4)
+
+
+def test_an_explored_list_is_compared_with_nothing_and_its_clicks_count() -> None:
+    """A draw made its order: overlap and correlation are of what the models say."""
+    scene = Scene()
+    scene.look()
+    for request, explored in (("q1", False), ("q2", True)):
+        scene.ring.add(
+            A, request, items=["x", "y", "z"] if not explored else ["z", "y", "x"], explored=explored, user=1
+        )
+        scene.ring.add(B, request, items=["x", "y", "z"], shadow=True, user=1)
+    scene.ring.tell(A, "q2", "z")
+    window = scene.look()
+    assert (window.paired, window.overlap, window.correlation) == (1, 1.0, 1.0)
+    assert (window.champion.shown, window.champion.told, window.champion.ndcg) == (2, 1, 1.0)
