@@ -12,7 +12,7 @@ from tasks.domain.exploration import drawn, near_ties
 from tasks.ranker.rank import LOWEST
 
 if TYPE_CHECKING:
-    from tasks.serving.engine import Ranking
+    from tasks.serving.asked import Ranking
 
 
 def explored(ranking: Ranking, request_id: str, share: float, kept: Sequence[int]) -> tuple[Ranking, list[float]]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tasks.domain.merchandising import Cap, Diversity, Merchandising, Pinned, Revision, read_rules, write_rules
 from tasks.domain.requests import convert_rank
+from tasks.serving.asked import Asked
 from tasks.serving.diversity import POOL, diversified
-from tasks.serving.engine import Asked, Engine
+from tasks.serving.engine import Engine
 from tasks.serving.release import verify
 from tests.serving_builders import a_release
 

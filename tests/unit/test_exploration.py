@@ -22,7 +22,7 @@ from tasks.domain.merchandising import Cap, Diversity, Merchandising, Pinned, Re
 from tasks.domain.requests import Feedback as FeedbackSent
 from tasks.domain.requests import FeedbackEvent, convert_rank
 from tasks.ranker.rank import LOWEST
-from tasks.serving.engine import Ranking
+from tasks.serving.asked import Ranking
 from tasks.serving.events import Shown, impression_rows
 from tasks.serving.explore import explored
 from tasks.serving.replica import Replica, ReplicaOptions
