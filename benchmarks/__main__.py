@@ -22,9 +22,10 @@ def overview(folder: Path = RESULTS, *, missed: bool = False) -> str:
         for row in told["rows"]:
             if row["reached"] is None or (missed and row["reached"]):
                 continue
+            date = row.get("date", told["date"])[:10]
             reached = "yes" if row["reached"] else "**no**"
             target, ours = (f"{row[name]:.4g} {row['unit']}".rstrip() for name in ("target", "ours"))
-            lines.append(f"| {told['name']} | {row['bar']} | {target} | {ours} | {reached} | {told['date'][:10]} |")
+            lines.append(f"| {told['name']} | {row['bar']} | {target} | {ours} | {reached} | {date} |")
     return "\n".join(lines)
 
 
