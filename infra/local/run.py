@@ -119,17 +119,26 @@ def bootstrap(settings: Settings) -> None:
         settings, "package", FIRST_CHAMPION_DAY, {n: done[n] for n in ("gate", "build_dataset", "compress")}
     )
     release = read_manifest(store, done["package"]).summary["release"]
-    rollout = controller.submit(
+    ended = controller.wait(first_rollout(controller, release), deadline_s=180)
+    if ended["state"] != "promoted":
+        raise Unavailable(f"the first champion did not come up: {ended['reason']}; see logs/controller.log")
+    screen.print(f"  release {release[:12]} serves all traffic")
+
+
+def first_rollout(controller: ControllerClient, release: str) -> str:
+    """The rollout of the first champion: the one that an interrupted `make run` began, or a new one after one that never became
+    ready. A key that stayed the same would find that one for ever, whatever was mended since."""
+    last = controller.status()["rollout"]
+    if last and last["release"] == release and last["state"] != "failed":
+        return str(last["id"])
+    told = controller.submit(
         release=release,
         kind="bootstrap",
         actor="make run",
         reason="first champion",
-        idempotency_key=f"bootstrap-{release}",
+        idempotency_key=f"bootstrap-{release}" + (f"-after-{last['id']}" if last else ""),
     )
-    ended = controller.wait(rollout["rollout"], deadline_s=180)
-    if ended["state"] != "promoted":
-        raise Unavailable(f"the first champion did not come up: {ended['reason']}; see logs/controller.log")
-    screen.print(f"  release {release[:12]} serves all traffic")
+    return str(told["rollout"])
 
 
 def _step(settings: Settings, name: str, partition: str, inputs: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from infra.local.run import first_rollout
 from tasks.adapters.shelf import Shelf
 from tasks.controller.api import create_app
 from tasks.controller.client import ControllerClient
@@ -169,6 +170,19 @@ def test_the_same_key_is_the_same_rollout_even_after_it_ended(door: Door) -> Non
     assert door.submit(B) == first
     with pytest.raises(Conflict, match="was used at revision"):
         door.submit(C, idempotency_key="k-bbbb")
+
+
+def test_make_run_tries_the_first_champion_again_once_it_can_be_fetched(door: Door) -> None:
+    door.world.library.store_down = True
+    failed = first_rollout(door.client, A)
+    assert first_rollout(door.client, A) == failed, "an interrupted run joins it"
+    door.passes(120)
+    assert door.client.rollout(failed)["state"] == "failed"
+    door.world.library.store_down = False
+    again = first_rollout(door.client, A)
+    door.passes()
+    assert door.client.rollout(again)["state"] == "promoted" and door.client.status()["champion"]["digest"] == A
+    assert first_rollout(door.client, A) == again, "and one that was interrupted at the very end finds it promoted"
 
 
 def test_a_stale_verdict_is_409_with_a_sentence(door: Door) -> None:
