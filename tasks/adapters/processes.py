@@ -106,17 +106,25 @@ class ProcessLauncher:
             _signal(replica, signal.SIGTERM)
 
     async def tick(self) -> None:
+        failed: list[Exception] = []
         for release in list(self._replicas):
             if release in self._starting or release not in self._replicas:
                 continue  # another tick is at it
-            replica, watch = self._replicas[release], self._watches[release]
-            if not self._running(replica, watch):
-                await self._on_exit(replica, watch)
-            elif replica.state == "stopping":
-                if watch.kill_at is not None and time.monotonic() > watch.kill_at:
-                    _kill_group(replica.pid, self._settings.home)
-            elif not self._too_large(replica):
-                await self._probe(replica, watch)
+            try:
+                await self._look_after(self._replicas[release], self._watches[release])
+            except Exception as err:  # what ails one must not leave the others without a look
+                failed.append(err)
+        if failed:
+            raise failed[0]
+
+    async def _look_after(self, replica: Replica, watch: _Watch) -> None:
+        if not self._running(replica, watch):
+            await self._on_exit(replica, watch)
+        elif replica.state == "stopping":
+            if watch.kill_at is not None and time.monotonic() > watch.kill_at:
+                _kill_group(replica.pid, self._settings.home)
+        elif not self._too_large(replica):
+            await self._probe(replica, watch)
 
     async def aclose(self) -> None:
         await self._http.aclose()

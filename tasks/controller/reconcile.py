@@ -102,7 +102,7 @@ class Reconciler:
 
     async def provide(self) -> None:
         """Start what is wanted and here; fetch in the background what is wanted and not here."""
-        running = self.launcher.replicas()
+        running, failed = self.launcher.replicas(), list[Exception]()
         for release in self.wanted(self.state()):
             self._leaving.pop(release, None)
             if release in running:
@@ -114,8 +114,14 @@ class Reconciler:
                 self._begin_pull(release)
                 continue
             self._retired.discard(release)
-            await self.launcher.start(release, Path(local.src), Path(local.view))
-            log.info("release=%s event=replica-started", short(release))
+            try:
+                await self.launcher.start(release, Path(local.src), Path(local.view))
+            except Exception as err:  # the next one may be what somebody wants to go back to
+                failed.append(err)
+            else:
+                log.info("release=%s event=replica-started", short(release))
+        if failed:
+            raise failed[0]
 
     async def route(self) -> None:
         """Apply the log's weights. While a release that needs traffic has no replica, routes stay as they are.

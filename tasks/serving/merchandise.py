@@ -131,7 +131,8 @@ class Watch:
     def __init__(self, folder: Path, use: Callable[[Revision], None], every_s: float = LOOK_EVERY_S) -> None:
         self._folder, self._use, self._every_s = folder, use, every_s
         self._used = 0
-        self._unreadable: set[int] = set()
+        self._refused: set[int] = set()
+        self._told: set[int] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="merchandise", daemon=True)
 
@@ -146,13 +147,18 @@ class Watch:
             self._thread.join()
 
     def look(self) -> None:
-        new = {number for number in revisions(self._folder) if number > self._used} - self._unreadable
+        new = {number for number in revisions(self._folder) if number > self._used} - self._refused
         for number in sorted(new, reverse=True):
             try:  # a rule that only later versions know does not make this release deaf to a recall beside it
                 told = Revision.model_validate_json(path_of(self._folder, number).read_bytes(), extra="ignore")
             except (OSError, ValidationError) as err:
-                self._unreadable.add(number)
-                log.error("merchandising=%d state=unreadable error=%s the one before stays", number, type(err).__name__)
+                if isinstance(err, ValidationError):
+                    self._refused.add(number)  # its bytes stay as they are; what the disk refuses now it may give later
+                if number not in self._told:
+                    log.error(
+                        "merchandising=%d state=unreadable error=%s the one before stays", number, type(err).__name__
+                    )
+                self._told.add(number)
                 continue
             self._use(told)
             self._used = number

@@ -73,3 +73,27 @@ def test_two_releases_that_start_at_once_get_ports_of_their_own(tmp_path: Path) 
         assert first.port != second.port
 
     asyncio.run(scenario())
+
+
+def test_what_ails_one_replica_leaves_no_other_without_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "BACKOFF_S", (0.0,))
+    looked: list[str] = []
+    full = False
+
+    def check(release: str) -> None:
+        looked.append(release[0])
+        if full and release[0] == "a":
+            raise OSError(28, "No space left on device")
+        raise InputRejected("model/model.bin has another sha256")
+
+    async def scenario() -> None:
+        nonlocal full
+        launcher = ProcessLauncher(Settings(home=tmp_path, port_base=free_port_base()), check)
+        for digit in "ab":
+            await launcher.start(digit * 64, tmp_path, tmp_path)
+        full = True
+        with pytest.raises(OSError, match="No space"):
+            await launcher.tick()
+        assert looked == ["a", "b", "a", "b"]
+
+    asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -371,3 +372,25 @@ def test_a_release_that_nobody_goes_back_to_any_more_is_not_kept_running(trouble
 
 async def _no_port(*given: object) -> None:
     raise Unavailable("ports 28020 to 28035 are all taken")
+
+
+def test_a_release_that_cannot_start_here_keeps_no_other_from_starting() -> None:
+    """A full disk stops the champion's new process; the release to go back to must come up all the same."""
+
+    async def scenario() -> None:
+        world = World(A, B)
+        await champion(world, A, B)
+        world.replicas.clear()  # the machine started again
+        started, start = list[str](), world.launcher.start
+
+        async def one_fails(release: str, src: Path, view: Path) -> None:
+            if release == B:
+                raise Unavailable("could not write store.json: No space left on device")
+            started.append(release)
+            await start(release, src, view)
+
+        world.launcher.start = one_fails  # type: ignore[method-assign]
+        await world.passes(1)
+        assert started == [A]
+
+    asyncio.run(scenario())

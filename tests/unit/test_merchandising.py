@@ -273,6 +273,20 @@ def test_a_watch_uses_the_newest_that_can_be_read_and_each_once(tmp_path: Path) 
     assert used == [4, 6]
 
 
+def test_a_revision_that_could_not_be_read_for_a_moment_is_used_a_second_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    watch = Watch(tmp_path / "rules", lambda told: used.append(told.revision))
+    _write(tmp_path / "rules", 1)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(24, "too many open files")))
+        watch.look()
+    assert used == []
+    watch.look()
+    assert used == [1], "a recall waits for no restart"
+
+
 def _write(folder: Path, number: int) -> None:
     folder.mkdir(exist_ok=True)
     told = Revision(revision=number, at="", actor="a", reason="r", rules=Merchandising())
