@@ -26,13 +26,14 @@ from tasks.ranker.augment import augmented
 from tasks.ranker.build import NO_TEXTS, StateBuilder, TextTable
 from tasks.ranker.dataset import Split, save_builder, text_table
 from tasks.ranker.days import day_keys
-from tasks.ranker.log import EventLog, Plans, partition_day, read_log, read_plans
+from tasks.ranker.log import EventLog, Plans, read_log, read_plans
 from tasks.ranker.parts import Parts
 from tasks.ranker.rows import Sampling
 from tasks.ranker.search.dataset import read_catalogue, read_lists, write_search
 from tasks.ranker.shown import read_shown
 from tasks.ranker.split import Days, split_days
 from tasks.ranker.state import save_view
+from tasks.ranker.tables import POLARS, Tables, partition_day
 from tasks.ranker.text import encode_texts, encoder_digest, text_digest
 from tasks.training_set import judged, made_rows
 
@@ -49,6 +50,7 @@ def build_dataset(
     cache: Path,
     out: Path,
     champion: Path | None,
+    tables: Tables = POLARS,
 ) -> dict[str, Any]:
     """Write the dataset of `partition` under `out`.
 
@@ -56,6 +58,7 @@ def build_dataset(
         accepted, plans: one file a day, in directories dt=DAY; files of later days than `partition` are not read.
         champion: view directory of the release that serves (its users.json holds the selected users). None makes the
             dataset of a first champion: users are chosen anew and there is no holdout.
+        tables: who reads and reduces the events; the dataset is the same.
 
     Raises:
         InputRejected: a day, the champion's users or the recipe cannot work with these data.
@@ -63,18 +66,21 @@ def build_dataset(
     last = epoch_day(partition_date(partition))
     accepted, plans = _until(accepted, last), _until(plans, last)
     data, exposure = recipe.data, recipe.exposure
-    log = read_log(accepted, catalogue, data.goal)
+    log = read_log(accepted, catalogue, data.goal, tables)
     users = chosen_users(log, champion) if champion else most_trips(log, last, data.users)
     counting = StateBuilder(log, Plans({}), users, NO_TEXTS)
     days = split_days(partition, recipe, counting.slate_count if champion else None)
 
     planned = read_plans([path for path in plans if partition_day(path) >= days.train[0] - PLAN_DAYS], log)
     texts, digests = _texts(counting, days, recipe.augmentation, cache)
-    shown, left_out = (None, {}) if exposure.slates == "bought" else read_shown(accepted, log, data.label_delay_days)
+    shown, left_out = (
+        (None, {}) if exposure.slates == "bought" else read_shown(accepted, log, data.label_delay_days, tables)
+    )
     builder = StateBuilder(log, planned, users, texts, shown=shown, knowledge=data.knowledge)
     known_items = counting.sold(days.train[0], days.train_end)
     save_builder(out, builder, digests, known_items, days.train_end, days.validation[-1])
-    save_label_kinds([path for path in accepted if partition_day(path) in days.holdout], log, users, data.goal, out)
+    judged_on = [path for path in accepted if partition_day(path) in days.holdout]
+    save_label_kinds(judged_on, log, users, data.goal, out, tables)
     sampling = _sampling(recipe)
     names = [log.user_ids[user] for user in users.tolist()]
     options = [names, encoder_digest(), asdict(sampling), data.knowledge, data.goal, data.label_delay_days]

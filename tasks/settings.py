@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     )
     tables: Literal["polars", "spark"] = Field(
         default="polars",
-        description="who holds the rows of a day against contract and rules; spark needs pyspark and Java",
+        description="who holds rows against the rules and reads the events of a dataset; spark needs pyspark and Java",
     )
     spark_master: str = Field(
         default="local[2]", description="Spark's master, with tables spark; workers must see home under the same path"

@@ -83,6 +83,11 @@ def _build_dataset(call: Call) -> dict[str, Any]:
     from tasks.training_set import allowed
     from tasks.validate_data import load_policy
 
+    by: dict[str, Any] = {}
+    if call.settings.tables == "spark":
+        from tasks.adapters.spark_tables import SparkTables
+
+        by["tables"] = SparkTables(call.settings.spark_master, call.work)
     events = fetch_accepted(call.store, through=call.partition, target=call.cache / "accepted")
     summary = build_dataset(
         accepted=events.events,
@@ -93,6 +98,7 @@ def _build_dataset(call: Call) -> dict[str, Any]:
         cache=call.cache,
         out=call.out,
         champion=_champion_view(call) if "resolve_champion" in call.inputs else None,
+        **by,
     )
     _written(call.out / PARTITIONS_JSON, dict(events.digests))
     return summary | {"marked": "; ".join(allowed(summary, load_policy().training))}

@@ -89,3 +89,32 @@ def _items(folder: Path) -> Path:
         }
     ).write_parquet(path)
     return path
+
+
+def with_lists(path: Path, folder: Path) -> Path:
+    """The day with a list for everyone who bought: eight items in a random order; looks fade with the place."""
+    target = folder / path.parent.name / path.name
+    target.parent.mkdir(parents=True)
+    events = pl.read_parquet(path)
+    rng = np.random.default_rng(len(events))
+    lists = []
+    for n, (user, bought) in enumerate(events.group_by("user_id", maintain_order=True).agg("item_id").iter_rows()):
+        items = [*bought[:3], *(f"item-{item:03d}" for item in rng.choice(150, 8, replace=False))]
+        items = list(dict.fromkeys(items))[:8]
+        rng.shuffle(items)
+        for place, item in enumerate(items):
+            shown = {"user_id": user, "item_id": item, "request_id": f"q{n}", "position": place}
+            lists.append(shown | {"event_type": "impression"})
+            if item in bought and rng.random() < 1 / (1 + place):
+                lists.append(shown | {"event_type": "click"})
+    if lists:
+        time = events["event_time"][0]
+        more = pl.DataFrame(lists).with_columns(
+            event_id=pl.format("{}-list-{}", pl.lit(path.parent.name), pl.int_range(pl.len())),
+            event_time=pl.lit(time, dtype=events.schema["event_time"]),
+            request_id=pl.format("{}-{}", pl.lit(path.parent.name), "request_id"),
+            position=pl.col("position").cast(pl.Int32),
+        )
+        events = pl.concat([events, more], how="diagonal_relaxed")
+    events.write_parquet(target)
+    return target

@@ -6,9 +6,11 @@ An extra of the distribution (`spark`) that needs Java: nothing here is imported
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,7 @@ class SparkRules:
         Raises:
             InputRejected: Spark cannot start here. Unavailable: its master does not answer.
         """
-        if missing := why_no_spark():
-            raise InputRejected(f"tables is spark, but {missing}; or set FRESHRANK_TABLES=polars")
-        self._session = _session(master, scratch)
+        self._session = spark_session(master, scratch)
         self._scratch, self._file_of = scratch, file_of
 
     def __call__(self, day: Day, policy: DataPolicy) -> dict[str, pl.Series]:
@@ -73,24 +73,26 @@ class SparkRules:
 
     def _caught(self, path: Path, items: Path, day: str, policy: DataPolicy) -> pl.DataFrame:
         import narwhals as nw
-        from pyspark.errors import PySparkException
         from pyspark.sql import functions as sql
 
-        try:
+        with asked_of_spark(f"judge {day}"):
             read = self._session.read.parquet
             events = read(str(path)).select("*", sql.col("_metadata.row_index").alias(ROW))
             events = events.withColumn(TIME, sql.unix_micros("event_time")).drop("event_time")
             lazy: Any = caught(nw.from_native(events), nw.from_native(read(str(items))), day, policy, SPARK)
             told = pl.from_arrow(lazy.to_native().toArrow())
-        except PySparkException as err:
-            raise Unavailable(
-                f"Spark could not judge {day}: {type(err).__name__} {str(err).splitlines()[0][:200]}"
-            ) from err
         assert isinstance(told, pl.DataFrame)
         return told.with_columns(pl.col(ROW).cast(pl.UInt32))
 
 
-def _session(master: str, scratch: Path) -> Any:
+def spark_session(master: str, scratch: Path) -> Any:
+    """The session of this process, started where there is none.
+
+    Raises:
+        InputRejected: Spark cannot start here. Unavailable: its master does not answer.
+    """
+    if missing := why_no_spark():
+        raise InputRejected(f"tables is spark, but {missing}; or set FRESHRANK_TABLES=polars")
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -99,6 +101,7 @@ def _session(master: str, scratch: Path) -> Any:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
     }
@@ -115,3 +118,22 @@ def _session(master: str, scratch: Path) -> Any:
         return builder.getOrCreate()
     except (PySparkException, OSError) as err:
         raise Unavailable(f"Spark does not start with master {master}: {type(err).__name__}") from err
+
+
+@contextmanager
+def asked_of_spark(what: str) -> Iterator[None]:
+    """Says what went wrong by Spark's name for it; its own words hold paths of the machine.
+
+    Raises:
+        Unavailable: Spark failed, here or in a worker.
+    """
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JError) as err:  # the latter where it failed while it ran
+        named = re.search(r"\[([A-Z][A-Z0-9_.]+)\]", str(err))
+        raise Unavailable(
+            f"Spark could not {what}: {named[1] if named else type(err).__name__}; what it printed before says where"
+        ) from err

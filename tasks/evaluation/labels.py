@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -21,13 +22,17 @@ from safetensors.numpy import save_file
 from tasks.domain.errors import InputRejected
 from tasks.ranker.arrays import Ints
 from tasks.ranker.build import Morning
-from tasks.ranker.log import EventLog, graded, partition_day
+from tasks.ranker.log import EventLog, of_goal
 from tasks.ranker.slates import Slate
+from tasks.ranker.tables import POLARS, Columns, Lazy, Tables
 
 FILE = "label_kinds.safetensors"
+EVENTS: Columns = {"user_id": pl.String, "item_id": pl.String, "event_type": pl.String, "value": pl.Float64}
 
 
-def save_label_kinds(accepted: Sequence[Path], log: EventLog, users: Ints, goal: Sequence[str], out: Path) -> None:
+def save_label_kinds(
+    accepted: Sequence[Path], log: EventLog, users: Ints, goal: Sequence[str], out: Path, tables: Tables = POLARS
+) -> None:
     """Write day, user, item and the kinds of success of each event of these days; nothing where there is one kind only.
 
     Args:
@@ -36,31 +41,22 @@ def save_label_kinds(accepted: Sequence[Path], log: EventLog, users: Ints, goal:
     """
     if len(goal) < 2 or not accepted:
         return
-    numbers = np.arange(len(log.items.ids), dtype=np.int32)
-    items = pl.DataFrame({"item_id": log.items.ids, "item": numbers})
+    items = pl.DataFrame({"item_id": log.items.ids, "item": np.arange(len(log.items.ids), dtype=np.int32)})
     chosen = pl.DataFrame({"user_id": [log.user_ids[user] for user in users.tolist()], "user": users.astype(np.int32)})
-    frames = [_kinds(path, goal).join(items, on="item_id").join(chosen, on="user_id") for path in accepted]
-    table = pl.concat(frames).sort("day", "user", "item")
+    kinds = _kinds(tables.events(accepted, EVENTS), goal)
+    known = kinds.join(tables.frame(items), on="item_id").join(tables.frame(chosen), on="user_id")
+    table = tables.collected(known).sort("day", "user", "item")
     arrays = {name: table[name].to_numpy().astype(np.int32) for name in ("day", "user", "item")}
     save_file(
         arrays | {"kinds": table["kinds"].to_numpy().astype(np.uint8)}, out / FILE, {"goal": json.dumps(list(goal))}
     )
 
 
-def _kinds(path: Path, goal: Sequence[str]) -> pl.DataFrame:
+def _kinds(events: Lazy, goal: Sequence[str]) -> Lazy:
     """day, user_id, item_id, kinds: bit n is set where there was an event of kind goal[n]."""
-    columns = ["user_id", "item_id", "event_type", *(["value"] if "rating" in goal else [])]
-    frame = pl.read_parquet(path, columns=columns).filter(pl.col("event_type").is_in(list(goal)))
-    if "rating" in goal:  # as tasks/ranker/log.py has it: a bad rating is no success
-        frame = frame.filter(graded(pl.col("event_type"), pl.col("value")) > 0)
-    bit = pl.col("event_type").cast(pl.String).replace_strict({name: 1 << n for n, name in enumerate(goal)})
-    return (
-        frame.select(pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String), bit.alias("kind"))
-        .unique()
-        .group_by("user_id", "item_id")
-        .agg(kinds=pl.col("kind").sum())
-        .with_columns(pl.lit(partition_day(path), pl.Int32).alias("day"))
-    )
+    bits = ((nw.col("event_type") == name).cast(nw.Int32) * (1 << n) for n, name in enumerate(goal))
+    kinds = of_goal(events, goal).select("day", "user_id", "item_id", kind=nw.sum_horizontal(bits))
+    return kinds.unique().group_by("day", "user_id", "item_id").agg(kinds=nw.col("kind").sum())
 
 
 @dataclass(frozen=True)

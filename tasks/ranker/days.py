@@ -23,14 +23,14 @@ from tasks.progress import Progress
 from tasks.ranker.arrays import epoch_day, iso_day
 from tasks.ranker.co_purchases import counted_on
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.log import partition_day
 from tasks.ranker.rows import Sampling, training_rows
+from tasks.ranker.tables import partition_day
 
 HERE = Path(__file__).resolve().parent
 # what decides a row; the network and the runtimes do not
 CODE = (
     "arrays", "log", "state", "build", "neighbours", "ease", "co_purchases", "profile", "crowd", "features", "knowledge", "tokens",
-    "retrieve", "shown", "slates", "rows",
+    "retrieve", "shown", "slates", "rows", "tables",
 )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 
 from tasks.domain.errors import InputRejected
-from tasks.ranker.arrays import Floats, Ints, epoch_day
+from tasks.ranker.arrays import Floats, Ints
+from tasks.ranker.tables import POLARS, Columns, Lazy, Tables, partition_day
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,20 @@ class EventLog:
 # what an event says about its item
 GRADES = {"impression": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
 BEST = 3
+EVENTS: Columns = {
+    "event_id": pl.String, "event_time": pl.Datetime("us", "UTC"), "user_id": pl.String, "item_id": pl.String,
+    "event_type": pl.String, "quantity": pl.Float64, "value": pl.Float64, "discount": pl.Float64, "store_id": pl.String,
+}  # fmt: skip
+NUMBERS = ("quantity", "value", "discount")
 
 
-def graded(event_type: pl.Expr, value: pl.Expr) -> pl.Expr:
+def graded() -> nw.Expr:
     """The grade of an event. Of five stars, five are as good as a purchase, three as a click, two as nothing."""
-    stars = (value.fill_null(0.0).round() - 2).clip(0, BEST).cast(pl.UInt8)
-    plain = event_type.replace_strict(GRADES, default=0, return_dtype=pl.UInt8)
-    return pl.when(event_type == "rating").then(stars).otherwise(plain)
+    stars, is_rating = nw.col("value"), nw.col("event_type") == "rating"
+    # two and a half are two, three and a half four: rounded to even, which engines do not agree on
+    rated = [is_rating & stars.is_finite() & enough for enough in (stars > 2.5, stars >= 3.5, stars > 4.5)]
+    plain = [(nw.col("event_type") == kind) for kind, grade in GRADES.items() for _ in range(grade)]
+    return nw.sum_horizontal(one.fill_null(False).cast(nw.Int32) for one in (*rated, *plain))
 
 
 def item_text(title: str | None, path: list[str], brand: str | None) -> str:
@@ -88,7 +97,9 @@ def read_items(catalogue: Path) -> pl.DataFrame:
     ).select("item_id", "text", "type", "category", "brand")
 
 
-def read_log(accepted: list[Path], catalogue: Path, goal: Sequence[str] = ("purchase",)) -> EventLog:
+def read_log(
+    accepted: list[Path], catalogue: Path, goal: Sequence[str] = ("purchase",), tables: Tables = POLARS
+) -> EventLog:
     """Read the events of the kinds in `goal` of every partition. Items that the catalogue does not know are left out.
 
     Raises:
@@ -97,8 +108,8 @@ def read_log(accepted: list[Path], catalogue: Path, goal: Sequence[str] = ("purc
     if not accepted:
         raise InputRejected("no accepted partition was given; run validate_data for the days before this partition")
     known = read_items(catalogue)
-    frames = [_events(path, goal) for path in sorted(accepted)]
-    lines = pl.concat(frames).join(known.select("item_id"), on="item_id", how="semi")
+    priced = _priced(of_goal(tables.events(accepted, EVENTS), goal))
+    lines = tables.collected(priced.join(tables.frame(known.select("item_id")), on="item_id", how="semi"))
     if lines.is_empty():
         raise InputRejected(
             f"{len(accepted)} partitions hold no {' or '.join(goal)} of an item that {catalogue.name} knows"
@@ -144,31 +155,22 @@ def read_log(accepted: list[Path], catalogue: Path, goal: Sequence[str] = ("purc
     )
 
 
-def _events(path: Path, goal: Sequence[str]) -> pl.DataFrame:
-    schema = pl.read_parquet_schema(path)
-    optional = {"quantity": pl.Float64, "discount": pl.Float64, "value": pl.Float64, "store_id": pl.String}
-    frame = pl.read_parquet(
-        path,
-        columns=["event_id", "event_time", "user_id", "item_id", "event_type", *(c for c in optional if c in schema)],
-    ).filter(pl.col("event_type").is_in(list(goal)))
-    missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in optional.items() if name not in schema]
+def of_goal(events: Lazy, goal: Sequence[str]) -> Lazy:
+    """The events that someone came for; a bad rating is none."""
+    events = events.filter(nw.col("event_type").is_in(list(goal)))
+    return events.filter(graded() > 0) if "rating" in goal else events
+
+
+def _priced(events: Lazy) -> Lazy:
+    """The events with what they say of quantity and money; only a purchase's value is money."""
     # the data rules catch numbers that are none; where a policy lets them pass, they count as unknown
-    numbers = [pl.col(name).cast(pl.Float64) for name in ("quantity", "discount", "value")]
-    frame = frame.with_columns(missing).with_columns(pl.when(number.is_finite()).then(number) for number in numbers)
-    if "rating" in goal:  # a bad rating is not what anyone came for
-        frame = frame.filter(graded(pl.col("event_type"), pl.col("value")) > 0)
-    money = pl.when(pl.col("event_type") == "purchase").then("value").fill_null(0.0)
-    return frame.select(
-        "event_id",
-        "event_time",
-        pl.col("user_id").cast(pl.String),
-        pl.col("item_id").cast(pl.String),
-        pl.lit(partition_day(path), dtype=pl.Int32).alias("day"),
-        pl.col("quantity").fill_null(1.0).clip(0.0).cast(pl.Float64),
-        money.clip(0.0).cast(pl.Float64).alias("value"),
-        pl.col("discount").fill_null(0.0).clip(0.0).cast(pl.Float64),
-        pl.col("store_id").cast(pl.String),
-    )
+    events = events.with_columns(nw.when(nw.col(name).is_finite()).then(nw.col(name)).alias(name) for name in NUMBERS)
+    return events.select(
+        "event_id", "event_time", "user_id", "item_id", "day", "store_id",
+        nw.col("quantity").fill_null(1.0).clip(0.0),
+        nw.when(nw.col("event_type") == "purchase").then(nw.col("value")).fill_null(0.0).clip(0.0).alias("value"),
+        nw.col("discount").fill_null(0.0).clip(0.0),
+    )  # fmt: skip
 
 
 def _codes(column: pl.Series) -> Ints:
@@ -200,11 +202,3 @@ def read_plans(plans: list[Path], log: EventLog) -> Plans:
         shares = [table[name].to_numpy().astype(np.float32) for name in ("display_share", "mailer_share")]
         by_day[partition_day(path) + 1] = (table["item"].to_numpy().astype(np.int32), shares[0], shares[1])
     return Plans(by_day)
-
-
-def partition_day(path: Path) -> int:
-    """The day that a partition file belongs to, read from its directory `dt=YYYY-MM-DD`."""
-    for part in reversed(path.parts):
-        if part.startswith("dt="):
-            return epoch_day(part[3:13])
-    raise InputRejected(f"{path} lies in no directory dt=YYYY-MM-DD, so its day is unknown; keep the partition layout")

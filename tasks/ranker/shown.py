@@ -9,14 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from tasks.ranker.arrays import Floats, Ints
-from tasks.ranker.log import EventLog, graded, partition_day
+from tasks.ranker.log import EventLog, graded
+from tasks.ranker.tables import POLARS, Columns, Lazy, Tables
 
 ANSWERS = ("click", "add_to_cart", "purchase", "rating")
+PAIR = ("request_id", "item_id")
+EVENTS: Columns = {
+    "event_id": pl.String, "user_id": pl.String, "item_id": pl.String, "event_type": pl.String, "request_id": pl.String,
+    "surface": pl.String, "position": pl.Int32, "propensity": pl.Float64, "value": pl.Float64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,45 +44,42 @@ class Shown:
         return Shown(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
 
 
-def read_shown(accepted: list[Path], log: EventLog, label_delay_days: int) -> tuple[Shown, dict[str, int]]:
+def read_shown(
+    accepted: list[Path], log: EventLog, label_delay_days: int, tables: Tables = POLARS
+) -> tuple[Shown, dict[str, int]]:
     """(the lists, how many events could not be used and why).
 
     Items and users that the log does not know cannot be ranked or described, so their impressions are left out; so are
     lists of searches, because what answers them depends on a query that the ranker does not read. An answer counts for
     the request that it names, however much later it comes, up to `label_delay_days` days.
     """
-    events = pl.concat([_events(path) for path in sorted(accepted)])
-    impressions = events.filter(pl.col("event_type") == "impression")
-    answers = events.filter(pl.col("event_type").is_in(ANSWERS) & pl.col("request_id").is_not_null())
-    searched = pl.col("surface").fill_null("recommendation") == "search"
-    named = impressions.filter(pl.col("request_id").is_not_null() & ~searched)
-    placed = (
-        named.sort("event_id")
-        .join(_numbers("user_id", "user", log.user_ids), on="user_id")
-        .join(_numbers("item_id", "item", log.items.ids), on="item_id")
-        .group_by("request_id", "item_id", maintain_order=True)
-        .agg(pl.col("day", "user", "item").first(), pl.col("position").min(), pl.col("propensity").first())
-        .with_columns(day=pl.col("day").min().over("request_id"))
+    has_request, searched = ~nw.col("request_id").is_null(), nw.col("surface").fill_null("recommendation") == "search"
+    events = tables.kept(tables.events(accepted, EVENTS).filter(nw.col("event_type").is_in(("impression", *ANSWERS))))
+    impressions = events.filter(nw.col("event_type") == "impression")
+    answers = events.filter((nw.col("event_type") != "impression") & has_request)
+    named = impressions.filter(has_request & ~searched)
+    placed = tables.kept(_placed(named, log, tables))
+    answered = placed.select(*PAIR, "day").join(
+        answers.select(*PAIR, answered=nw.col("day"), grade=graded()), on=list(PAIR)
     )
-    answered = placed.join(answers.rename({"day": "answered"}), on=["request_id", "item_id"])
-    answered = answered.with_columns(grade=graded(pl.col("event_type"), pl.col("value")))
-    in_time = answered.filter((pl.col("answered") - pl.col("day")).is_between(0, label_delay_days))
-    best = in_time.group_by("request_id", "item_id").agg(pl.col("grade").max())
+    in_time = (nw.col("answered") - nw.col("day")).is_between(0, label_delay_days)
+    best = answered.filter(in_time).group_by(*PAIR).agg(nw.col("grade").max())
     table = (
-        placed.join(best, on=["request_id", "item_id"], how="left")
+        tables.collected(placed.join(best, on=list(PAIR), how="left"))
         .with_columns(pl.col("grade").fill_null(0), pl.col("position").fill_null(-1))
         .with_columns(request=pl.struct("day", "request_id").rank("dense").cast(pl.Int32) - 1)
         .sort("day", "request", "position", "item")
     )
-    orphans = answers.filter(~searched).join(named, on=["request_id", "item_id"], how="anti")
+
+    def count(lazy: Lazy) -> int:
+        return int(tables.collected(lazy.select(rows=nw.len())).item())
+
     left_out = {
-        "impressions_of_searches": int(impressions.select(searched.sum()).item()),
-        "impressions_without_request": int(
-            impressions.select((pl.col("request_id").is_null() & ~searched).sum()).item()
-        ),
-        "impressions_of_unknown_users_or_items": len(named.unique(["request_id", "item_id"])) - len(placed),
-        "answers_to_nothing_shown": len(orphans),
-        "answers_out_of_time": len(answered) - len(in_time),
+        "impressions_of_searches": count(impressions.filter(searched)),
+        "impressions_without_request": count(impressions.filter(~has_request & ~searched)),
+        "impressions_of_unknown_users_or_items": count(named.unique(list(PAIR))) - len(table),
+        "answers_to_nothing_shown": count(answers.filter(~searched).join(named, on=list(PAIR), how="anti")),
+        "answers_out_of_time": count(answered.filter(~in_time)),
     }
     return Shown(
         day=table["day"].to_numpy().astype(np.int32),
@@ -88,16 +92,13 @@ def read_shown(accepted: list[Path], log: EventLog, label_delay_days: int) -> tu
     ), left_out
 
 
-def _events(path: Path) -> pl.DataFrame:
-    """The events of one day that have to do with lists."""
-    wanted = {
-        "event_id": pl.String, "user_id": pl.String, "item_id": pl.String, "event_type": pl.String,
-        "request_id": pl.String, "surface": pl.String, "position": pl.Int32, "propensity": pl.Float64, "value": pl.Float64,
-    }  # fmt: skip
-    schema = pl.read_parquet_schema(path)
-    frame = pl.read_parquet(path, columns=[name for name in wanted if name in schema])
-    columns = [pl.col(n).cast(t) if n in schema else pl.lit(None, dtype=t).alias(n) for n, t in wanted.items()]
-    return frame.select(*columns, pl.lit(partition_day(path), dtype=pl.Int32).alias("day"))
+def _placed(named: Lazy, log: EventLog, tables: Tables) -> Lazy:
+    """Each item of a request once, as its first event has it and at the best of its places; a request is of its first day."""
+    users, items = _numbers("user_id", "user", log.user_ids), _numbers("item_id", "item", log.items.ids)
+    known = named.join(tables.frame(users), on="user_id").join(tables.frame(items), on="item_id")
+    known = known.with_columns(nw.col("position").min().over(*PAIR), first=nw.col("event_id").min().over(*PAIR))
+    once = known.filter(nw.col("event_id") == nw.col("first")).unique(list(PAIR))
+    return once.select(*PAIR, "user", "item", "position", "propensity", day=nw.col("day").min().over("request_id"))
 
 
 def _numbers(name: str, number: str, values: list[str]) -> pl.DataFrame:

@@ -144,8 +144,7 @@ def test_a_day_that_was_landed_anew_meanwhile_is_not_judged_by_the_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An erasure leaves rows out: numbers of the rows that are left would name others of the day that is judged."""
-    monkeypatch.setattr("tasks.adapters.spark.why_no_spark", lambda: None)
-    monkeypatch.setattr("tasks.adapters.spark._session", lambda master, scratch: None)
+    monkeypatch.setattr("tasks.adapters.spark.spark_session", lambda master, scratch: None)
     fewer = parquet_bytes(events_table([an_event(n, DAY) for n in range(5)]))
     with pytest.raises(Unavailable, match=f"landed anew, 5 rows where {ROWS} are judged"):
         SparkRules("local[1]", tmp_path, lambda day: fewer)(the_day(BODY), POLICY)

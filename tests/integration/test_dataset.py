@@ -30,7 +30,7 @@ from tasks.ranker.slates import slates_on
 from tasks.ranker.state import ItemState, View
 from tasks.ranker.tokens import tokenise
 from tasks.system_metrics import FILE as SYSTEM
-from tests.shop import LAST, Shop, open_shop
+from tests.shop import LAST, Shop, open_shop, with_lists
 
 RECIPE = load_recipe("tiny")
 FIRST, NEXT = "2017-06-16", "2017-06-20"
@@ -168,34 +168,6 @@ def test_rows_that_teach_no_order_are_refused(shop, home):
     with pytest.raises(InputRejected, match="training set is not sound: .*everything was bought teaches no order"):
         build_dataset(shop.accepted, shop.plans, shop.catalogue, FIRST, recipe, home / "cache", out, None)
     assert "training_set" in (out / "data_docs" / "training_set.html").read_text()
-
-
-def with_lists(path: Path, folder: Path) -> Path:
-    """The day with a list for everyone who bought: eight items in a random order; looks fade with the place."""
-    target = folder / path.parent.name / path.name
-    target.parent.mkdir(parents=True)
-    events = pl.read_parquet(path)
-    rng = np.random.default_rng(len(events))
-    lists = []
-    for n, (user, bought) in enumerate(events.group_by("user_id", maintain_order=True).agg("item_id").iter_rows()):
-        items = [*bought[:3], *(f"item-{item:03d}" for item in rng.choice(150, 8, replace=False))]
-        items = list(dict.fromkeys(items))[:8]
-        rng.shuffle(items)
-        for place, item in enumerate(items):
-            shown = {"user_id": user, "item_id": item, "request_id": f"q{n}", "position": place}
-            lists.append(shown | {"event_type": "impression"})
-            if item in bought and rng.random() < 1 / (1 + place):
-                lists.append(shown | {"event_type": "click"})
-    if lists:
-        time = events["event_time"][0]
-        more = pl.DataFrame(lists).with_columns(
-            event_id=pl.format("{}-list-{}", pl.lit(path.parent.name), pl.int_range(pl.len())),
-            event_time=pl.lit(time, dtype=events.schema["event_time"]),
-            request_id=pl.format("{}-{}", pl.lit(path.parent.name), "request_id"),
-        )
-        events = pl.concat([events, more], how="diagonal_relaxed")
-    events.write_parquet(target)
-    return target
 
 
 @pytest.mark.parametrize("bias", ["weights", "input"])

@@ -21,8 +21,8 @@ from tasks.evaluation.compared import require_each_once
 from tasks.evaluation.searches import searches
 from tasks.finetune import finetune
 from tasks.ranker.dataset import Dataset
-from tasks.ranker.log import partition_day
 from tasks.ranker.search.dataset import load_lists
+from tasks.ranker.tables import partition_day
 from tests.shop import ITEMS, KINDS, open_shop
 
 PARTITION = "2017-06-16"
