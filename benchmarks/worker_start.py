@@ -2,8 +2,8 @@
 
     python -m benchmarks.worker_start
 
-CPU seconds of a process of its own, five times each way, in turns; the median. The peers are what it cost before: where the
-caller's environment keeps Python from writing bytecode, and with `rfc3987-syntax`, which the lock no longer holds, installed.
+CPU seconds of a process of its own, three times each way, in turns; the median. The peer is what it costs where Python may
+write no bytecode, as in containers that do not bring it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from infra.local import airflow_config
 from infra.local.services import base_environment
 from tasks.settings import Settings
 
-TIMES = 5
-WITHOUT_SYNTAX = "import sys; sys.modules['rfc3987_syntax'] = None\n"  # as where it is not installed
+TIMES = 3
 START = """
 import sys, infra.local.worker
 sys.argv = ["airflow", "celery", "worker", "--help"]
@@ -33,12 +32,12 @@ except SystemExit:
     pass
 import airflow.providers.celery.cli.celery_command, airflow.providers.celery.executors.celery_executor
 """
-OURS, BEFORE, UNCOMPILED = "ours", "before", "nothing compiled"
+OURS, UNCOMPILED = "ours", "nothing compiled"
 
 
-def cpu_s(program: str, environment: dict[str, str]) -> float:
+def cpu_s(environment: dict[str, str]) -> float:
     before = getrusage(RUSAGE_CHILDREN)
-    line = [sys.executable, "-c", program]
+    line = [sys.executable, "-c", START]
     subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = getrusage(RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
@@ -50,18 +49,14 @@ def main() -> int:
         environment = base_environment(settings, dict(os.environ)) | airflow_config.environment(settings)
         environment |= {"PYTHONPATH": str(Path.cwd()), "PYTHONPYCACHEPREFIX": str(Path(folder) / "bytecode")}
         uncompiled = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(Path(folder) / "none")}
-        ways = {
-            OURS: (WITHOUT_SYNTAX + START, environment),
-            UNCOMPILED: (WITHOUT_SYNTAX + START, uncompiled),
-            BEFORE: (START, uncompiled),
-        }
-        cpu_s(START, environment)  # writes the bytecode
+        ways = {OURS: environment, UNCOMPILED: uncompiled}
+        cpu_s(environment)  # writes the bytecode
         spent: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(TIMES):
             for name, way in ways.items():
-                spent[name].append(cpu_s(*way))
+                spent[name].append(cpu_s(way))
     median = {name: statistics.median(found) for name, found in spent.items()}
-    peers = {name: median[name] for name in (UNCOMPILED, BEFORE)}
+    peers = {UNCOMPILED: median[UNCOMPILED]}
     row = Row("start of a Celery worker, until its command is loaded", median[OURS], "s of CPU", peers=peers)
     return 0 if publish("worker_start", [row], ("apache-airflow", "celery"), evidence={"cpu_s": spent}) else 1
 
