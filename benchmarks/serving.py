@@ -20,8 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -162,15 +161,8 @@ class Bench:
         ]
 
     def overload(self) -> list[Row]:
-        """Three times the peak at one replica, open loop; once more through the router, which tells when it had each answer.
-
-        Replica and router have one core, k6 another: on a shared one k6 tells how long k6 waited for it.
-        """
-        ours, theirs = cores()
-        with pinned({os.getpid(): theirs, self.ours[0].pid: ours, self.stack.envoy.pid: ours}):
-            return self._overload()
-
-    def _overload(self) -> list[Row]:
+        """Three times the peak at one replica, open loop; once more through the router, which tells when it had each answer: what
+        k6 sees holds what k6 waits for a core that it shares with what it measures."""
         clients(self.url(0), self.bodies, 32, FILLED_S, self.folder)  # what is kept of the last requests is full then
         peak = clients(self.url(0), self.bodies, 32, self.seconds, self.folder)
         server = psutil.Process(self.ours[0].pid)
@@ -281,27 +273,6 @@ def write_requests(release: Path, options: argparse.Namespace, folder: Path) -> 
     texts = dict(zip(table["item_id"], table["text"], strict=True))
     (folder / "texts.json").write_text(json.dumps(texts))
     return paths[0], paths[1], paths[2]
-
-
-def cores() -> tuple[set[int], set[int]]:
-    """One core each for what is measured and for what measures; the same one where there is only one."""
-    mine = sorted(os.sched_getaffinity(0))
-    return {mine[0]}, {mine[-1]}
-
-
-@contextmanager
-def pinned(cores_of: dict[int, set[int]]) -> Iterator[None]:
-    """Every thread of these processes on these cores; children that they start inherit them."""
-    everywhere = os.sched_getaffinity(0)
-    threads = {thread.id: chosen for pid, chosen in cores_of.items() for thread in psutil.Process(pid).threads()}
-    for thread, chosen in threads.items():
-        os.sched_setaffinity(thread, chosen)
-    try:
-        yield
-    finally:
-        for thread in threads:
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, everywhere)
 
 
 def children_s() -> float:
